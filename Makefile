@@ -1,0 +1,48 @@
+# Every daily habit is a target; `make help` lists them. Each one sets up what it needs.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+E ?= moe/scope
+O ?=
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+$(READY): requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: Facet needs Python 3.11 (make PYTHON=/path/to/python3.11)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+setup: $(READY) ## create .venv and install the lock
+
+run: $(READY) ## the main job: micro-batch against global-batch balancing on real text (about ten minutes on two cores)
+	$(BIN)/python main.py -m balance=micro,global experiment=moe/scope $(O)
+
+sweep: $(READY) ## a sweep: make sweep E=moe/scope O="seed=1,2,3"
+	$(BIN)/python main.py -m experiment=$(E) $(O)
+
+test: $(READY) ## all tests
+	$(BIN)/python -m pytest
+
+bench: $(READY) ## speed against a bare loop and the Hugging Face Trainer; writes docs/results/bench.json
+	$(BIN)/python -m tests.bench.moe
+
+ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (loopback only)
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
+
+lint: $(READY) ## ruff: lint and format check
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: $(READY) ## ruff: fix and format
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+hooks: $(READY) ## install the pre-commit hooks
+	$(BIN)/pre-commit install
+
+clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
+	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
+
+.PHONY: help setup run sweep test bench ui lint format hooks clean-runs

@@ -1,0 +1,29 @@
+"""Every metric name in one place: `split/name` or `system/name`, as the MLflow UI groups them by prefix."""
+
+TRAIN_LOSS = "train/loss"
+TRAIN_CE = "train/ce"
+TRAIN_TOKENS_PER_SECOND = "train/tokens_per_s"
+TRAIN_LR = "train/lr"
+TRAIN_GRAD_NORM = "train/grad_norm"
+
+VAL_LOSS = "val/ce"
+VAL_PPL = "val/ppl"
+
+MOE_LBL = "moe/lbl"
+MOE_LBL_SEQUENCE = "moe/lbl_sequence"
+MOE_LBL_MICRO = "moe/lbl_micro"
+MOE_LBL_GLOBAL = "moe/lbl_global"
+MOE_Z_LOSS = "moe/z_loss"
+MOE_BALANCE_BSZ = "moe/balance_bsz"
+MOE_MAXVIO_MICRO = "moe/maxvio_micro"
+MOE_MAXVIO_GLOBAL = "moe/maxvio_global"
+MOE_ROUTING_ENTROPY = "moe/routing_entropy"
+MOE_DEAD_EXPERTS = "moe/dead_experts"
+MOE_TOPK_SCORE_SUM = "moe/topk_score_sum"
+
+RUNTIME_GPU_MEMORY = "runtime/peak_memory_mb"
+
+
+def per_domain(name: str, domain: str) -> str:
+    """`val/ppl`, `python` -> `val/ppl_python`."""
+    return f"{name}_{domain}"

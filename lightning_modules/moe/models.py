@@ -1,0 +1,191 @@
+"""The MoE language models: transformers' own classes, built from plain arguments.
+
+Every family keeps transformers' modules and weights untouched, so `export()` writes what AutoModelForCausalLM loads.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+FAMILIES = ("qwen3_moe", "qwen2_moe", "olmoe", "deepseek_v3")
+
+
+def build_moe(
+    *,
+    vocab_size: int,
+    family: str = "qwen3_moe",
+    hidden_size: int = 192,
+    layers: int = 4,
+    heads: int = 6,
+    kv_heads: int = 2,
+    experts: int = 16,
+    top_k: int = 2,
+    expert_width: int = 128,
+    shared_width: int = 0,
+    max_positions: int = 1024,
+    norm_topk: bool = False,
+    tie_embeddings: bool = True,
+    dropout: float = 0.0,
+    pretrained: str | None = None,
+    experts_implementation: str = "grouped_mm",
+    attention: str = "sdpa",
+    gradient_checkpointing: bool = False,
+    device: str = "cpu",
+) -> nn.Module:
+    """A transformers MoE causal LM of `family`, freshly initialised or from the checkpoint folder `pretrained`.
+
+    `shared_width` is the width of the shared expert (Qwen2-MoE, DeepSeek-V3; 0 means `expert_width`). `dropout` is
+    that of attention, the only one these families have. `device='meta'` builds the shape without its memory.
+    Its own auxiliary loss is switched off: Facet computes the load-balancing loss.
+
+    Raises ValueError for an unknown family, top_k > experts, or sizes that do not fit together.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if pretrained is not None:
+        model = load_pretrained(pretrained, attention=attention, experts_implementation=experts_implementation)
+        if vocab_size > model.config.vocab_size:
+            raise ValueError(
+                f"model.pretrained={pretrained} has {model.config.vocab_size} words but data.vocab_size is {vocab_size}; "
+                "use the tokenizer that was exported with it."
+            )
+    else:
+        check_shape(
+            family=family, experts=experts, top_k=top_k, hidden_size=hidden_size, heads=heads, kv_heads=kv_heads
+        )
+        config = CONFIGS[family](
+            dict(
+                vocab_size=vocab_size,
+                hidden_size=hidden_size,
+                num_hidden_layers=layers,
+                num_attention_heads=heads,
+                num_key_value_heads=kv_heads,
+                num_experts_per_tok=top_k,
+                moe_intermediate_size=expert_width,
+                max_position_embeddings=max_positions,
+                norm_topk_prob=norm_topk,
+                tie_word_embeddings=tie_embeddings,
+                attention_dropout=dropout,
+                use_cache=False,
+                output_router_logits=False,
+                bos_token_id=None,
+                eos_token_id=None,
+                pad_token_id=None,
+            ),
+            experts,
+            shared_width or expert_width,
+        )
+        with torch.device(device):
+            model = AutoModelForCausalLM.from_config(
+                config, attn_implementation=attention, experts_implementation=experts_implementation
+            )
+    # transformers adds its own loss whenever router logits are asked for and the coefficient is not 0.
+    model.config.router_aux_loss_coef = 0.0
+    if gradient_checkpointing:
+        # Reentrant checkpointing returns router logits without a gradient.
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def load_pretrained(path: str, *, attention: str, experts_implementation: str) -> nn.Module:
+    """A local checkpoint folder (config.json beside safetensors), in float32."""
+    from transformers import AutoModelForCausalLM
+
+    if not (Path(path) / "config.json").is_file():
+        raise ValueError(
+            f"model.pretrained={path}: no config.json there. Expected a folder written by save_pretrained, "
+            "such as the export/ folder of a finished run."
+        )
+    return AutoModelForCausalLM.from_pretrained(
+        path,
+        attn_implementation=attention,
+        experts_implementation=experts_implementation,
+        dtype=torch.float32,
+        local_files_only=True,
+    )
+
+
+def check_shape(*, family: str, experts: int, top_k: int, hidden_size: int, heads: int, kv_heads: int) -> None:
+    if family not in FAMILIES:
+        raise ValueError(f"model.family is {family!r}; expected one of {', '.join(FAMILIES)}.")
+    if not 1 <= top_k <= experts:
+        raise ValueError(f"model.top_k is {top_k}; expected 1 to model.experts, which is {experts}.")
+    if hidden_size % heads:
+        raise ValueError(f"model.hidden_size is {hidden_size}; expected a multiple of model.heads, which is {heads}.")
+    if heads % kv_heads:
+        raise ValueError(f"model.heads is {heads}; expected a multiple of model.kv_heads, which is {kv_heads}.")
+
+
+def _qwen3(common: dict[str, Any], experts: int, shared_width: int) -> Any:
+    from transformers import Qwen3MoeConfig
+
+    head_dim = common["hidden_size"] // common["num_attention_heads"]
+    return Qwen3MoeConfig(num_experts=experts, head_dim=head_dim, **common)
+
+
+def _qwen2(common: dict[str, Any], experts: int, shared_width: int) -> Any:
+    from transformers import Qwen2MoeConfig
+
+    return Qwen2MoeConfig(num_experts=experts, shared_expert_intermediate_size=shared_width, **common)
+
+
+def _olmoe(common: dict[str, Any], experts: int, shared_width: int) -> Any:
+    from transformers import OlmoeConfig
+
+    width = common.pop("moe_intermediate_size")
+    return OlmoeConfig(num_experts=experts, intermediate_size=width, **common)
+
+
+def _deepseek_v3(common: dict[str, Any], experts: int, shared_width: int) -> Any:
+    from transformers import DeepseekV3Config
+
+    head_dim = common["hidden_size"] // common["num_attention_heads"]
+    common["num_key_value_heads"] = common["num_attention_heads"]
+    return DeepseekV3Config(
+        n_routed_experts=experts,
+        n_shared_experts=max(1, shared_width // common["moe_intermediate_size"]),
+        first_k_dense_replace=0,
+        n_group=1,
+        topk_group=1,
+        q_lora_rank=None,
+        kv_lora_rank=max(16, common["hidden_size"] // 4),
+        qk_rope_head_dim=max(8, head_dim // 2),
+        qk_nope_head_dim=head_dim,
+        v_head_dim=head_dim,
+        num_mtp_layers=0,
+        routed_scaling_factor=1.0,
+        **{**common, "norm_topk_prob": True},
+    )
+
+
+CONFIGS: dict[str, Callable[[dict[str, Any], int, int], Any]] = {
+    "qwen3_moe": _qwen3,
+    "qwen2_moe": _qwen2,
+    "olmoe": _olmoe,
+    "deepseek_v3": _deepseek_v3,
+}
+
+
+def scoring_of(model: nn.Module) -> str:
+    """How the family turns router logits into scores: DeepSeek-V3 by sigmoid, the others by softmax."""
+    return "sigmoid" if model.config.model_type == "deepseek_v3" else "softmax"
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Parameters in all and active per token (top_k of the experts), tied weights counted once."""
+    total = sum(p.numel() for p in model.parameters())
+    config = model.config
+    routed = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name and p.dim() == 3)
+    experts = getattr(config, "num_experts", None) or config.num_local_experts
+    return {"total": total, "active": total - routed + routed * config.num_experts_per_tok // experts}
+
+
+def export(model: nn.Module, tokenizer: Any, folder: str | Path) -> Path:
+    """Write `folder` for AutoModelForCausalLM and AutoTokenizer; logits after loading are bitwise equal."""
+    folder = Path(folder)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

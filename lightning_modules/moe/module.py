@@ -1,0 +1,140 @@
+"""The LightningModule round the MoE language model: forward, step, optimizer.
+
+Shape legend: B sequences of S tokens in one forward, V words, L layers, M blocks, K selected experts, E experts.
+"""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from lightning_modules import metric_names as names
+from lightning_modules.moe.losses import (
+    Frequency,
+    load_balancing_loss,
+    next_token_loss,
+    router_z_loss,
+)
+from lightning_modules.moe.models import scoring_of
+from lightning_modules.moe.routing import ExpertFrequency, RouterStats, RouterTap
+from lightning_modules.optim import adamw_with_schedule
+
+
+class MoELM(pl.LightningModule):
+    """Next-token cross-entropy + weight x LBL (+ a micro-batch share of it) + z-loss.
+
+    Args:
+        model: a transformers MoE causal LM (`lightning_modules.moe.models.build_moe`).
+        micro_batch: sequences of one micro-batch, m; a forward of B sequences carries B / m of them.
+        weight: of the load-balancing loss (0.008 in the paper); 0 switches it off.
+        block: sequences over which f is computed inside the forward: None is the micro-batch, 1 the sequence.
+        micro_weight: share of the micro-batch LBL added beside a synchronised one (0.01 in the paper).
+        z_weight: of the router z-loss.
+        layer_reduction: `mean` or `sum` of the LBL over layers.
+        optimizer: plain arguments of `adamw_with_schedule`.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        micro_batch: int = 4,
+        weight: float = 0.008,
+        block: int | None = None,
+        micro_weight: float = 0.0,
+        z_weight: float = 0.001,
+        layer_reduction: str = "mean",
+        optimizer: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if block is not None and (block < 1 or max(block, micro_batch) % min(block, micro_batch)):
+            raise ValueError(
+                f"balance.block is {block} sequences; expected a divisor or a multiple of data.micro_batch, "
+                f"which is {micro_batch}."
+            )
+        self.model = model
+        self.micro_batch = micro_batch
+        self.weight, self.block, self.micro_weight, self.z_weight = weight, block, micro_weight, z_weight
+        self.layer_reduction = layer_reduction
+        self.optimizer_args = dict(optimizer or {})
+        self.scoring = scoring_of(model)
+        self.tap = RouterTap(model)
+        self.expert_frequency = ExpertFrequency()
+        self.last_routing: RouterStats | None = None
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Logits [B, S, V]; the routing of this forward is then at `self.tap.read()`."""
+        self.tap.clear()
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    def routing(self, batch: dict[str, Tensor], block: int | None = None) -> RouterStats:
+        """The last forward's routing cut into blocks of `block` sequences (default: the balance scope's)."""
+        size = block or self.block or self.micro_batch
+        sequences, length = batch["input_ids"].shape
+        if sequences % size:
+            raise ValueError(
+                f"balance.block (or data.micro_batch) is {size} sequences, which does not divide the "
+                f"{sequences} sequences of one forward; choose a divisor of {sequences}."
+            )
+        logits_LTE, indices_LTK = self.tap.read()
+        mask = batch.get("attention_mask")
+        valid_T = (
+            mask.flatten().bool()
+            if mask is not None
+            else torch.ones(sequences * length, dtype=torch.bool, device=logits_LTE.device)
+        )
+        return RouterStats(logits_LTE, indices_LTK, valid_T, sequences // size, self.scoring)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
+        logits_BSV = self(batch["input_ids"], batch.get("attention_mask"))
+        stats = self.routing(batch)
+        ce = next_token_loss(logits_BSV=logits_BSV, targets_BS=batch["targets"], valid_BS=_valid(batch))
+        lbl = self.balance_loss(stats)
+        loss = ce + self.weight * lbl
+        if self.micro_weight:
+            micro = stats.regrouped(batch["input_ids"].shape[0] // self.micro_batch)
+            loss = loss + self.weight * self.micro_weight * self.lbl(micro, micro.frequency)
+        z_loss = router_z_loss(logits_LTE=stats.logits_LTE, valid_T=stats.valid_T, layer_reduction=self.layer_reduction)
+        loss = loss + self.z_weight * z_loss
+        self.log_dict({names.TRAIN_LOSS: loss.detach(), names.TRAIN_CE: ce.detach(), names.MOE_Z_LOSS: z_loss.detach()})
+        self.log(names.MOE_LBL, lbl.detach(), prog_bar=True)
+        self.last_routing = stats
+        return {"loss": loss}
+
+    def balance_loss(self, stats: RouterStats) -> Tensor:
+        """LBL with the frequencies that `expert_frequency` (or a callback's hook on it) hands back."""
+        return self.lbl(stats, self.expert_frequency(stats))
+
+    def lbl(self, stats: RouterStats, frequency: Frequency) -> Tensor:
+        return load_balancing_loss(
+            frequency=frequency, prob_sums_LME=stats.prob_sums_LME, layer_reduction=self.layer_reduction
+        )
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        return self.evaluate(batch)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        return self.evaluate(batch)
+
+    def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Any]:
+        """Per-sequence summed negative log-likelihood [B] in nats and tokens [B], with the routing by sequence."""
+        logits_BSV = self(batch["input_ids"], batch.get("attention_mask"))
+        nll_BS = nn.functional.cross_entropy(
+            logits_BSV.flatten(0, 1).float(), batch["targets"].flatten(), reduction="none"
+        ).view_as(batch["targets"])
+        valid_BS = _valid(batch)
+        if valid_BS is None:
+            valid_BS = torch.ones_like(nll_BS, dtype=torch.bool)
+        nll_BS = torch.where(valid_BS, nll_BS, nll_BS.new_zeros(()))
+        return {"nll_B": nll_BS.sum(1), "tokens_B": valid_BS.sum(1), "stats": self.routing(batch, block=1)}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        return adamw_with_schedule(
+            module=self.model, total_steps=int(self.trainer.estimated_stepping_batches), **self.optimizer_args
+        )
+
+
+def _valid(batch: dict[str, Tensor]) -> Tensor | None:
+    """Targets that count, bool [B, S]: with padding on the right, position s predicts s + 1."""
+    return batch["target_mask"].bool() if "target_mask" in batch else None

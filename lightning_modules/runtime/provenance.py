@@ -1,0 +1,38 @@
+"""Where a result came from: commit and diff, packages, data fingerprints, size of the model."""
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+PACKAGES = ("torch", "pytorch-lightning", "transformers", "hydra-core", "omegaconf", "mlflow", "tokenizers", "numpy")
+
+
+def collect(*, datamodule: pl.LightningDataModule, module: pl.LightningModule) -> dict[str, dict[str, str]]:
+    """`tags` to filter runs by and `texts` to keep as artifacts."""
+    tags = {f"package.{name}": importlib.metadata.version(name) for name in PACKAGES}
+    tags |= {f"fingerprint.{name}": value for name, value in datamodule.fingerprint().items()}
+    tags |= {"git.commit": git("rev-parse", "HEAD") or "none", "python": platform.python_version()}
+    texts = {"git_diff.patch": git("diff", "HEAD")}
+    installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
+    texts["packages.txt"] = "\n".join(dict.fromkeys(installed))
+    tags |= {f"parameters.{name}": str(count) for name, count in parameters(module).items()}
+    return {"tags": tags, "texts": texts}
+
+
+def parameters(module: pl.LightningModule) -> dict[str, int]:
+    count = getattr(module, "count_parameters", None)
+    return count() if count else {"total": sum(p.numel() for p in module.parameters())}
+
+
+def git(*args: str) -> str:
+    """Output of git in this checkout, or '' where there is no git or no checkout."""
+    try:
+        done = subprocess.run(
+            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=30
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

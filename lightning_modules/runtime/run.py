@@ -1,0 +1,93 @@
+"""One run from a composed config to result.json, whose presence means "done"."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+
+from lightning_modules.runtime import provenance, tracking
+
+console = Console(stderr=True)
+
+
+def run(cfg: DictConfig) -> dict[str, Any]:
+    """Instantiate, fit, test on the best checkpoint, draw, export; returns what result.json holds.
+
+    A run directory with a result.json is done and is left as it is, unless `fresh=true`.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if (folder / "result.json").is_file() and not cfg.fresh and _is_parent_process():
+        console.print(f"Already done: {folder}/result.json (fresh=true runs it again).")
+        return json.loads((folder / "result.json").read_text())
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    datamodule = instantiate(cfg.data)
+    if _is_parent_process():
+        (folder / "result.json").unlink(missing_ok=True)
+        datamodule.prepare_data()
+    module = instantiate(cfg.module, model=instantiate(cfg.model))
+    logger = tracking.open_logger(cfg, folder=folder, resolved=OmegaConf.to_container(cfg, resolve=True))
+    trainer = pl.Trainer(
+        logger=logger,
+        callbacks=[instantiate(c) for c in cfg.callbacks.values() if c is not None],
+        default_root_dir=folder,
+        **instantiate(cfg.trainer),
+    )
+    try:
+        result = _fit_and_test(cfg, trainer=trainer, module=module, datamodule=datamodule, folder=folder)
+    except BaseException as error:
+        tracking.fail(logger, reason=f"{type(error).__name__}: {error}")
+        raise
+    tracking.finish(logger, folder=folder)
+    return result
+
+
+def _fit_and_test(
+    cfg: DictConfig,
+    *,
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    datamodule: pl.LightningDataModule,
+    folder: Path,
+) -> dict[str, Any]:
+    datamodule.setup("fit")
+    tracking.log_provenance(trainer.logger, provenance.collect(datamodule=datamodule, module=module))
+    trainer.fit(module, datamodule=datamodule)
+    metrics = _scalars(trainer.callback_metrics)
+    if cfg.test:
+        best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
+        trainer.test(module, datamodule=datamodule, ckpt_path=best or None, verbose=False, weights_only=True)
+        metrics |= _scalars(trainer.callback_metrics)
+    result = {"metrics": metrics, "steps": trainer.global_step, "folder": str(folder)}
+    if trainer.is_global_zero:
+        if cfg.export and hasattr(module, "export"):
+            module.export(folder / "export", tokenizer=datamodule.tokenizer)
+        _write_atomically(folder / "result.json", json.dumps(result, indent=2, sort_keys=True))
+    return result
+
+
+def _scalars(metrics: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _is_parent_process() -> bool:
+    """Lightning's DDP starts this script again for every other rank, with LOCAL_RANK set."""
+    return "LOCAL_RANK" not in os.environ or rank_zero_only.rank == 0
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    beside = path.with_suffix(".tmp")
+    with open(beside, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
