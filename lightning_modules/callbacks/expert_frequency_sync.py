@@ -23,7 +23,7 @@ class ExpertFrequencySync(pl.Callback):
     Scopes:
         ranks: the M blocks of this forward on all ranks.
         buffer: the same, summed over the accumulation steps done so far (algorithm 1): step a sees steps 1..a.
-        two_pass: all accumulation steps, counted by a first pass without gradient: exact, one more forward.
+        two_pass: all accumulation steps, counted by a first pass of forwards only: exact, one more forward.
         shuffle: each block gets the counts of a random block-sized draw of the global batch's tokens.
 
     Only f is synchronised; P stays local, so the ordinary mean over ranks and blocks of the loss is
@@ -89,7 +89,7 @@ class ExpertFrequencySync(pl.Callback):
         ranks = self._trainer.world_size
         if self._whole_window is not None:
             total_LX, steps = self._whole_window
-            tokens_of_step, window_LX = total_LX[:, -1] / steps, total_LX
+            tokens_of_step, window_LX = total_LX[:, -1].double() / steps, total_LX
         else:
             step_LX = self._all_reduce(pack(own))
             tokens_of_step = step_LX[:, -1].double()
@@ -126,7 +126,11 @@ class ExpertFrequencySync(pl.Callback):
         return Frequency(counts_LDE[:, rank * blocks : (rank + 1) * blocks], tokens_LM)
 
     def _count_window(self, trainer: pl.Trainer, module: pl.LightningModule, batch_idx: int) -> tuple[Tensor, int]:
-        """Counts of the whole accumulation window, from a pass without gradient under the same random state."""
+        """Counts of the whole accumulation window, from a pass of its own under the same random state.
+
+        The pass builds (and drops) its graph: without one, attention takes another kernel, draws other dropout
+        masks and so counts other selections.
+        """
         epoch, steps = trainer.current_epoch, trainer.accumulate_grad_batches
         total_LX: Tensor | None = None
         cpu, cuda = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []

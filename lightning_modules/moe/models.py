@@ -82,8 +82,9 @@ def build_moe(
             model = AutoModelForCausalLM.from_config(
                 config, attn_implementation=attention, experts_implementation=experts_implementation
             )
-    # transformers adds its own loss whenever router logits are asked for and the coefficient is not 0.
+    # transformers adds its own loss whenever router logits are asked for and this is not 0; the model keeps a copy.
     model.config.router_aux_loss_coef = 0.0
+    model.router_aux_loss_coef = 0.0
     if gradient_checkpointing:
         # Reentrant checkpointing returns router logits without a gradient.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

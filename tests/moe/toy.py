@@ -1,0 +1,99 @@
+"""A tiny MoE on seeded random tokens: enough for what the Trainer does with the loss, in seconds."""
+
+import os
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import DDPStrategy
+
+from lightning_modules.moe.models import build_moe
+from lightning_modules.moe.module import MoELM
+
+WORDS, LENGTH = 64, 8
+
+
+def tiny_model(family="qwen3_moe", **changes):
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=32, layers=2, heads=2, kv_heads=2, experts=8, top_k=2, expert_width=16, max_positions=64)
+    return build_moe(vocab_size=WORDS, family=family, **{**sizes, **changes})
+
+
+class ToyData(pl.LightningDataModule):
+    """`steps` global batches of `sequences` sequences, sliced [accumulation, rank]; rank r of R sees its slice."""
+
+    def __init__(self, *, sequences=16, steps=20, epoch_forwards=None):
+        super().__init__()
+        self.sequences, self.steps, self.epoch_forwards = sequences, steps, epoch_forwards
+        self.domains = ["a", "b"]
+
+    def train_batch(self, epoch, index):
+        accumulate, ranks, rank = 1, 1, 0
+        if self.trainer is not None:
+            accumulate = self.trainer.accumulate_grad_batches
+            ranks, rank = self.trainer.world_size, self.trainer.global_rank
+        step, a = divmod(index, accumulate)
+        # A skewed vocabulary that moves with the sequence, so that routing differs between micro-batches.
+        generator = torch.Generator().manual_seed(1000 * epoch + step)
+        start_B = torch.randint(0, WORDS - 8, (self.sequences, 1), generator=generator)
+        text_BS = start_B + torch.randint(0, 8, (self.sequences, LENGTH + 1), generator=generator)
+        text = text_BS.view(accumulate, ranks, -1, LENGTH + 1)[a, rank]
+        return {"input_ids": text[:, :-1], "targets": text[:, 1:], "domain": torch.zeros(len(text), dtype=torch.long)}
+
+    def train_dataloader(self):
+        forwards = self.epoch_forwards or self.steps * self.trainer.accumulate_grad_batches
+        return torch.utils.data.DataLoader([self.train_batch(0, i) for i in range(forwards)], batch_size=None)
+
+    def val_dataloader(self):
+        return torch.utils.data.DataLoader([self.train_batch(9, 0)], batch_size=None)
+
+
+class Curve(pl.Callback):
+    """Loss and LBL of every micro-step, and the gradient just before the optimizer step."""
+
+    def __init__(self):
+        self.loss, self.lbl, self.gradient = [], [], None
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.loss.append(float(trainer.callback_metrics["train/loss"]))
+        self.lbl.append(float(trainer.callback_metrics["moe/lbl"]))
+
+
+def fit(*, callbacks=(), steps=20, ranks=1, accumulate=1, sequences=16, model=None, micro_batch=2, data=None, **module):
+    """(curve, module, trainer) of a fit under the real Trainer; under DDP one process calls this per rank."""
+    pl.seed_everything(0, verbose=False)
+    module = MoELM(
+        model=model or tiny_model(), micro_batch=micro_batch, optimizer={"warmup_steps": 2, "lr": 3e-3}, **module
+    )
+    curve = Curve()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=ranks,
+        strategy=DDPStrategy(process_group_backend="gloo") if ranks > 1 else "auto",
+        max_steps=steps,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        val_check_interval=5,
+        check_val_every_n_epoch=None,
+        use_distributed_sampler=False,
+        callbacks=[curve, *callbacks],
+    )
+    trainer.fit(module, datamodule=data or ToyData(sequences=sequences, steps=steps))
+    return curve, module, trainer
+
+
+def fit_rank(rank, ranks, port, scope, accumulate):
+    """One DDP rank of a 20-step fit, for `tests.ranks.run_ranks`-like launchers."""
+    from lightning_modules.callbacks.expert_frequency_sync import ExpertFrequencySync
+
+    if ranks > 1:
+        os.environ.update(
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), NODE_RANK="0"
+        )
+    callbacks = [ExpertFrequencySync(scope=scope)] if scope else []
+    curve, module, _ = fit(callbacks=callbacks, ranks=ranks, accumulate=accumulate)
+    return {"loss": curve.loss, "lbl": curve.lbl, "state": {k: v.clone() for k, v in module.state_dict().items()}}
