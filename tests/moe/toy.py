@@ -18,6 +18,11 @@ def tiny_model(family="qwen3_moe", **changes):
     return build_moe(vocab_size=WORDS, family=family, **{**sizes, **changes})
 
 
+def loader(batches):
+    # A generator of its own: an iterator draws its seed when it starts, and the model's dropout must not notice.
+    return torch.utils.data.DataLoader(batches, batch_size=None, generator=torch.Generator())
+
+
 class ToyData(pl.LightningDataModule):
     """`steps` global batches of `sequences` sequences, sliced [accumulation, rank]; rank r of R sees its slice."""
 
@@ -41,10 +46,10 @@ class ToyData(pl.LightningDataModule):
 
     def train_dataloader(self):
         forwards = self.epoch_forwards or self.steps * self.trainer.accumulate_grad_batches
-        return torch.utils.data.DataLoader([self.train_batch(0, i) for i in range(forwards)], batch_size=None)
+        return loader([self.train_batch(0, i) for i in range(forwards)])
 
     def val_dataloader(self):
-        return torch.utils.data.DataLoader([self.train_batch(9, 0)], batch_size=None)
+        return loader([self.train_batch(9, 0)])
 
 
 class Curve(pl.Callback):
