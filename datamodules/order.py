@@ -1,0 +1,116 @@
+"""The order of training sequences: a pure function of (seed, epoch), sliced by rank, exactly resumable.
+
+A micro-batch is m sequences. A global batch, one optimizer step, is G = A x R x M x m sequences laid out in that
+order: A accumulation steps, R ranks, M micro-batches of one forward. Each rank takes its slice, so R ranks with M
+micro-batches see the same samples as one rank with R x M.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+LAYOUTS = ("homogeneous", "mixed")
+ORDER_VERSION = 1
+
+
+def micro_batches_per_forward(*, global_batch: int, micro_batch: int, accumulate: int, ranks: int) -> int:
+    """M of a forward; ValueError with the nearest global batch when the sizes do not divide."""
+    unit = micro_batch * accumulate * ranks
+    if global_batch % unit or global_batch < unit:
+        nearest = max(unit, round(global_batch / unit) * unit)
+        raise ValueError(
+            f"data.global_batch is {global_batch} sequences; expected a multiple of data.micro_batch ({micro_batch}) x "
+            f"trainer.accumulate_grad_batches ({accumulate}) x trainer.devices ({ranks}) = {unit}; the nearest is {nearest}."
+        )
+    return global_batch // unit
+
+
+def global_batches(
+    *, sizes: Sequence[int], micro_batch: int, global_batch: int, layout: str, seed: int, epoch: int
+) -> np.ndarray:
+    """Window numbers of an epoch, int64 [steps, global_batch]; window w of domain d is sum(sizes[:d]) + w.
+
+    `homogeneous`: each run of `micro_batch` comes from one domain (the paper's condition). `mixed`: its control, the
+    same multiset of sequences in every global batch, permuted within it. Domains come up in proportion to their
+    size; windows that fill no whole micro-batch or global batch wait for the next epoch's permutation.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"data.layout is {layout!r}; expected one of {', '.join(LAYOUTS)}.")
+    groups = []
+    offset = 0
+    for domain, size in enumerate(sizes):
+        draw = np.random.default_rng([seed, epoch, 1, domain])
+        order = draw.permutation(size)[: size // micro_batch * micro_batch]
+        groups.append(offset + order.reshape(-1, micro_batch))
+        offset += size
+    groups_GM = np.concatenate(groups)
+    groups_GM = groups_GM[np.random.default_rng([seed, epoch, 2]).permutation(len(groups_GM))]
+    per_step = global_batch // micro_batch
+    steps = len(groups_GM) // per_step
+    if steps == 0:
+        raise ValueError(
+            f"the training split holds {len(groups_GM)} micro-batches of {micro_batch} sequences, fewer than one "
+            f"data.global_batch of {global_batch}; lower data.global_batch or data.seq_len, or bring more text."
+        )
+    batches = groups_GM[: steps * per_step].reshape(steps, global_batch)
+    if layout == "mixed":
+        shuffle = [np.random.default_rng([seed, epoch, 3, step]).permutation(global_batch) for step in range(steps)]
+        batches = np.take_along_axis(batches, np.stack(shuffle), 1)
+    return batches.astype(np.int64)
+
+
+class GlobalBatchSampler:
+    """Yields one rank's window numbers a forward; remembers epoch and forwards done.
+
+    The position rolls over to (epoch + 1, 0) before the last forward of an epoch is yielded, so that a checkpoint
+    written after it resumes at the next epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        sizes: Sequence[int],
+        micro_batch: int,
+        global_batch: int,
+        layout: str = "homogeneous",
+        seed: int = 0,
+        accumulate: int = 1,
+        ranks: int = 1,
+        rank: int = 0,
+    ) -> None:
+        self.micro_batches = micro_batches_per_forward(
+            global_batch=global_batch, micro_batch=micro_batch, accumulate=accumulate, ranks=ranks
+        )
+        self.accumulate, self.ranks, self.rank = accumulate, ranks, rank
+        self._order = dict(
+            sizes=list(sizes), micro_batch=micro_batch, global_batch=global_batch, layout=layout, seed=seed
+        )
+        self.epoch, self.position = 0, 0
+        self._cached: tuple[int, np.ndarray] | None = None
+
+    def forward_windows(self, epoch: int, index: int) -> list[int]:
+        """This rank's windows of forward `index` of `epoch`, M x m numbers."""
+        if self._cached is None or self._cached[0] != epoch:
+            self._cached = (epoch, global_batches(**self._order, epoch=epoch))
+        step, part = divmod(index, self.accumulate)
+        return self._cached[1][step].reshape(self.accumulate, self.ranks, -1)[part, self.rank].tolist()
+
+    def __len__(self) -> int:
+        sizes, m = self._order["sizes"], self._order["micro_batch"]
+        per_step = self._order["global_batch"] // m
+        return sum(size // m for size in sizes) // per_step * self.accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        forwards = len(self)
+        epoch, start = self.epoch, self.position
+        for index in range(start, forwards):
+            windows = self.forward_windows(epoch, index)
+            self.epoch, self.position = (epoch, index + 1) if index + 1 < forwards else (epoch + 1, 0)
+            yield windows
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch, self.position = state["epoch"], state["position"]

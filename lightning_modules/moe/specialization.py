@@ -1,0 +1,120 @@
+"""What the experts specialise in, from who-went-where counts on held-out text.
+
+Shape legend: N sequences, D domains, L layers, E experts, K selected experts a token, T tokens. `domain_N` int64 [N].
+Source: Qiu et al. 2025, section 4 (selection shares, top-k score sum); MaxVio is Wang et al. 2024, equation 4.
+"""
+
+import torch
+from torch import Tensor
+
+
+def domain_counts(*, counts_NLE: Tensor, domain_N: Tensor, domains: int) -> Tensor:
+    """Selections per domain, int64 [D, L, E]."""
+    counts_DLE = torch.zeros(domains, *counts_NLE.shape[1:], dtype=torch.int64)
+    return counts_DLE.index_add(0, domain_N, counts_NLE.to(torch.int64))
+
+
+def selection_share_DLE(*, counts_NLE: Tensor, domain_N: Tensor, domains: int) -> Tensor:
+    """Share of a domain's selections in a layer that went to each expert; sums to 1 over E (figure 3)."""
+    counts_DLE = domain_counts(counts_NLE=counts_NLE, domain_N=domain_N, domains=domains).double()
+    return counts_DLE / counts_DLE.sum(-1, keepdim=True).clamp(min=1)
+
+
+def topk_score_DL(*, topk_score_NL: Tensor, tokens_N: Tensor, domain_N: Tensor, domains: int) -> Tensor:
+    """Mean over tokens of the sum of the selected softmax scores, [D, L]; the floor is K/E (figure 4)."""
+    scores_DL = torch.zeros(domains, topk_score_NL.shape[1], dtype=torch.float64)
+    scores_DL.index_add_(0, domain_N, topk_score_NL.double())
+    tokens_D = torch.zeros(domains, dtype=torch.float64).index_add_(0, domain_N, tokens_N.double())
+    return scores_DL / tokens_D.clamp(min=1)[:, None]
+
+
+def mutual_information_L(*, counts_NLE: Tensor, domain_N: Tensor, domains: int) -> Tensor:
+    """I(expert; domain) in nats per layer, domains weighted equally: 0 to log min(D, E)."""
+    return _information(selection_share_DLE(counts_NLE=counts_NLE, domain_N=domain_N, domains=domains))
+
+
+def _information(share_DLE: Tensor) -> Tensor:
+    """Mean over domains of KL(domain's experts || all domains' experts), per layer."""
+    mean_LE = share_DLE.mean(0)
+    return (torch.xlogy(share_DLE, share_DLE) - torch.xlogy(share_DLE, mean_LE)).sum(-1).mean(0)
+
+
+def mutual_information_baseline(
+    *, counts_NLE: Tensor, domain_N: Tensor, domains: int, draws: int = 100, seed: int = 0
+) -> Tensor:
+    """The same with sequence labels shuffled: what finite samples alone give, [draws, L]."""
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = [domain_N[torch.randperm(len(domain_N), generator=generator)] for _ in range(draws)]
+    return torch.stack(
+        [mutual_information_L(counts_NLE=counts_NLE, domain_N=labels, domains=domains) for labels in shuffled]
+    )
+
+
+def max_violation(*, counts_LE: Tensor) -> Tensor:
+    """MaxVio = largest load / mean load - 1 over the last axis: 0 is balance, E - 1 is collapse. [..., E] -> [...]."""
+    counts = counts_LE.double()
+    return counts.amax(-1) / counts.mean(-1).clamp(min=1e-9) - 1
+
+
+def dead_experts(*, counts_LE: Tensor, threshold: float = 0.01) -> Tensor:
+    """Share of (layer, expert) pairs whose load is below `threshold` x the mean load."""
+    counts = counts_LE.double()
+    return (counts < threshold * counts.mean(-1, keepdim=True)).double().mean()
+
+
+def load_entropy(*, counts_LE: Tensor) -> Tensor:
+    """Entropy of the load in nats per layer, at most log E."""
+    load = counts_LE.double() / counts_LE.sum(-1, keepdim=True).clamp(min=1)
+    return -torch.xlogy(load, load).sum(-1)
+
+
+def total_variation_L(*, share_DLE: Tensor) -> Tensor:
+    """Mean over pairs of domains of the total-variation distance between their routing, per layer: 0 to 1."""
+    domains = share_DLE.shape[0]
+    distance_DDL = (share_DLE[:, None] - share_DLE[None]).abs().sum(-1) / 2
+    return distance_DDL.sum((0, 1)) / max(1, domains * (domains - 1))
+
+
+def top_share_D(*, share_DLE: Tensor) -> Tensor:
+    """Largest share of a domain's selections that one expert takes, over layers: above 0.2 in maths (section 4)."""
+    return share_DLE.amax((1, 2))
+
+
+def count_pairs(*, indices_TK: Tensor, experts: int) -> Tensor:
+    """How often two experts were selected by the same token, int64 [E, E]; the diagonal counts selections."""
+    chosen_TE = torch.zeros(indices_TK.shape[0], experts, device=indices_TK.device)
+    chosen_TE.scatter_(1, indices_TK, 1.0)
+    # float32 is exact up to 2^24 tokens a call.
+    return (chosen_TE.T @ chosen_TE).round().to(torch.int64)
+
+
+def coactivation_LEE(*, pairs_LEE: Tensor) -> Tensor:
+    """Jaccard index of two experts' tokens: 1 on the diagonal, 0 when they never meet. [L, E, E]."""
+    pairs = pairs_LEE.double()
+    own_LE = pairs.diagonal(dim1=-2, dim2=-1)
+    union = own_LE[..., :, None] + own_LE[..., None, :] - pairs
+    return pairs / union.clamp(min=1)
+
+
+def summary(
+    *, counts_NLE: Tensor, domain_N: Tensor, topk_score_NL: Tensor, tokens_N: Tensor, draws: int = 100
+) -> dict[str, float]:
+    """Bounded scalars for the tracker, means over layers; names as in `metric_names`, prefix `moe/`."""
+    domains = int(domain_N.max()) + 1
+    labels = {"domain_N": domain_N, "domains": domains}
+    share_DLE = selection_share_DLE(counts_NLE=counts_NLE, **labels)
+    counts_LE = counts_NLE.sum(0)
+    score_DL = topk_score_DL(topk_score_NL=topk_score_NL, tokens_N=tokens_N, **labels)
+    shuffled = mutual_information_baseline(counts_NLE=counts_NLE, draws=draws, **labels)
+    return {
+        "moe/mutual_information": float(_information(share_DLE).mean()),
+        "moe/mutual_information_shuffled": float(shuffled.mean()),
+        "moe/mutual_information_shuffled_q95": float(shuffled.mean(1).quantile(0.95)),
+        "moe/topk_score_sum": float(score_DL.mean()),
+        "moe/maxvio_global": float(max_violation(counts_LE=counts_LE).mean()),
+        "moe/maxvio_sequence": float(max_violation(counts_LE=counts_NLE).mean()),
+        "moe/dead_experts": float(dead_experts(counts_LE=counts_LE)),
+        "moe/load_entropy": float(load_entropy(counts_LE=counts_LE).mean()),
+        "moe/total_variation": float(total_variation_L(share_DLE=share_DLE).mean()),
+        "moe/top_share": float(top_share_D(share_DLE=share_DLE).mean()),
+    }
