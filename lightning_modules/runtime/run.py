@@ -37,7 +37,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     module = instantiate(cfg.module, model=instantiate(cfg.model))
     logger = tracking.open_logger(cfg, folder=folder, resolved=OmegaConf.to_container(cfg, resolve=True))
     trainer = pl.Trainer(
-        logger=logger,
+        logger=logger or False,
         callbacks=[instantiate(c) for c in cfg.callbacks.values() if c is not None],
         default_root_dir=folder,
         **instantiate(cfg.trainer),
@@ -60,7 +60,7 @@ def _fit_and_test(
     folder: Path,
 ) -> dict[str, Any]:
     datamodule.setup("fit")
-    tracking.log_provenance(trainer.logger, provenance.collect(datamodule=datamodule, module=module))
+    tracking.log_provenance(trainer.logger or None, provenance.collect(datamodule=datamodule, module=module))
     trainer.fit(module, datamodule=datamodule)
     metrics = _scalars(trainer.callback_metrics)
     if cfg.test:
