@@ -98,8 +98,8 @@ class MoELM(pl.LightningModule):
             loss = loss + self.weight * self.micro_weight * self.lbl(micro, micro.frequency)
         z_loss = router_z_loss(logits_LTE=stats.logits_LTE, valid_T=stats.valid_T, layer_reduction=self.layer_reduction)
         loss = loss + self.z_weight * z_loss
-        self.log_dict({names.TRAIN_LOSS: loss.detach(), names.TRAIN_CE: ce.detach(), names.MOE_Z_LOSS: z_loss.detach()})
-        self.log(names.MOE_LBL, lbl.detach(), prog_bar=True)
+        self.log_dict({names.TRAIN_LOSS: loss.detach(), names.MOE_LBL: lbl.detach()}, prog_bar=True)
+        self.log_dict({names.TRAIN_CE: ce.detach(), names.MOE_Z_LOSS: z_loss.detach()})
         self.last_routing = stats
         return {"loss": loss}
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-from lightning_modules.runtime import provenance, tracking
+from lightning_modules.runtime import provenance, quiet, tracking
 
 console = Console(stderr=True)
 
@@ -27,6 +27,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if (folder / "result.json").is_file() and not cfg.fresh and _is_parent_process():
         console.print(f"Already done: {folder}/result.json (fresh=true runs it again).")
         return json.loads((folder / "result.json").read_text())
+    quiet.hush()
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -38,7 +39,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     logger = tracking.open_logger(cfg, folder=folder, resolved=OmegaConf.to_container(cfg, resolve=True))
     trainer = pl.Trainer(
         logger=logger or False,
-        callbacks=[instantiate(c) for c in cfg.callbacks.values() if c is not None],
+        callbacks=[instantiate(cfg.callbacks[name]) for name in _wanted_callbacks(cfg)],
         default_root_dir=folder,
         **instantiate(cfg.trainer),
     )
@@ -73,6 +74,12 @@ def _fit_and_test(
             module.export(folder / "export", tokenizer=datamodule.tokenizer)
         _write_atomically(folder / "result.json", json.dumps(result, indent=2, sort_keys=True))
     return result
+
+
+def _wanted_callbacks(cfg: DictConfig) -> list[str]:
+    """Names of the callbacks that are not null; Lightning refuses a bar when the trainer has none."""
+    bar = cfg.trainer.get("enable_progress_bar", True)
+    return [name for name, c in cfg.callbacks.items() if c is not None and (bar or name != "progress")]
 
 
 def _scalars(metrics: dict[str, Any]) -> dict[str, float]:

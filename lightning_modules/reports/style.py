@@ -1,0 +1,46 @@
+"""One look for every figure: no pyplot and no global state, so figures can be drawn in any thread."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours stay apart for colour-blind readers.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A8A")
+SEQUENTIAL = "Blues"
+RC = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "axes.axisbelow": True,
+    "savefig.dpi": 150,
+    "legend.frameon": False,
+}
+
+
+def panels(rows: int, columns: int, *, size: tuple[float, float], title: str = "", **options: Any) -> tuple[Figure, Any]:
+    """A figure of rows x columns axes, always a 2-D array; `size` in inches is that of one panel."""
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(columns * size[0], rows * size[1] + 0.5 * bool(title)), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, **options)
+        if title:
+            figure.suptitle(title, fontsize=10.5)
+    return figure, axes
+
+
+def heatmap(axes: Axes, values: Any, *, low: float = 0.0, high: float, title: str = "") -> Any:
+    """Cells of a matrix, origin on top, without grid lines; returns the image for a colour bar."""
+    axes.grid(False)
+    image = axes.imshow(values, cmap=SEQUENTIAL, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    axes.set_title(title, fontsize=9)
+    return image
+
+
+def ticks(count: int, most: int = 8) -> Sequence[int]:
+    """At most `most` evenly spaced positions of `count`."""
+    return range(0, count, max(1, -(-count // most)))

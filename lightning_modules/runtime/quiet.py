@@ -1,0 +1,28 @@
+"""Keeps a run's terminal to what its user asked for: advertisements, bars inside bars and known-harmless warnings go."""
+
+import logging
+import os
+import warnings
+
+CHATTY = (
+    "mlflow.store.db.utils",
+    "mlflow.tracking",
+    "alembic",
+    "pytorch_lightning.utilities.rank_zero",
+    "pytorch_lightning.accelerators",
+)
+
+
+def hush() -> None:
+    """Raise the chatty loggers to WARNING; set before their libraries are imported, where they read it only once."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Lightning's own code calls what torch has deprecated; and on two cores more workers would not help.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=r".*Checkpoint directory .* exists and is not empty.*")
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
