@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from lightning_modules.choices import check_choice
+
 LAYOUTS = ("homogeneous", "mixed")
 ORDER_VERSION = 1
 
@@ -35,8 +37,7 @@ def global_batches(
     same multiset of sequences in every global batch, permuted within it. Domains come up in proportion to their
     size; windows that fill no whole micro-batch or global batch wait for the next epoch's permutation.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"data.layout is {layout!r}; expected one of {', '.join(LAYOUTS)}.")
+    check_choice("data.layout", layout, LAYOUTS)
     groups = []
     offset = 0
     for domain, size in enumerate(sizes):

@@ -5,4 +5,12 @@ from datamodules.corpus.factories import folder_corpus, hub_corpus
 from datamodules.corpus.sources import EmbeddedSource, FolderSource, HubSource
 from datamodules.corpus.synthetic import SyntheticSource
 
-__all__ = ["CorpusDataModule", "EmbeddedSource", "FolderSource", "HubSource", "SyntheticSource", "folder_corpus", "hub_corpus"]
+__all__ = [
+    "CorpusDataModule",
+    "EmbeddedSource",
+    "FolderSource",
+    "HubSource",
+    "SyntheticSource",
+    "folder_corpus",
+    "hub_corpus",
+]

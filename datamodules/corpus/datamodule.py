@@ -56,7 +56,9 @@ class Windows(Dataset):
         """Up to `per_domain` windows of each domain, evenly spaced."""
         starts = self._ends - self.sizes
         return [
-            start + np.unique(np.linspace(0, size - 1, min(per_domain, size)).astype(np.int64)) if size else np.empty(0, int)
+            start + np.unique(np.linspace(0, size - 1, min(per_domain, size)).astype(np.int64))
+            if size
+            else np.empty(0, int)
             for start, size in zip(starts, self.sizes, strict=True)
         ]
 

@@ -66,7 +66,10 @@ class EmbeddedSource:
         corpora_rows = [[line.split("\t", 2) for line in t.decode("utf-8", "replace").splitlines()] for t in texts]
         # Corpora take turns, so that a budget cuts each of them alike.
         per_corpus = [
-            [" ".join(row[2].strip() for row in rows) for _, rows in itertools.groupby(rows, lambda r: r[0].split("_")[0])]
+            [
+                " ".join(row[2].strip() for row in rows)
+                for _, rows in itertools.groupby(rows, lambda r: r[0].split("_")[0])
+            ]
             for rows in corpora_rows
         ]
         return _in_turns(per_corpus)
@@ -134,7 +137,9 @@ class FolderSource:
             raise ValueError(f"data.path={self.path} is no folder; expected one with a sub-folder of text per domain.")
         folders = sorted(p for p in self.path.iterdir() if p.is_dir() and not p.name.startswith("."))
         if not folders:
-            raise ValueError(f"data.path={self.path} has no sub-folder; expected one per domain, holding .txt or .jsonl.")
+            raise ValueError(
+                f"data.path={self.path} has no sub-folder; expected one per domain, holding .txt or .jsonl."
+            )
         domains = {f.name: sorted(p for p in f.rglob("*") if p.suffix in (".txt", ".jsonl")) for f in folders}
         for name, files in domains.items():
             if not any(f.stat().st_size for f in files):

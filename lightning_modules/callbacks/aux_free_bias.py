@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lightning_modules.choices import check_choice
 from lightning_modules.moe.losses import bias_step
 
 
@@ -18,8 +19,7 @@ class AuxFreeBias(pl.Callback):
     """
 
     def __init__(self, *, rate: float = 0.001, scope: str = "batch") -> None:
-        if scope not in ("micro", "batch"):
-            raise ValueError(f"callbacks.aux_free_bias.scope is {scope!r}; expected 'micro' or 'batch'.")
+        check_choice("callbacks.aux_free_bias.scope", scope, ("micro", "batch"))
         self.rate, self.scope = rate, scope
         self._sum: Tensor | None = None
         self._steps = 0

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 
-class NonFiniteLoss(ValueError):
+class NonFiniteLossError(ValueError):
     """The loss became NaN or infinite; the last checkpoint is still good."""
 
 
@@ -14,7 +14,7 @@ class FiniteLoss(pl.Callback):
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         if not torch.isfinite(loss):
-            raise NonFiniteLoss(
+            raise NonFiniteLossError(
                 f"loss is {loss.item()} at optimizer step {trainer.global_step}: stopped before that step, so the last "
                 "checkpoint is good. Lower optimizer.lr, raise optimizer.warmup_steps, or look at the data of this step."
             )

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightning_modules.choices import check_choice
+
 FAMILIES = ("qwen3_moe", "qwen2_moe", "olmoe", "deepseek_v3")
 
 
@@ -110,8 +112,7 @@ def load_pretrained(path: str, *, attention: str, experts_implementation: str) -
 
 
 def check_shape(*, family: str, experts: int, top_k: int, hidden_size: int, heads: int, kv_heads: int) -> None:
-    if family not in FAMILIES:
-        raise ValueError(f"model.family is {family!r}; expected one of {', '.join(FAMILIES)}.")
+    check_choice("model.family", family, FAMILIES)
     if not 1 <= top_k <= experts:
         raise ValueError(f"model.top_k is {top_k}; expected 1 to model.experts, which is {experts}.")
     if hidden_size % heads:

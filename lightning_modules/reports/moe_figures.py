@@ -114,7 +114,12 @@ def load_over_training(*, steps: Sequence[int], loads_SLE: Sequence[Tensor]) -> 
     _, layers, experts = loads.shape
     columns = min(4, layers)
     figure, axes = panels(
-        -(-layers // columns), columns, size=(2.6, 2.0), title="Load of each expert over training", sharex=True, sharey=True
+        -(-layers // columns),
+        columns,
+        size=(2.6, 2.0),
+        title="Load of each expert over training",
+        sharex=True,
+        sharey=True,
     )
     for layer, axis in enumerate(axes.flat):
         if layer >= layers:

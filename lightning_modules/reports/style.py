@@ -23,7 +23,9 @@ RC = {
 }
 
 
-def panels(rows: int, columns: int, *, size: tuple[float, float], title: str = "", **options: Any) -> tuple[Figure, Any]:
+def panels(
+    rows: int, columns: int, *, size: tuple[float, float], title: str = "", **options: Any
+) -> tuple[Figure, Any]:
     """A figure of rows x columns axes, always a 2-D array; `size` in inches is that of one panel."""
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(columns * size[0], rows * size[1] + 0.5 * bool(title)), layout="constrained")

@@ -43,7 +43,10 @@ def test_two_builds_are_the_same_and_a_change_is_not(data, tmp_path):
 
 def test_splits_share_no_document(data):
     texts = {domain: list(texts) for domain, texts in data.source.documents().items()}
-    by_split = {split: {t for ts in texts.values() for t in ts if token_cache.split_of(t) == split} for split in token_cache.SPLITS}
+    by_split = {
+        split: {t for ts in texts.values() for t in ts if token_cache.split_of(t) == split}
+        for split in token_cache.SPLITS
+    }
     assert by_split["train"].isdisjoint(by_split["val"] | by_split["test"])
     counts = data.manifest["documents"]
     assert sum(sum(c.values()) for c in counts.values()) == len(set().union(*by_split.values()))
@@ -92,9 +95,7 @@ def test_the_loader_yields_train_batch(data, workers):
 def test_validation_windows_are_fixed_and_from_every_domain(data):
     loader = list(data.val_dataloader())
     assert {int(d) for b in loader for d in b["domain"]} == {0, 1, 2, 3}
-    assert all(
-        torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(loader, data.val_dataloader(), strict=True)
-    )
+    assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(loader, data.val_dataloader(), strict=True))
 
 
 def test_choice_items_hold_the_true_continuation_at_the_answer(data):
@@ -206,7 +207,11 @@ def test_a_missing_folder_an_empty_domain_and_no_domains(own, tmp_path):
     ("name", "content", "message"),
     [
         ("bad.txt", b"caf\xe9 society", r"bad\.txt is not UTF-8: byte 0xe9 at offset 3; convert it"),
-        ("bad.jsonl", b'{"text": "fine"}\nno json\n', r'bad\.jsonl:2 is no JSON object with a field "text" \(JSONDecodeError'),
+        (
+            "bad.jsonl",
+            b'{"text": "fine"}\nno json\n',
+            r'bad\.jsonl:2 is no JSON object with a field "text" \(JSONDecodeError',
+        ),
         ("bad.jsonl", b'{"body": "fine"}\n', r'bad\.jsonl:1 is no JSON object with a field "text" \(KeyError'),
         ("bad.jsonl", b'{"text": 7}\n', r'bad\.jsonl:1: field "text" holds int, expected a string'),
         ("bad.jsonl", b'{"text": "caf\xe9"}\n', r"bad\.jsonl is not UTF-8"),
@@ -271,7 +276,9 @@ def test_school_mathematics_is_right(embedded):
 
     texts = list(itertools.islice(school_mathematics(seed=0), 300))
     checked = 0
-    for a, op, b, c in re.findall(r"(?<![\d/^+x-] )(?<![\d.)/])(\d+) ([-+x]) (\d+) = (\d+)(?![\d/x])", "\n".join(texts)):
+    for a, op, b, c in re.findall(
+        r"(?<![\d/^+x-] )(?<![\d.)/])(\d+) ([-+x]) (\d+) = (\d+)(?![\d/x])", "\n".join(texts)
+    ):
         value = {"+": int(a) + int(b), "-": int(a) - int(b), "x": int(a) * int(b)}[op]
         checked += 1
         assert value == int(c), f"{a} {op} {b} = {c}"
@@ -282,7 +289,9 @@ def test_a_corrupted_download_is_named(tmp_path, embedded):
     from datamodules.fetch import VADER, fetch
 
     (tmp_path / f"{VADER.name}-{VADER.version}.tar.gz").write_bytes(b"not an archive")
-    with pytest.raises(ValueError, match=r"vaderSentiment-3.3.2.tar.gz is damaged: its SHA-256 is .*, expected 5d7c06e0"):
+    with pytest.raises(
+        ValueError, match=r"vaderSentiment-3.3.2.tar.gz is damaged: its SHA-256 is .*, expected 5d7c06e0"
+    ):
         fetch(VADER, tmp_path)
 
 

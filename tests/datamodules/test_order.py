@@ -1,5 +1,7 @@
 """The order of training windows: who sees what when, and exactly the same again after a stop."""
 
+import functools
+import operator
 import subprocess
 import sys
 
@@ -50,7 +52,10 @@ def test_ranks_and_accumulation_share_out_each_global_batch(layout, ranks, accum
     ]
     seen = list(zip(*samplers, strict=True))
     assert len(seen) == len(samplers[0]) == 8 * accumulate
-    steps = [sum((list(w) for part in seen[s * accumulate :][:accumulate] for w in part), []) for s in range(8)]
+    steps = [
+        functools.reduce(operator.iadd, (list(w) for part in seen[s * accumulate :][:accumulate] for w in part), [])
+        for s in range(8)
+    ]
     # In the order [accumulation, rank, micro-batch]: what one rank with everything sees, cut into slices.
     assert np.array_equal(steps, batches(layout))
 

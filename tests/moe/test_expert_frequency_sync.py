@@ -194,7 +194,9 @@ def test_window_is_reset_by_the_optimizer_step_and_only_there():
     sync.setup(trainer, module, "fit")
 
     def total(step):
-        return int(module.expert_frequency(route(module.weight, inputs[step, 0], valid[step, 0])).counts_LME[0, 0].sum())
+        return int(
+            module.expert_frequency(route(module.weight, inputs[step, 0], valid[step, 0])).counts_LME[0, 0].sum()
+        )
 
     tokens = BLOCKS * MICRO * LENGTH * TOP_K
     assert total(0) == tokens

@@ -10,7 +10,7 @@ import torch
 
 from lightning_modules.callbacks.aux_free_bias import AuxFreeBias
 from lightning_modules.callbacks.expert_frequency_sync import ExpertFrequencySync
-from lightning_modules.callbacks.finite_loss import FiniteLoss, NonFiniteLoss
+from lightning_modules.callbacks.finite_loss import FiniteLoss, NonFiniteLossError
 from lightning_modules.callbacks.whole_windows import WholeWindows
 from lightning_modules.moe.models import FAMILIES
 from tests.moe.toy import ToyData, fit, fit_rank, tiny_model
@@ -67,7 +67,7 @@ def test_validation_leaves_the_window_untouched():
     def run(**data):
         sync = ExpertFrequencySync(scope="buffer")
         window = Window(sync)
-        curve, module, trainer = fit(steps=3, accumulate=4, callbacks=[sync, window], data=ToyData(steps=3))
+        curve, _module, _trainer = fit(steps=3, accumulate=4, callbacks=[sync, window], data=ToyData(steps=3))
         return curve, window
 
     curve, window = run()
@@ -78,7 +78,9 @@ def test_validation_leaves_the_window_untouched():
 
 
 def test_a_short_last_window_is_refused_early():
-    with pytest.raises(ValueError, match=r"10 forwards an epoch, which is no multiple of .*accumulate_grad_batches.* 4"):
+    with pytest.raises(
+        ValueError, match=r"10 forwards an epoch, which is no multiple of .*accumulate_grad_batches.* 4"
+    ):
         fit(steps=5, accumulate=4, callbacks=[WholeWindows()], data=ToyData(steps=5, epoch_forwards=10))
     fit(steps=2, accumulate=2, callbacks=[WholeWindows()], data=ToyData(steps=2, epoch_forwards=10))
 
@@ -118,7 +120,7 @@ def test_own_auxiliary_loss_of_transformers_is_off():
     out = model(input_ids=ids, labels=ids, output_router_logits=True)
     plain = model(input_ids=ids, labels=ids)
     assert float(out.loss) == float(plain.loss)
-    curve, module, _ = fit(steps=1, weight=0.0, z_weight=0.0)
+    curve, _module, _ = fit(steps=1, weight=0.0, z_weight=0.0)
     batch = ToyData().train_batch(0, 0)
     logits = tiny_model()(input_ids=batch["input_ids"]).logits
     ce = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten())
@@ -128,7 +130,7 @@ def test_own_auxiliary_loss_of_transformers_is_off():
 def test_micro_term_at_one_per_cent():
     stats_loss = {}
     for share in (0.0, 0.01):
-        curve, module, _ = fit(steps=1, weight=1.0, micro_weight=share, callbacks=[ExpertFrequencySync()])
+        curve, _module, _ = fit(steps=1, weight=1.0, micro_weight=share, callbacks=[ExpertFrequencySync()])
         stats_loss[share] = curve.loss[0]
     micro = fit(steps=1, weight=1.0)[0].lbl[0]
     assert stats_loss[0.01] - stats_loss[0.0] == pytest.approx(0.01 * micro, abs=1e-5)
@@ -136,7 +138,7 @@ def test_micro_term_at_one_per_cent():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_trains(family):
-    curve, module, _ = fit(steps=8, model=tiny_model(family=family), callbacks=[ExpertFrequencySync()])
+    curve, _module, _ = fit(steps=8, model=tiny_model(family=family), callbacks=[ExpertFrequencySync()])
     assert curve.loss[-1] < curve.loss[0]
     assert all(0 < value <= 4 for value in curve.lbl)
 
@@ -176,7 +178,7 @@ def test_a_non_finite_loss_stops_before_the_optimizer_step():
             self.module = pl_module
 
     poison = Poison()
-    with pytest.raises(NonFiniteLoss, match="loss is nan at optimizer step 2"):
+    with pytest.raises(NonFiniteLossError, match="loss is nan at optimizer step 2"):
         fit(steps=5, callbacks=[poison, FiniteLoss()])
     for name, value in poison.module.state_dict().items():
         assert torch.equal(value, poison.before[name])
@@ -207,5 +209,3 @@ def test_two_fits_are_bitwise_equal():
 
 if __name__ == "__main__":
     GOLDEN.write_text(json.dumps({"micro": golden_curve(None), "global": golden_curve("ranks")}, indent=1) + "\n")
-
-

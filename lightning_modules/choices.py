@@ -1,0 +1,14 @@
+"""One message for every word that is not one of those expected."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def check_choice(key: str, found: str, expected: Iterable[str]) -> None:
+    """ValueError unless `found` is one of `expected`, naming the config key and the nearest word."""
+    words = list(expected)
+    if found in words:
+        return
+    near = difflib.get_close_matches(str(found), words, n=1, cutoff=0.5)
+    hint = f"; the nearest is {near[0]}" if near else ""
+    raise ValueError(f"{key} is {found!r}; expected one of {', '.join(words)}{hint}.")

@@ -1,0 +1,97 @@
+"""The four families: built from plain arguments, exported, loaded again."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from lightning_modules.moe.models import FAMILIES, build_moe, count_parameters
+from lightning_modules.moe.module import MoELM
+from lightning_modules.runtime.config import register_resolvers
+from tests.moe.toy import fit, tiny_model
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"w{i}": i for i in range(63)} | {"<end>": 63}
+    whole = Tokenizer(models.WordLevel(words, unk_token="<end>"))
+    whole.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="<end>")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_export_loads_with_bitwise_equal_logits(family, tokenizer, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _, module, _ = fit(steps=3, model=tiny_model(family=family))
+    module.export(tmp_path / "export", tokenizer=tokenizer)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "export").eval()
+    ids = AutoTokenizer.from_pretrained(tmp_path / "export")("w1 w5 w9 w30 w2", return_tensors="pt")["input_ids"]
+    assert ids.tolist() == [[1, 5, 9, 30, 2]]
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, module.eval()(ids))
+    assert type(loaded) is type(module.model)
+
+
+def test_a_run_starts_from_an_exported_model(tokenizer, tmp_path):
+    _, module, _ = fit(steps=2)
+    module.export(tmp_path, tokenizer=tokenizer)
+    again = build_moe(vocab_size=64, pretrained=str(tmp_path))
+    for name, value in module.model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    assert again.router_aux_loss_coef == 0
+    assert fit(steps=3, model=again)[0].loss[0] < fit(steps=3)[0].loss[0]
+    with pytest.raises(ValueError, match="has 64 words but data.vocab_size is 65"):
+        build_moe(vocab_size=65, pretrained=str(tmp_path))
+    with pytest.raises(ValueError, match=r"model.pretrained=.*nowhere: no config.json there"):
+        build_moe(vocab_size=64, pretrained=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "qwen3"}, "model.family is 'qwen3'; expected one of qwen3_moe, .* the nearest is qwen3_moe"),
+        ({"top_k": 9}, "model.top_k is 9; expected 1 to model.experts, which is 8"),
+        ({"top_k": 0}, "model.top_k is 0; expected 1 to"),
+        ({"heads": 3}, "model.hidden_size is 32; expected a multiple of model.heads, which is 3"),
+        ({"kv_heads": 3}, "model.heads is 2; expected a multiple of model.kv_heads, which is 3"),
+    ],
+)
+def test_sizes_that_do_not_fit(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model(**changes)
+
+
+def test_active_parameters_are_those_a_token_meets():
+    model = tiny_model()
+    expert = 3 * 32 * 16
+    counts = count_parameters(model)
+    assert counts["total"] - counts["active"] == 2 * (8 - 2) * expert
+
+
+@pytest.mark.parametrize(
+    ("size", "total", "active"),
+    [
+        ("tiny", (0, 1e6), (0, 1e6)),
+        ("small", (5e6, 8e6), (1e6, 3e6)),
+        ("base", (3.6e8, 4.4e8), (4e7, 1e8)),
+        ("paper_3b", (3.3e9, 3.5e9), (5.7e8, 6.3e8)),
+    ],
+)
+def test_the_sizes_of_conf_model(size, total, active):
+    """Built on the meta device, so that the cluster shape needs no memory."""
+    register_resolvers(project=PROJECT)
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        cfg = compose("config", overrides=[f"model={size}", "+model.device=meta"])
+    model = instantiate(cfg.model)
+    counts = count_parameters(model)
+    assert total[0] <= counts["total"] <= total[1]
+    assert active[0] <= counts["active"] <= active[1]
+    assert MoELM(model=model).tap.routers, "the module finds its routers"
