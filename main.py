@@ -14,10 +14,13 @@ config.register_resolvers(project=Path(__file__).parent)
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float | None:
     # torch and Lightning take seconds to import: `--help`, `--cfg` and shell completion do without them.
+    from lightning_modules.runtime import errors
     from lightning_modules.runtime.run import run
 
-    result = run(cfg)
-    return result.get(cfg.objective_metric) if result else None
+    try:
+        return run(cfg)["metrics"].get(cfg.objective_metric)
+    except Exception as error:
+        errors.leave(error)
 
 
 if __name__ == "__main__":

@@ -101,10 +101,14 @@ class CorpusDataModule(pl.LightningDataModule):
         self.seq_len, self.micro_batch, self.global_batch = seq_len, micro_batch, global_batch
         self.layout, self.seed, self.workers = layout, seed, workers
         self.eval_batch, self.eval_windows = eval_batch, eval_windows
+        self._prepared = False
         self._restored: dict[str, Any] | None = None
 
     def prepare_data(self) -> None:
-        cache.build(source=self.source, vocab_size=self.vocab_size, folder=self.cache_dir / "tokens")
+        """Build the cache, or check the checksums of the one that is there; once in a process."""
+        if not self._prepared:
+            cache.build(source=self.source, vocab_size=self.vocab_size, folder=self.cache_dir / "tokens")
+            self._prepared = True
 
     @cached_property
     def folder(self) -> Path:

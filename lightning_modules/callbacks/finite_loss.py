@@ -15,6 +15,6 @@ class FiniteLoss(pl.Callback):
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
-                f"loss is {loss.item()} at optimizer step {trainer.global_step}: stopped before that step, so the last "
-                "checkpoint is good. Lower optimizer.lr, raise optimizer.warmup_steps, or look at the data of this step."
+                f"loss is {loss.item()} at optimizer step {trainer.global_step}: stopped before that step, so no weight "
+                "and no checkpoint holds it. Lower optimizer.lr, raise optimizer.warmup_steps, or look at the data of this step."
             )

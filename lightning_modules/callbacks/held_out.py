@@ -74,7 +74,7 @@ class HeldOutEvaluation(pl.Callback):
         pl_module.log_dict({**self.test_perplexity, **{f"test/{n.split('/')[1]}": v for n, v in found.items()}})
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
-            torch.save(self.tally, self.folder / "routing_test.pt")
+            torch.save({"domains": self._domains, **self.tally}, self.folder / "routing_test.pt")
 
     def _perplexities(self, split: str) -> dict[str, float]:
         overall, by_domain = self._perplexity.compute()

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 def register_resolvers(*, project: Path) -> None:
     """`${project:PATH}` is a path under the checkout; `${digest:TEXT}` eight hex digits of its SHA-256."""
-    OmegaConf.register_new_resolver("project", lambda path: str(project / path), replace=True)
+    OmegaConf.register_new_resolver("project", lambda path="": str(project / path), replace=True)
     OmegaConf.register_new_resolver(
         "digest", lambda text: hashlib.sha256(str(text).encode()).hexdigest()[:8], replace=True
     )

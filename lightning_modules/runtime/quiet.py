@@ -21,6 +21,8 @@ def hush() -> None:
     # Lightning's own code calls what torch has deprecated; and on two cores more workers would not help.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+    # What is logged on epoch level has been reduced over ranks by torchmetrics already.
+    warnings.filterwarnings("ignore", message=r".*It is recommended to use `self.log.*sync_dist=True.*")
     warnings.filterwarnings("ignore", message=r".*Checkpoint directory .* exists and is not empty.*")
 
     from transformers.utils import logging as transformers_logging

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-from lightning_modules.runtime import provenance, quiet, tracking
+from lightning_modules.runtime import errors, provenance, quiet, tracking
 
 console = Console(stderr=True)
 
@@ -24,7 +24,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     A run directory with a result.json is done and is left as it is, unless `fresh=true`.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if (folder / "result.json").is_file() and not cfg.fresh and _is_parent_process():
+    if (folder / "result.json").is_file() and not cfg.fresh and rank_zero_only.rank == 0:
         console.print(f"Already done: {folder}/result.json (fresh=true runs it again).")
         return json.loads((folder / "result.json").read_text())
     quiet.hush()
@@ -32,9 +32,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         torch.set_num_threads(cfg.threads)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = instantiate(cfg.data)
-    if _is_parent_process():
+    if rank_zero_only.rank == 0:
         (folder / "result.json").unlink(missing_ok=True)
-        datamodule.prepare_data()
     module = instantiate(cfg.module, model=instantiate(cfg.model))
     logger = tracking.open_logger(cfg, folder=folder, resolved=OmegaConf.to_container(cfg, resolve=True))
     trainer = pl.Trainer(
@@ -46,7 +45,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     try:
         result = _fit_and_test(cfg, trainer=trainer, module=module, datamodule=datamodule, folder=folder)
     except BaseException as error:
-        tracking.fail(logger, reason=f"{type(error).__name__}: {error}")
+        tracking.fail(logger, reason=f"{type(error).__name__}: {errors.reason(error)}")
         raise
     tracking.finish(logger, folder=folder)
     return result
@@ -60,8 +59,9 @@ def _fit_and_test(
     datamodule: pl.LightningDataModule,
     folder: Path,
 ) -> dict[str, Any]:
-    datamodule.setup("fit")
-    tracking.log_provenance(trainer.logger or None, provenance.collect(datamodule=datamodule, module=module))
+    if trainer.is_global_zero:
+        datamodule.prepare_data()
+        tracking.log_provenance(trainer.logger or None, provenance.collect(datamodule=datamodule, module=module))
     trainer.fit(module, datamodule=datamodule)
     metrics = _scalars(trainer.callback_metrics)
     if cfg.test:
@@ -84,11 +84,6 @@ def _wanted_callbacks(cfg: DictConfig) -> list[str]:
 
 def _scalars(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
-
-
-def _is_parent_process() -> bool:
-    """Lightning's DDP starts this script again for every other rank, with LOCAL_RANK set."""
-    return "LOCAL_RANK" not in os.environ or rank_zero_only.rank == 0
 
 
 def _write_atomically(path: Path, text: str) -> None:

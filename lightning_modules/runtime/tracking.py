@@ -66,11 +66,8 @@ def finish(logger: MLFlowLogger | None, *, folder: Path) -> None:
     for name in ("figures", ".hydra"):
         if (folder / name).is_dir():
             client.log_artifacts(run_id, str(folder / name), artifact_path=name.lstrip("."))
-    for name in ("result.json", "figures/routing_test.pt"):
-        if (folder / name).is_file() and name.endswith("json"):
-            client.log_artifact(run_id, str(folder / name))
-    result = json.loads((folder / "result.json").read_text()) if (folder / "result.json").is_file() else {}
-    client.set_tag(run_id, "steps", str(result.get("steps", "")))
+    client.log_artifact(run_id, str(folder / "result.json"))
+    client.set_tag(run_id, "steps", str(json.loads((folder / "result.json").read_text())["steps"]))
     logger.finalize("success")
 
 
