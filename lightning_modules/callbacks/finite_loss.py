@@ -16,5 +16,5 @@ class FiniteLoss(pl.Callback):
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
                 f"loss is {loss.item()} at optimizer step {trainer.global_step}: stopped before that step, so no weight "
-                "and no checkpoint holds it. Lower optimizer.lr, raise optimizer.warmup_steps, or look at the data of this step."
+                "and no checkpoint holds it. Lower optimizer.lr, raise optimizer.warmup_steps, or look at this step's data."
             )

@@ -104,14 +104,3 @@ def bias_step(*, counts_LME: Tensor) -> Tensor:
     """
     counts = counts_LME.double()
     return torch.sign(counts.mean(-1, keepdim=True) - counts).mean(1).float()
-
-
-def next_token_loss(*, logits_BSV: Tensor, targets_BS: Tensor, valid_BS: Tensor | None = None) -> Tensor:
-    """Cross-entropy per valid token in nats, logits already aligned with their targets."""
-    logits_BSV = logits_BSV.to(torch.promote_types(logits_BSV.dtype, torch.float32))
-    nll_BS = torch.nn.functional.cross_entropy(
-        logits_BSV.flatten(0, 1), targets_BS.flatten(), reduction="none"
-    ).view_as(targets_BS)
-    if valid_BS is None:
-        return nll_BS.mean()
-    return torch.where(valid_BS, nll_BS, nll_BS.new_zeros(())).sum() / valid_BS.sum().clamp(min=1)

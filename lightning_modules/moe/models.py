@@ -32,7 +32,7 @@ def build_moe(
     tie_embeddings: bool = True,
     dropout: float = 0.0,
     pretrained: str | None = None,
-    experts_implementation: str = "grouped_mm",
+    experts_implementation: str = "sorted",
     attention: str = "sdpa",
     gradient_checkpointing: bool = False,
     device: str = "cpu",
@@ -46,6 +46,8 @@ def build_moe(
     Raises ValueError for an unknown family, top_k > experts, or sizes that do not fit together.
     """
     from transformers import AutoModelForCausalLM
+
+    import lightning_modules.moe.experts  # noqa: F401, registers the `sorted` backend
 
     if pretrained is not None:
         model = load_pretrained(pretrained, attention=attention, experts_implementation=experts_implementation)

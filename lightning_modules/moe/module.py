@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules import metric_names as names
+from lightning_modules.linear_cross_entropy import linear_cross_entropy
 from lightning_modules.moe.losses import (
     Frequency,
     load_balancing_loss,
-    next_token_loss,
     router_z_loss,
 )
 from lightning_modules.moe.models import count_parameters, export, scoring_of
@@ -69,6 +69,11 @@ class MoELM(pl.LightningModule):
         self.tap.clear()
         return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """What the output layer reads, [B, S, H]; the routing is then at `self.tap.read()`."""
+        self.tap.clear()
+        return self.model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
     def routing(self, batch: dict[str, Tensor], block: int | None = None) -> RouterStats:
         """The last forward's routing cut into blocks of `block` sequences (default: the balance scope's)."""
         size = block or self.block or self.micro_batch
@@ -88,9 +93,14 @@ class MoELM(pl.LightningModule):
         return RouterStats(logits_LTE, indices_LTK, valid_T, sequences // size, self.scoring)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
-        logits_BSV = self(batch["input_ids"], batch.get("attention_mask"))
+        valid_BS = _valid(batch)
+        ce = linear_cross_entropy(
+            hidden_TH=self.hidden(batch["input_ids"], batch.get("attention_mask")).flatten(0, 1),
+            weight_VH=self.model.get_output_embeddings().weight,
+            targets_T=batch["targets"].flatten(),
+            valid_T=None if valid_BS is None else valid_BS.flatten(),
+        )
         stats = self.routing(batch)
-        ce = next_token_loss(logits_BSV=logits_BSV, targets_BS=batch["targets"], valid_BS=_valid(batch))
         lbl = self.balance_loss(stats)
         loss = ce + self.weight * lbl
         if self.micro_weight:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_modules.moe.specialization import coactivation_LEE
 from lightning_modules.reports.style import COLOURS, heatmap, panels, ticks
+from lightning_modules.reports.tables import mean_ci
 
 
 def selection_heatmap(*, share_DLE: Tensor, domains: Sequence[str]) -> Figure:
@@ -71,6 +72,30 @@ def compare_heatmaps(*, runs: dict[str, Tensor], domains: Sequence[str]) -> Figu
                 axis.set_ylabel(f"layer {layer}")
     figure.supxlabel("experts, in each panel ordered by the domain that selects them most", fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.6, label="share of the domain's selections")
+    return figure
+
+
+def ppl_by_domain(*, values: dict[str, dict[str, Sequence[float]]]) -> Figure:
+    """Test perplexity per domain and setting, relative to the first setting: mean and 95% interval over seeds.
+
+    values: setting -> domain -> one perplexity a seed, seeds in the same order for every setting.
+    """
+    base, *others = values
+    figure, axes = panels(1, 1, size=(6.5, 0.42 * len(values[base]) + 1.2), title=f"Test perplexity against {base}")
+    axis, domains = axes[0, 0], list(values[base])
+    for index, name in enumerate(others):
+        shift = (index - (len(others) - 1) / 2) * 0.6 / max(1, len(others))
+        for row, domain in enumerate(domains):
+            ratios = [100 * (b / a - 1) for a, b in zip(values[base][domain], values[name][domain], strict=False)]
+            estimate = mean_ci(ratios)
+            error = None if estimate.n < 2 else estimate.half_width
+            label = name if row == 0 else None
+            axis.errorbar(estimate.mean, row + shift, xerr=error, fmt="o", color=COLOURS[index], capsize=3, label=label)
+    axis.axvline(0, color="#8A8A8A", linestyle="--", linewidth=1)
+    axis.set(yticks=range(len(domains)), yticklabels=domains, xlabel="difference of perplexity, % (left is better)")
+    axis.invert_yaxis()
+    if others:
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

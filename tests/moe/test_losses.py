@@ -9,7 +9,6 @@ from lightning_modules.moe.losses import (
     bias_step,
     lbl_per_block,
     load_balancing_loss,
-    next_token_loss,
     reduce_layers,
     router_probabilities,
     router_z_loss,
@@ -224,10 +223,3 @@ def test_z_loss_ignores_padding():
 def test_bias_moves_towards_the_idle_experts():
     counts = torch.tensor([[[10, 0, 4, 2]], [[4, 4, 4, 4]]])
     assert bias_step(counts_LME=counts).tolist() == [[-1, 1, 0, 1], [0, 0, 0, 0]]
-
-
-def test_next_token_loss_masks_and_averages():
-    logits, targets = torch.randn(2, 5, 7), torch.randint(7, (2, 5))
-    valid = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0]]).bool()
-    expected = torch.nn.functional.cross_entropy(logits[valid], targets[valid])
-    torch.testing.assert_close(next_token_loss(logits_BSV=logits, targets_BS=targets, valid_BS=valid), expected)

@@ -95,3 +95,23 @@ def test_the_sizes_of_conf_model(size, total, active):
     assert total[0] <= counts["total"] <= total[1]
     assert active[0] <= counts["active"] <= active[1]
     assert MoELM(model=model).tap.routers, "the module finds its routers"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_sorted_backend_equals_the_eager_one(family):
+    """Values and gradients in float64, with an expert that no token chose."""
+    outputs = {}
+    for backend in ("eager", "sorted"):
+        model = tiny_model(family=family, experts_implementation=backend).double()
+        block = model.model.layers[0].mlp
+        assert block.experts.config._experts_implementation == backend
+        generator = torch.Generator().manual_seed(0)
+        hidden = torch.randn(24, 32, generator=generator, dtype=torch.float64, requires_grad=True)
+        indices = torch.rand(24, 7, generator=generator).topk(3).indices
+        weights = torch.rand(24, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+        out = block.experts(hidden, indices, weights)
+        parameters = [hidden, weights, *block.experts.parameters()]
+        outputs[backend] = [out, *torch.autograd.grad(out.square().sum(), parameters)]
+        assert float(outputs[backend][3][7].abs().max()) == 0
+    for eager, ours in zip(*outputs.values(), strict=True):
+        torch.testing.assert_close(ours, eager, rtol=0, atol=1e-12)

@@ -1,0 +1,60 @@
+"""The output layer and its cross-entropy in one, chunk by chunk, so that logits [T, V] never lie in memory at once.
+
+Shape legend: T tokens, H hidden units, V words, C tokens of a chunk.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Takes the gradient while a chunk's logits are at hand: one pass over them instead of four."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_TH: Tensor, weight_VH: Tensor, targets_T: Tensor, scale_T: Tensor, chunk: int
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad
+        grad_TH = torch.empty_like(hidden_TH) if wanted[0] else None
+        grad_VH = torch.zeros_like(weight_VH) if wanted[1] else None
+        loss = torch.zeros((), dtype=torch.promote_types(hidden_TH.dtype, torch.float32), device=hidden_TH.device)
+        for start in range(0, len(targets_T), chunk):
+            part = slice(start, start + chunk)
+            hidden_CH, target_C1 = hidden_TH[part], targets_T[part, None]
+            logits_CV = torch.nn.functional.linear(hidden_CH, weight_VH)
+            matmul_dtype = logits_CV.dtype
+            logits_CV = logits_CV.to(loss.dtype)
+            logits_CV -= logits_CV.logsumexp(1, keepdim=True)
+            loss -= (logits_CV.gather(1, target_C1)[:, 0] * scale_T[part]).sum()
+            if grad_TH is None and grad_VH is None:
+                continue
+            grad_CV = logits_CV.exp_()
+            grad_CV.scatter_add_(1, target_C1, grad_CV.new_full((), -1.0).expand_as(target_C1))
+            grad_CV = grad_CV.mul_(scale_T[part, None]).to(matmul_dtype)
+            if grad_TH is not None:
+                grad_TH[part] = grad_CV @ weight_VH.to(matmul_dtype)
+            if grad_VH is not None:
+                grad_VH += grad_CV.T @ hidden_CH.to(matmul_dtype)
+        ctx.save_for_backward(grad_TH, grad_VH)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_TH, grad_VH = ctx.saved_tensors
+        scaled = [None if g is None else g * grad.to(g.dtype) for g in (grad_TH, grad_VH)]
+        return *scaled, None, None, None
+
+
+def linear_cross_entropy(
+    *, hidden_TH: Tensor, weight_VH: Tensor, targets_T: Tensor, valid_T: Tensor | None = None, chunk: int = 256
+) -> Tensor:
+    """Mean over valid tokens of the cross-entropy of hidden @ weight.T, in nats; equal to doing it in two steps.
+
+    targets_T: int64. valid_T: bool, all when None; no valid token gives 0. Gradients flow to hidden and weight.
+    """
+    dtype = torch.promote_types(hidden_TH.dtype, torch.float32)
+    weight_T = torch.ones_like(targets_T, dtype=dtype) if valid_T is None else valid_T.to(dtype)
+    scale_T = weight_T / weight_T.sum().clamp(min=1)
+    return _LinearCrossEntropy.apply(hidden_TH, weight_VH, targets_T, scale_T, chunk)

@@ -1,0 +1,34 @@
+"""An experts backend for transformers' MoE blocks that suits a CPU; same weights, same sums.
+
+Shape legend: T tokens, H hidden units, K selected experts a token, E experts, S = T x K.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
+
+
+def sorted_experts(experts: nn.Module, hidden_TH: Tensor, indices_TK: Tensor, weights_TK: Tensor) -> Tensor:
+    """Tokens sorted by expert, one matrix product an expert; on a GPU transformers' grouped product.
+
+    Gathers with index_select, whose backward adds in parallel: 1.2 times the speed of `grouped_mm` on two cores with
+    16 experts, 0.9 with 64 (`make bench`).
+    """
+    if hidden_TH.is_cuda or not experts.has_gate or experts.has_bias or experts.is_transposed:
+        return grouped_mm_experts_forward(experts, hidden_TH, indices_TK, weights_TK)
+    tokens, k = indices_TK.shape
+    expert_S, order_S = torch.sort(indices_TK.reshape(-1), stable=True)
+    sizes = torch.bincount(expert_S, minlength=experts.num_experts).tolist()
+    gathered_SH = hidden_TH.index_select(0, order_S // k)
+    products = [
+        nn.functional.linear(experts._apply_gate(nn.functional.linear(own, up)), down)
+        for own, up, down in zip(
+            gathered_SH.split(sizes), experts.gate_up_proj.unbind(0), experts.down_proj.unbind(0), strict=True
+        )
+    ]
+    weighted_SH = torch.cat(products) * weights_TK.reshape(-1).index_select(0, order_S)[:, None]
+    # Back in token order, so that a token's K terms are added in the order in which every other backend adds them.
+    return weighted_SH.index_select(0, order_S.argsort()).view(tokens, k, -1).sum(1)
+
+
+ALL_EXPERTS_FUNCTIONS.register("sorted", sorted_experts)

@@ -1,0 +1,46 @@
+"""Tables of runs: mean and confidence interval over seeds, on the terminal and as Markdown."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from rich.table import Table
+from scipy import stats
+
+
+class Estimate(NamedTuple):
+    """Mean of `n` seeds with the half width of its confidence interval; nan for a single seed."""
+
+    mean: float
+    half_width: float
+    n: int
+
+    def __str__(self) -> str:
+        digits = 1 if abs(self.mean) >= 10 else 3
+        interval = f" ± {self.half_width:.{digits}f}" if self.n > 1 else ""
+        return f"{self.mean:.{digits}f}{interval}"
+
+
+def mean_ci(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
+    """Student's t interval of the mean over independent seeds."""
+    array = np.asarray(values, dtype=float)
+    if len(array) < 2:
+        return Estimate(float(array.mean()), float("nan"), len(array))
+    spread = array.std(ddof=1) / np.sqrt(len(array))
+    return Estimate(float(array.mean()), float(stats.t.ppf(0.5 + confidence / 2, len(array) - 1) * spread), len(array))
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A GitHub table; everything but the first column is right-aligned."""
+    lines = [" | ".join(columns), " | ".join(["---"] + ["---:"] * (len(columns) - 1))]
+    lines += [" | ".join(str(cell) for cell in row) for row in rows]
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def terminal(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> Table:
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    return table
