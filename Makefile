@@ -29,6 +29,9 @@ sweep: $(READY) ## a sweep: make sweep E=moe/scope O="seed=1,2,3"
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest
 
+mutants: $(READY) ## break the code on purpose, fault by fault, and see a test fail each time
+	$(BIN)/python -m tests.mutants
+
 bench: $(READY) ## speed against a bare loop and the Hugging Face Trainer; writes docs/results/bench.json
 	$(BIN)/python -m tests.bench.moe
 
@@ -47,4 +50,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run sweep test bench ui lint format hooks clean-runs
+.PHONY: help setup run sweep test mutants bench ui lint format hooks clean-runs

@@ -31,7 +31,9 @@ def evaluate(
     manager = TaskManager(include_path=str(include) if include else None)
     unknown = [name for name in tasks if name not in manager.all_tasks]
     if unknown:
-        raise ValueError(f"lm-eval knows no task {', '.join(unknown)}; `lm_eval ls tasks` lists them, --include adds yours.")
+        raise ValueError(
+            f"lm-eval knows no task {', '.join(unknown)}; `lm_eval ls tasks` lists them, --include adds yours."
+        )
     try:
         found = simple_evaluate(
             model="hf",

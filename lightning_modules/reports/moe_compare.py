@@ -5,6 +5,7 @@ Prints a table (mean and 95% interval over seeds per setting) and writes it with
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rich.console import Console
 from lightning_modules.moe.specialization import selection_share_DLE
 from lightning_modules.reports import moe_figures as draw
 from lightning_modules.reports.tables import markdown, mean_ci, terminal
+from lightning_modules.runtime.provenance import machine
 
 COLUMNS = {
     "test/ppl": "PPL",
@@ -35,7 +37,7 @@ def load(folder: Path) -> list[dict[str, Any]]:
         overrides = yaml.safe_load((path.parent / ".hydra" / "overrides.yaml").read_text())
         seed = next((o.split("=")[1] for o in overrides if o.startswith("seed=")), "1")
         settings = [o for o in overrides if not o.startswith(("seed=", "fresh=", "threads=", "paths.", "logger"))]
-        runs.append({"settings": settings, "seed": seed, "folder": path.parent, **json.loads(path.read_text())})
+        runs.append({**json.loads(path.read_text()), "settings": settings, "seed": seed, "folder": path.parent})
     if not runs:
         raise ValueError(f"no finished run (no result.json) below {folder}; start with `make run`.")
     return runs
@@ -57,27 +59,34 @@ def shares(run: dict[str, Any]) -> tuple[torch.Tensor, list[str]]:
     return share, domains
 
 
-def compare(folder: Path) -> tuple[list[str], list[list[Any]]]:
-    """Write heatmaps.png, ppl_by_domain.png and comparison.md into `folder`; returns the table."""
-    groups = by_setting(load(folder))
+def compare(folder: Path, out: Path) -> tuple[list[str], list[list[Any]]]:
+    """Write heatmaps.png, ppl_by_domain.png and comparison.md about the runs below `folder` to `out`; the table."""
+    runs = load(folder)
+    groups = by_setting(runs)
     columns = ["setting", "seeds", *COLUMNS.values()]
     rows = [
         [name, len(runs), *(mean_ci([r["metrics"][m] for r in runs]) for m in COLUMNS)] for name, runs in groups.items()
     ]
     first = {name: shares(runs[0]) for name, runs in groups.items()}
     domains = next(iter(first.values()))[1]
-    draw.compare_heatmaps(runs={n: s for n, (s, _) in first.items()}, domains=domains).savefig(folder / "heatmaps.png")
+    draw.compare_heatmaps(runs={n: s for n, (s, _) in first.items()}, domains=domains).savefig(out / "heatmaps.png")
     perplexity = {
         name: {d: [r["metrics"][f"test/ppl_{d}"] for r in runs] for d in domains} for name, runs in groups.items()
     }
-    draw.ppl_by_domain(values=perplexity).savefig(folder / "ppl_by_domain.png")
-    (folder / "comparison.md").write_text(markdown(columns, rows))
+    draw.ppl_by_domain(values=perplexity).savefig(out / "ppl_by_domain.png")
+    commits = ", ".join(sorted({run["commit"] for run in runs}))
+    (out / "comparison.md").write_text(f"Commit {commits}; {machine()}.\n\n{markdown(columns, rows)}")
     return columns, rows
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    target = parser.parse_args().folder
-    Console().print(terminal(*compare(target), title=f"{target}, mean ± 95% interval over seeds"))
+    parser.add_argument("--out", type=Path, help="where the table and the figures go; default: the folder itself")
+    given = parser.parse_args()
+    target = given.out or given.folder
+    target.mkdir(parents=True, exist_ok=True)
+    # A pipe has no width of its own; 80 columns would cut the table.
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(terminal(*compare(given.folder, target), title=f"{given.folder}, mean ± 95% interval over seeds"))
     print(f"{target}/heatmaps.png, ppl_by_domain.png and comparison.md are written.")

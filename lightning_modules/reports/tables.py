@@ -40,7 +40,7 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def terminal(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> Table:
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
+        table.add_column(column, justify="right" if index else "left", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     return table

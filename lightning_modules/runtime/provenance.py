@@ -5,6 +5,7 @@ import platform
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytorch_lightning as pl
 
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "hydra-core", "omegaconf", "mlflow", "tokenizers", "numpy")
@@ -25,6 +26,19 @@ def collect(*, datamodule: pl.LightningDataModule, module: pl.LightningModule) -
 def parameters(module: pl.LightningModule) -> dict[str, int]:
     count = getattr(module, "count_parameters", None)
     return count() if count else {"total": sum(p.numel() for p in module.parameters())}
+
+
+def commit() -> str:
+    """Short hash of the checkout, `-dirty` when it differs from it."""
+    return git("describe", "--always", "--abbrev=12", "--dirty") or "unknown"
+
+
+def machine() -> str:
+    """Cores, memory and processor, without the machine's name."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {name}"
 
 
 def git(*args: str) -> str:

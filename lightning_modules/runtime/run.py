@@ -68,7 +68,7 @@ def _fit_and_test(
         best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
         trainer.test(module, datamodule=datamodule, ckpt_path=best or None, verbose=False, weights_only=True)
         metrics |= _scalars(trainer.callback_metrics)
-    result = {"metrics": metrics, "steps": trainer.global_step, "folder": str(folder)}
+    result = {"metrics": metrics, "steps": trainer.global_step, "commit": provenance.commit()}
     if trainer.is_global_zero:
         if cfg.export and hasattr(module, "export"):
             module.export(folder / "export", tokenizer=datamodule.tokenizer)

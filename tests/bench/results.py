@@ -1,36 +1,17 @@
 """docs/results/bench.json: a list of rows, one system's replaced at a time, and its table as Markdown."""
 
 import json
-import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 
 from lightning_modules.reports.tables import markdown, terminal
+from lightning_modules.runtime.provenance import commit, machine
 
 PROJECT = Path(__file__).parents[2]
 RESULTS = PROJECT / "docs" / "results"
 COLUMNS = ("row", "value", "unit", "goal", "against", "why")
-
-
-def machine() -> str:
-    name = next((line.split(":")[1].strip() for line in _cpu_info() if line.startswith("model name")), "")
-    return (
-        f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {name or platform.processor()}"
-    )
-
-
-def _cpu_info() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.is_file() else []
-
-
-def commit() -> str:
-    asked = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=12", "--dirty"]
-    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 def row(name: str, value: float | None, unit: str, *, goal: str = "", peer: str = "", why: str = "") -> dict[str, Any]:

@@ -1,0 +1,115 @@
+"""Breaks the code on purpose, in a copy, and sees whether a test notices: `make mutants`.
+
+Each mutant is a fault that a public implementation of the load-balancing loss has had, or could have.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+PROJECT = Path(__file__).parents[1]
+SYNC = "lightning_modules/callbacks/expert_frequency_sync.py"
+LOSSES = "lightning_modules/moe/losses.py"
+MODULE = "lightning_modules/moe/module.py"
+MOE_TESTS = "tests/moe/test_losses.py tests/moe/test_trainer.py tests/moe/test_expert_frequency_sync.py"
+
+
+class Mutant(NamedTuple):
+    """Replace `old` (which must be there) by `new` in `file`; `tests` must then fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str = MOE_TESTS
+
+
+MUTANTS = (
+    Mutant("dividing by the world size", SYNC, "tokens_of_step / (ranks * blocks)", "tokens_of_step / blocks"),
+    Mutant(
+        "all-reducing P",
+        MODULE,
+        "prob_sums_LME=stats.prob_sums_LME,",
+        "prob_sums_LME=(torch.distributed.nn.all_reduce(stats.prob_sums_LME.clone()) / torch.distributed.get_world_size()"
+        " if torch.distributed.is_initialized() else stats.prob_sums_LME),",
+    ),
+    Mutant("resetting in on_before_zero_grad", SYNC, "def on_before_optimizer_step", "def on_before_zero_grad"),
+    Mutant("not resetting", SYNC, "        self.reset()\n", "        pass\n"),
+    Mutant(
+        "averaging f instead of summing counts",
+        SYNC,
+        "torch.cat([frequency.counts_LME.sum(1), tokens_L1], 1)",
+        "torch.cat([(frequency.counts_LME * 10**6 // frequency.counts_LME.sum(-1, keepdim=True).clamp(min=1)).sum(1), "
+        "tokens_L1], 1)",
+    ),
+    Mutant(
+        "pooling layers",
+        LOSSES,
+        "    layers_LM = lbl_per_block(frequency=frequency, prob_sums_LME=prob_sums_LME)\n",
+        "    pooled = Frequency(frequency.counts_LME.sum(0, keepdim=True), frequency.tokens_LM.sum(0, keepdim=True))\n"
+        "    layers_LM = lbl_per_block(frequency=pooled, prob_sums_LME=prob_sums_LME.sum(0, keepdim=True))\n",
+    ),
+    Mutant("double softmax", LOSSES, "return logits_LTE.softmax(-1)", "return logits_LTE.softmax(-1).softmax(-1)"),
+    Mutant(
+        "transformers' own auxiliary loss left on",
+        "lightning_modules/moe/models.py",
+        "model.router_aux_loss_coef = 0.0",
+        "model.router_aux_loss_coef = 0.001",
+    ),
+    Mutant(
+        "counting under recomputation",
+        "lightning_modules/moe/routing.py",
+        "        self.clear()\n        return",
+        "        return",
+    ),
+    Mutant(
+        "a resumed order that starts the epoch again",
+        "datamodules/order.py",
+        "epoch, start = self.epoch, self.position",
+        "epoch, start = self.epoch, 0",
+        "tests/datamodules/test_order.py",
+    ),
+    Mutant(
+        "a split that leaks",
+        "datamodules/corpus/cache.py",
+        'int.from_bytes(_digest(document)[:4], "big") % 100',
+        "hash(document) % 100",
+        "tests/datamodules/test_corpus.py",
+    ),
+    Mutant(
+        "padding in the tally",
+        "lightning_modules/moe/held_out.py",
+        "scores_LT = torch.where(stats.valid_T, stats.selected_scores_LT(), 0.0)",
+        "scores_LT = stats.selected_scores_LT()",
+        "tests/moe/test_specialization.py",
+    ),
+)
+
+
+def survives(mutant: Mutant) -> bool:
+    """True when every test passes in a copy of the checkout that carries the mutant."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        skip = shutil.ignore_patterns(".venv", ".git", "runs", "mlruns", "mlflow.db", "__pycache__", "docs")
+        shutil.copytree(PROJECT, copy, ignore=skip)
+        path = copy / mutant.file
+        text = path.read_text()
+        assert mutant.old in text, f"{mutant.name}: nothing to mutate in {mutant.file}"
+        path.write_text(text.replace(mutant.old, mutant.new))
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", *mutant.tests.split()]
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        print(
+            f"{'SURVIVED' if done.returncode == 0 else 'killed':9} {mutant.name}: {failed[0][:110] if failed else ''}",
+            flush=True,
+        )
+        return done.returncode == 0
+
+
+if __name__ == "__main__":
+    wanted = sys.argv[1:]
+    left = [m.name for m in MUTANTS if (not wanted or any(w in m.name for w in wanted)) and survives(m)]
+    sys.exit(f"survived: {', '.join(left)}" if left else 0)
