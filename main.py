@@ -15,10 +15,13 @@ config.register_resolvers(project=Path(__file__).parent)
 def main(cfg: DictConfig) -> float | None:
     # torch and Lightning take seconds to import: `--help`, `--cfg` and shell completion do without them.
     from lightning_modules.runtime import errors
-    from lightning_modules.runtime.run import run
+    from lightning_modules.runtime.run import Preempted, run
 
     try:
         return run(cfg)["metrics"].get(cfg.objective_metric)
+    except Preempted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.code)
     except Exception as error:
         errors.leave(error)
 

@@ -6,7 +6,6 @@ micro-batches see the same samples as one rank with R x M.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -62,10 +61,10 @@ def global_batches(
 
 
 class GlobalBatchSampler:
-    """Yields one rank's window numbers a forward; remembers epoch and forwards done.
+    """Yields one rank's window numbers, forward after forward, through as many epochs of the text as it takes.
 
-    The position rolls over to (epoch + 1, 0) before the last forward of an epoch is yielded, so that a checkpoint
-    written after it resumes at the next epoch.
+    Forward n of a run is forward n mod `per_epoch` of epoch n // `per_epoch`: Lightning sees one long epoch, so a run
+    can stop and go on anywhere. `start` is the first forward to yield; `len` stays that of the whole run.
     """
 
     def __init__(
@@ -79,7 +78,9 @@ class GlobalBatchSampler:
         accumulate: int = 1,
         ranks: int = 1,
         rank: int = 0,
+        steps: int | None = None,
     ) -> None:
+        """steps: optimizer steps of the run; None means one epoch."""
         self.micro_batches = micro_batches_per_forward(
             global_batch=global_batch, micro_batch=micro_batch, accumulate=accumulate, ranks=ranks
         )
@@ -87,31 +88,21 @@ class GlobalBatchSampler:
         self._order = dict(
             sizes=list(sizes), micro_batch=micro_batch, global_batch=global_batch, layout=layout, seed=seed
         )
-        self.epoch, self.position = 0, 0
-        self._cached: tuple[int, np.ndarray] | None = None
+        self._cached: tuple[int, np.ndarray] = (0, global_batches(**self._order, epoch=0))
+        self.per_epoch = len(self._cached[1]) * accumulate
+        self.forwards = self.per_epoch if steps is None else steps * accumulate
+        self.start = 0
 
-    def forward_windows(self, epoch: int, index: int) -> list[int]:
-        """This rank's windows of forward `index` of `epoch`, M x m numbers."""
-        if self._cached is None or self._cached[0] != epoch:
+    def forward_windows(self, forward: int) -> list[int]:
+        """This rank's windows of forward `forward` of the run, M x m numbers."""
+        epoch, index = divmod(forward, self.per_epoch)
+        if self._cached[0] != epoch:
             self._cached = (epoch, global_batches(**self._order, epoch=epoch))
         step, part = divmod(index, self.accumulate)
         return self._cached[1][step].reshape(self.accumulate, self.ranks, -1)[part, self.rank].tolist()
 
     def __len__(self) -> int:
-        sizes, m = self._order["sizes"], self._order["micro_batch"]
-        per_step = self._order["global_batch"] // m
-        return sum(size // m for size in sizes) // per_step * self.accumulate
+        return self.forwards
 
     def __iter__(self) -> Iterator[list[int]]:
-        forwards = len(self)
-        epoch, start = self.epoch, self.position
-        for index in range(start, forwards):
-            windows = self.forward_windows(epoch, index)
-            self.epoch, self.position = (epoch, index + 1) if index + 1 < forwards else (epoch + 1, 0)
-            yield windows
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.epoch, self.position = state["epoch"], state["position"]
+        return map(self.forward_windows, range(self.start, self.forwards))

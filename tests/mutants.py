@@ -68,8 +68,8 @@ MUTANTS = (
     Mutant(
         "a resumed order that starts the epoch again",
         "datamodules/order.py",
-        "epoch, start = self.epoch, self.position",
-        "epoch, start = self.epoch, 0",
+        "range(self.start, self.forwards)",
+        "range(0, self.forwards - self.start)",
         "tests/datamodules/test_order.py",
     ),
     Mutant(

@@ -102,7 +102,7 @@ class CorpusDataModule(pl.LightningDataModule):
         self.layout, self.seed, self.workers = layout, seed, workers
         self.eval_batch, self.eval_windows = eval_batch, eval_windows
         self._prepared = False
-        self._restored: dict[str, Any] | None = None
+        self._done = 0
 
     def prepare_data(self) -> None:
         """Build the cache, or check the checksums of the one that is there; once in a process."""
@@ -145,14 +145,22 @@ class CorpusDataModule(pl.LightningDataModule):
             accumulate=trainer.accumulate_grad_batches if trainer else 1,
             ranks=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
+            steps=self._steps() if trainer else None,
         )
-        if self._restored:
-            sampler.load_state_dict(self._restored)
+        sampler.start = self._done
         return sampler
 
-    def train_batch(self, epoch: int, index: int) -> Batch:
-        """Exactly what this rank's training loader yields as forward `index` of `epoch`."""
-        return self._train.__getitems__(self.sampler.forward_windows(epoch, index))
+    def _steps(self) -> int:
+        if self.trainer.max_steps < 1:
+            raise ValueError(
+                f"trainer.max_steps is {self.trainer.max_steps}; expected the optimizer steps of the run: runs are not "
+                "counted in epochs."
+            )
+        return self.trainer.max_steps
+
+    def train_batch(self, forward: int) -> Batch:
+        """Exactly what this rank's training loader yields as forward `forward` of the run."""
+        return self._train.__getitems__(self.sampler.forward_windows(forward))
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(
@@ -231,8 +239,19 @@ class CorpusDataModule(pl.LightningDataModule):
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sampler": self.sampler.state_dict(), "fingerprint": self.fingerprint()}
+        """Forwards done, by the trainer's count: the sampler is ahead of it when workers read ahead."""
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        return {"forwards": done, "fingerprint": self.fingerprint()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = state_dict["sampler"]
+        """Go on after the saved forward. ValueError when the text, split, tokenizer or order is another one."""
+        now = self.fingerprint()
+        changed = [name for name, value in state_dict["fingerprint"].items() if now.get(name) != value]
+        if changed:
+            raise ValueError(
+                f"this run was started on other data: the fingerprint of {', '.join(changed)} has changed "
+                f"({', '.join(state_dict['fingerprint'][c] + ' then, ' + now[c] + ' now' for c in changed)}). Restore it, "
+                "or start anew with fresh=true."
+            )
+        self._done = state_dict["forwards"]
         self.__dict__.pop("sampler", None)

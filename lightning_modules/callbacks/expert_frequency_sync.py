@@ -129,14 +129,14 @@ class ExpertFrequencySync(pl.Callback):
         The pass builds (and drops) its graph: without one, attention takes another kernel, draws other dropout
         masks and so counts other selections.
         """
-        epoch, steps = trainer.current_epoch, trainer.accumulate_grad_batches
+        steps = trainer.accumulate_grad_batches
         total_LX: Tensor | None = None
         cpu, cuda = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         self._counting = True
         try:
             with torch.no_grad(), trainer.precision_plugin.train_step_context():
                 for index in range(batch_idx, batch_idx + steps):
-                    batch = trainer.datamodule.train_batch(epoch, index)
+                    batch = trainer.datamodule.train_batch(index)
                     batch = trainer.strategy.batch_to_device(batch)
                     module.hidden(batch["input_ids"], batch.get("attention_mask"))
                     step_LX = pack(module.routing(batch).frequency)

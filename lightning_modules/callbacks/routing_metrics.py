@@ -27,6 +27,13 @@ class RoutingMetrics(pl.Callback):
         self.loads: list[tuple[int, Tensor]] = []
         self.scopes: list[dict[str, float]] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"loads": [list(pair) for pair in self.loads], "scopes": self.scopes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.loads = [(step, load) for step, load in state_dict["loads"]]
+        self.scopes = list(state_dict["scopes"])
+
     @torch.no_grad()
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,6 +1,7 @@
 """Where a result came from: commit and diff, packages, data fingerprints, size of the model."""
 
 import importlib.metadata
+import json
 import platform
 import subprocess
 from pathlib import Path
@@ -8,19 +9,24 @@ from pathlib import Path
 import psutil
 import pytorch_lightning as pl
 
+from lightning_modules.runtime.tracking import Tracker
+
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "hydra-core", "omegaconf", "mlflow", "tokenizers", "numpy")
 
 
-def collect(*, datamodule: pl.LightningDataModule, module: pl.LightningModule) -> dict[str, dict[str, str]]:
-    """`tags` to filter runs by and `texts` to keep as artifacts."""
+def log(tracker: Tracker, *, datamodule: pl.LightningDataModule, module: pl.LightningModule) -> None:
+    """Tags to filter runs by, the text of the rest, and the data as MLflow's input."""
     tags = {f"package.{name}": importlib.metadata.version(name) for name in PACKAGES}
-    tags |= {f"fingerprint.{name}": value for name, value in datamodule.fingerprint().items()}
-    tags |= {"git.commit": git("rev-parse", "HEAD") or "none", "python": platform.python_version()}
-    texts = {"git_diff.patch": git("diff", "HEAD")}
-    installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
-    texts["packages.txt"] = "\n".join(dict.fromkeys(installed))
+    fingerprint = datamodule.fingerprint()
+    tags |= {f"fingerprint.{name}": value for name, value in fingerprint.items()}
     tags |= {f"parameters.{name}": str(count) for name, count in parameters(module).items()}
-    return {"tags": tags, "texts": texts}
+    tracker.tags({**tags, "git.commit": git("rev-parse", "HEAD") or "none", "python": platform.python_version()})
+    tracker.text("provenance/git_diff.patch", git("diff", "HEAD"))
+    installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
+    tracker.text("provenance/packages.txt", "\n".join(dict.fromkeys(installed)))
+    source = json.dumps(datamodule.source.description()) if hasattr(datamodule, "source") else "{}"
+    name = type(datamodule).__name__.removesuffix("DataModule").lower()
+    tracker.inputs(name=name, digest=fingerprint["data"], source_type="facet", source=source[:60_000])
 
 
 def parameters(module: pl.LightningModule) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """One run from a composed config to result.json, whose presence means "done"."""
 
 import json
-import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
+from lightning_modules.callbacks.resume_point import Preempted, ResumePoint
 from lightning_modules.runtime import errors, provenance, quiet, tracking
+from lightning_modules.runtime.checkpoints import CheckedCheckpoints, newest_valid
+from lightning_modules.runtime.files import write_atomically
 
 console = Console(stderr=True)
 
@@ -21,49 +24,63 @@ console = Console(stderr=True)
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Instantiate, fit, test on the best checkpoint, draw, export; returns what result.json holds.
 
-    A run directory with a result.json is done and is left as it is, unless `fresh=true`.
+    A run directory with a result.json is done and is left as it is; one without goes on from its last checkpoint;
+    `fresh=true` starts anew in either case.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if (folder / "result.json").is_file() and not cfg.fresh and rank_zero_only.rank == 0:
+    first = rank_zero_only.rank == 0
+    if (folder / "result.json").is_file() and not cfg.fresh and first:
         console.print(f"Already done: {folder}/result.json (fresh=true runs it again).")
         return json.loads((folder / "result.json").read_text())
+    if cfg.fresh and first:
+        clear(folder)
     quiet.hush()
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
+    resume = newest_valid(folder / "checkpoints", say=console.print)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = instantiate(cfg.data)
-    if rank_zero_only.rank == 0:
-        (folder / "result.json").unlink(missing_ok=True)
     module = instantiate(cfg.module, model=instantiate(cfg.model))
-    logger = tracking.open_logger(cfg, folder=folder, resolved=OmegaConf.to_container(cfg, resolve=True))
-    trainer = pl.Trainer(
-        logger=logger or False,
-        callbacks=[instantiate(cfg.callbacks[name]) for name in _wanted_callbacks(cfg)],
-        default_root_dir=folder,
-        **instantiate(cfg.trainer),
-    )
+    tracker = tracking.open_tracker(cfg, folder=folder, resolved=OmegaConf.to_container(cfg, resolve=True))
     try:
-        result = _fit_and_test(cfg, trainer=trainer, module=module, datamodule=datamodule, folder=folder)
+        trainer = pl.Trainer(
+            logger=tracker or False,
+            callbacks=[instantiate(cfg.callbacks[name]) for name in _wanted_callbacks(cfg)],
+            plugins=[CheckedCheckpoints()],
+            default_root_dir=folder,
+            **instantiate(cfg.trainer),
+        )
+        if resume and first:
+            console.print(f"Going on from {resume}.")
+        result = _fit_and_test(cfg, trainer, module, datamodule, folder=folder, tracker=tracker, resume=resume)
     except BaseException as error:
-        tracking.fail(logger, reason=f"{type(error).__name__}: {errors.reason(error)}")
+        if tracker:
+            stopped = isinstance(error, (Preempted, KeyboardInterrupt, SystemExit))
+            tracker.end("KILLED" if stopped else "FAILED", reason=f"{type(error).__name__}: {errors.reason(error)}")
         raise
-    tracking.finish(logger, folder=folder)
+    if tracker:
+        tracker.end("FINISHED")
     return result
 
 
 def _fit_and_test(
     cfg: DictConfig,
-    *,
     trainer: pl.Trainer,
     module: pl.LightningModule,
     datamodule: pl.LightningDataModule,
+    *,
     folder: Path,
+    tracker: tracking.Tracker | None,
+    resume: Path | None,
 ) -> dict[str, Any]:
     if trainer.is_global_zero:
         datamodule.prepare_data()
-        tracking.log_provenance(trainer.logger or None, provenance.collect(datamodule=datamodule, module=module))
-    trainer.fit(module, datamodule=datamodule)
-    metrics = _scalars(trainer.callback_metrics)
+    if tracker:
+        provenance.log(tracker, datamodule=datamodule, module=module)
+    trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+    point = next((c for c in trainer.callbacks if isinstance(c, ResumePoint)), None)
+    # A run resumed at its very end has no training metrics of its own.
+    metrics = {**(point.metrics if point else {}), **_scalars(trainer.callback_metrics)}
     if cfg.test:
         best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
         trainer.test(module, datamodule=datamodule, ckpt_path=best or None, verbose=False, weights_only=True)
@@ -72,8 +89,23 @@ def _fit_and_test(
     if trainer.is_global_zero:
         if cfg.export and hasattr(module, "export"):
             module.export(folder / "export", tokenizer=datamodule.tokenizer)
-        _write_atomically(folder / "result.json", json.dumps(result, indent=2, sort_keys=True))
+        if tracker:
+            result["run_id"] = tracker.run_id
+        write_atomically(folder / "result.json", json.dumps(result, indent=2, sort_keys=True))
+        if tracker:
+            tracker.artifacts(folder / "figures", "figures")
+            tracker.artifacts(folder / ".hydra", "hydra")
+            tracker.artifacts(folder / "result.json")
     return result
+
+
+def clear(folder: Path) -> None:
+    """Forget an earlier run of this directory; its record in MLflow stays."""
+    (folder / "result.json").unlink(missing_ok=True)
+    for name in ("run.json", "tracking.jsonl", "tracking.done"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("checkpoints", "figures", "export"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _wanted_callbacks(cfg: DictConfig) -> list[str]:
@@ -84,12 +116,3 @@ def _wanted_callbacks(cfg: DictConfig) -> list[str]:
 
 def _scalars(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    beside = path.with_suffix(".tmp")
-    with open(beside, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)

@@ -1,79 +1,176 @@
-"""MLflow as the record of a run: opened on rank 0, told how the run ended."""
+"""MLflow as the record of a run. Nothing here waits for the server: all goes through the journal."""
 
 import json
+import os
+import socket
+import time
+import uuid
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import MLFlowLogger
+import psutil
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from lightning_modules.runtime.courier import Courier, Delivery
+from lightning_modules.runtime.files import write_atomically
+from lightning_modules.runtime.journal import Journal
 
 PARAM_LIMIT = 250
+PARAM_GROUPS = ("model", "balance", "data", "optimizer", "trainer")
+PARENT_RUN = "FACET_PARENT_RUN"
 
 
-def open_logger(cfg: DictConfig, *, folder: Path, resolved: dict[str, Any]) -> MLFlowLogger | None:
-    """The logger of `conf/logger`, or None for `logger=none`. Nothing is created before the first rank-0 access."""
-    if cfg.logger is None or not cfg.logger.get("tracking_uri"):
+class Tracker(Logger):
+    """Lightning's logger and the runtime's tracker in one; rank 0 only. A resumed run never logs a point twice."""
+
+    def __init__(self, *, folder: Path, uri: str, experiment: str, name: str, artifact_location: str | None) -> None:
+        super().__init__()
+        self.folder, self._experiment = folder, experiment
+        self.journal = Journal(folder)
+        self._seen = self.journal.last_steps() if self.journal.existed else {}
+        self.identity = folder / "run.json"
+        known = json.loads(self.identity.read_text()) if self.identity.is_file() else {}
+        self.resumed = bool(known)
+        self._known = known or {"uid": uuid.uuid4().hex, "run_id": None, "params": None}
+        self.delivery = Delivery(self.journal, uri=uri, run_id=self._known["run_id"])
+        self.courier = Courier(self.delivery)
+        self.journal.append(
+            "start",
+            experiment=experiment,
+            artifact_location=artifact_location,
+            name=name,
+            uid=self._known["uid"],
+            tags=owner(),
+        )
+        self.journal.append("tags", tags={**owner(), "folder": folder.name})
+        self._save_identity()
+        if self.courier.attempt():
+            self._save_identity()
+        self.courier.start()
+
+    def _save_identity(self) -> None:
+        self._known["run_id"] = self.delivery.run_id
+        write_atomically(self.identity, json.dumps(self._known, indent=1))
+
+    @property
+    def run_id(self) -> str | None:
+        return self.delivery.run_id
+
+    @property
+    def name(self) -> str:
+        return self._experiment
+
+    @property
+    def version(self) -> str:
+        return self.folder.name
+
+    def params(self, params: dict[str, str]) -> None:
+        """Log them; on a resumed run note what changed as the tag `param_drift` (MLflow's parameters never change)."""
+        before = self._known["params"]
+        if before is None:
+            self._known["params"] = params
+            self._save_identity()
+            self.journal.append("params", params=params)
+        elif drift := {k: [before.get(k), v] for k, v in params.items() if before.get(k) != v}:
+            self.tags({"param_drift": "; ".join(f"{k}: {a} -> {b}" for k, (a, b) in drift.items())[:5000]})
+
+    def tags(self, tags: dict[str, str]) -> None:
+        self.journal.append("tags", tags={key: str(value)[:5000] for key, value in tags.items()})
+
+    def text(self, name: str, text: str) -> None:
+        self.journal.append("text", name=name, text=text)
+
+    def artifacts(self, path: Path, to: str | None = None) -> None:
+        """A file or a folder; it is read when it is delivered."""
+        self.journal.append("artifacts", path=str(path), to=to)
+
+    def inputs(self, *, name: str, digest: str, source_type: str, source: str) -> None:
+        self.journal.append("inputs", name=name, digest=digest, source_type=source_type, source=source)
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        step = step or 0
+        now = int(time.time() * 1000)
+        points = [[key, float(value), now, step] for key, value in metrics.items() if step > self._seen.get(key, -1)]
+        if points:
+            self._seen.update((key, step) for key, *_ in points)
+            self.journal.append("metrics", points=points)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The runtime logs the parameters; Lightning's own are module hyperparameters, of which there are none."""
+
+    def end(self, status: str, *, reason: str = "") -> None:
+        """FINISHED, FAILED or KILLED; tells where to deliver from when the server is away."""
+        if reason:
+            self.tags({"failure_reason": reason})
+        self.journal.append("end", status=status)
+        if self.courier.close():
+            self._save_identity()
+        else:
+            print(f"tracking server away at the end: `make sync` delivers {self.journal.path} when it is back.")
+        self.journal.close()
+
+
+def owner() -> dict[str, str]:
+    """Which process a RUNNING run belongs to, so that a dead one can be told from a busy one."""
+    return {"facet.host": socket.gethostname(), "facet.pid": str(os.getpid()), "facet.started": started(os.getpid())}
+
+
+def started(pid: int) -> str:
+    """When a process began, '' when it is no more: a process number alone comes round again."""
+    try:
+        return str(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def reap(delivery: Delivery, experiment: str) -> list[str]:
+    """Mark the RUNNING runs of dead processes of this machine FAILED; returns their ids."""
+    found = delivery.client.get_experiment_by_name(experiment)
+    if found is None:
+        return []
+    query = f"attributes.status = 'RUNNING' and tags.`facet.host` = '{socket.gethostname()}'"
+    dead = []
+    for run in delivery.client.search_runs([found.experiment_id], query):
+        tags = run.data.tags
+        if started(int(tags["facet.pid"])) != tags["facet.started"]:
+            reason = "the process died without a word: killed, or out of memory"
+            delivery.client.set_tag(run.info.run_id, "failure_reason", reason)
+            delivery.client.set_terminated(run.info.run_id, status="FAILED")
+            dead.append(run.info.run_id)
+    return dead
+
+
+def open_tracker(cfg: Any, *, folder: Path, resolved: dict[str, Any]) -> Tracker | None:
+    """The tracker of `conf/logger` on rank 0; None for `logger=none` and on every other rank."""
+    if cfg.logger is None or not cfg.logger.get("tracking_uri") or rank_zero_only.rank != 0:
         return None
-    path = sqlite_path(cfg.logger.tracking_uri)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    logger = MLFlowLogger(
-        experiment_name=cfg.experiment_name,
-        run_name=cfg.run_name,
-        tracking_uri=cfg.logger.tracking_uri,
+    tracker = Tracker(
+        folder=folder,
+        uri=cfg.logger.tracking_uri,
+        experiment=cfg.experiment_name,
+        name=cfg.run_name,
         artifact_location=cfg.logger.artifact_location,
-        tags={"system": cfg.system_name, "folder": folder.name},
     )
-    logger.log_hyperparams(short_params(resolved))
-    return logger
-
-
-def sqlite_path(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    tags = {"system": cfg.system_name}
+    if PARENT_RUN in os.environ:
+        tags["mlflow.parentRunId"] = os.environ[PARENT_RUN]
+    tracker.tags(tags)
+    tracker.params(short_params(resolved))
+    if not tracker.courier.away:
+        reap(tracker.delivery, cfg.experiment_name)
+    return tracker
 
 
 def short_params(resolved: dict[str, Any]) -> dict[str, str]:
     """What a person compares runs by: every leaf of the groups that define the science, as short strings."""
-    params: dict[str, str] = {"seed": str(resolved["seed"])}
-    for group in ("model", "balance", "data", "optimizer", "trainer"):
-        flat = OmegaConf.create({group: resolved.get(group) or {}})
-        params |= {key: str(value)[:PARAM_LIMIT] for key, value in _leaves(OmegaConf.to_container(flat))}
+    params = {"seed": str(resolved["seed"])}
+    for group in PARAM_GROUPS:
+        params |= {key: str(value)[:PARAM_LIMIT] for key, value in _leaves(resolved.get(group) or {}, group)}
     return {key: value for key, value in params.items() if "_target_" not in key}
 
 
-def _leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+def _leaves(tree: Any, prefix: str) -> list[tuple[str, Any]]:
     if not isinstance(tree, dict):
         return [(prefix, tree)]
-    return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{prefix}.{key}" if prefix else str(key))]
-
-
-def log_provenance(logger: MLFlowLogger | None, facts: dict[str, Any]) -> None:
-    """Tags for what one filters by (commit, fingerprints), an artifact for the rest."""
-    if logger is None or logger.run_id is None:
-        return
-    client, run_id = logger.experiment, logger.run_id
-    for name, value in facts["tags"].items():
-        client.set_tag(run_id, name, value)
-    for name, text in facts["texts"].items():
-        client.log_text(run_id, text, f"provenance/{name}")
-
-
-def finish(logger: MLFlowLogger | None, *, folder: Path) -> None:
-    """Artifacts of a run that ended well: its figures, config and result."""
-    if logger is None or logger.run_id is None:
-        return
-    client, run_id = logger.experiment, logger.run_id
-    for name in ("figures", ".hydra"):
-        if (folder / name).is_dir():
-            client.log_artifacts(run_id, str(folder / name), artifact_path=name.lstrip("."))
-    client.log_artifact(run_id, str(folder / "result.json"))
-    client.set_tag(run_id, "steps", str(json.loads((folder / "result.json").read_text())["steps"]))
-    logger.finalize("success")
-
-
-def fail(logger: MLFlowLogger | None, *, reason: str) -> None:
-    """Mark the run FAILED and say why."""
-    if logger is None or logger.run_id is None:
-        return
-    logger.experiment.set_tag(logger.run_id, "failure_reason", reason[:5000])
-    logger.finalize("failed")
+    return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{prefix}.{key}")]

@@ -121,7 +121,7 @@ def test_own_auxiliary_loss_of_transformers_is_off():
     plain = model(input_ids=ids, labels=ids)
     assert float(out.loss) == float(plain.loss)
     curve, _module, _ = fit(steps=1, weight=0.0, z_weight=0.0)
-    batch = ToyData().train_batch(0, 0)
+    batch = ToyData().train_batch(0)
     logits = tiny_model()(input_ids=batch["input_ids"]).logits
     ce = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten())
     assert curve.loss[0] == pytest.approx(float(ce), abs=1e-6)

@@ -31,7 +31,7 @@ class ToyData(pl.LightningDataModule):
         self.sequences, self.steps, self.epoch_forwards = sequences, steps, epoch_forwards
         self.domains = ["a", "b"]
 
-    def train_batch(self, epoch, index):
+    def train_batch(self, index, epoch=0):
         accumulate, ranks, rank = 1, 1, 0
         if self.trainer is not None:
             accumulate = self.trainer.accumulate_grad_batches
@@ -46,10 +46,10 @@ class ToyData(pl.LightningDataModule):
 
     def train_dataloader(self):
         forwards = self.epoch_forwards or self.steps * self.trainer.accumulate_grad_batches
-        return loader([self.train_batch(0, i) for i in range(forwards)])
+        return loader([self.train_batch(i) for i in range(forwards)])
 
     def val_dataloader(self):
-        return loader([self.train_batch(9, 0)])
+        return loader([self.train_batch(0, epoch=9)])
 
 
 class Curve(pl.Callback):

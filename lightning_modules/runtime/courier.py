@@ -1,0 +1,194 @@
+"""Carries a run's journal to MLflow, in order and exactly once, in a thread of its own.
+
+A server that is away costs nothing: entries stay in the journal and go when it is back, in this run, when the run
+is resumed, or by `make sync`.
+"""
+
+import contextlib
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.runtime.journal import Entry, Journal
+
+# A server that is away must be found out in seconds, not after minutes of retries; the journal is the retry.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+BATCH = 1000
+RUN_TAG = "facet.run"
+
+
+class Delivery:
+    """One journal and one MLflow run. `run_id` is None until the run has been created on the server."""
+
+    def __init__(self, journal: Journal, *, uri: str, run_id: str | None = None) -> None:
+        self.journal, self.uri, self.run_id = journal, uri, run_id
+        self._client: Any = None
+        # What was sent last may have arrived although nobody was told so.
+        self._doubtful = journal.existed
+
+    @property
+    def client(self) -> Any:
+        if self._client is None:
+            from mlflow import MlflowClient
+
+            with database_lock(self.uri):
+                client = MlflowClient(self.uri)
+                client.search_experiments(max_results=1)
+            self._client = client
+        return self._client
+
+    def deliver(self) -> int:
+        """Deliver all that is pending; returns the number of entries. Raises whatever the server's absence raises."""
+        done = 0
+        try:
+            for offset, entry in merged(self.journal.pending()):
+                getattr(self, f"_{entry['kind']}")(entry)
+                self.journal.mark(offset)
+                self._doubtful = False
+                done += 1
+        except Exception:
+            self._doubtful = True
+            raise
+        return done
+
+    def _start(self, entry: Entry) -> None:
+        if self.run_id is None:
+            experiment = self._experiment(entry["experiment"], entry["artifact_location"])
+            found = (
+                self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{entry['uid']}'") if self._doubtful else []
+            )
+            if found:
+                self.run_id = found[0].info.run_id
+            else:
+                tags = {**entry["tags"], RUN_TAG: entry["uid"]}
+                self.run_id = self.client.create_run(experiment, run_name=entry["name"], tags=tags).info.run_id
+        else:
+            self.client.update_run(self.run_id, status="RUNNING")
+
+    def _experiment(self, name: str, artifact_location: str | None) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return found.experiment_id
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.create_experiment(name, artifact_location=artifact_location)
+        except MlflowException:
+            # Another process was faster.
+            return self.client.get_experiment_by_name(name).experiment_id
+
+    def _metrics(self, entry: Entry) -> None:
+        from mlflow.entities import Metric
+
+        points = entry["points"]
+        if self._doubtful:
+            there = {
+                k: {m.step for m in self.client.get_metric_history(self.run_id, k)} for k in {p[0] for p in points}
+            }
+            points = [p for p in points if p[3] not in there[p[0]]]
+        if points:
+            metrics = [Metric(key, value, time, step) for key, value, time, step in points]
+            self.client.log_batch(self.run_id, metrics=metrics)
+
+    def _params(self, entry: Entry) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(key, value) for key, value in entry["params"].items()]
+        for i in range(0, len(params), 100):
+            self.client.log_batch(self.run_id, params=params[i : i + 100])
+
+    def _tags(self, entry: Entry) -> None:
+        from mlflow.entities import RunTag
+
+        tags = [RunTag(key, value) for key, value in entry["tags"].items()]
+        for i in range(0, len(tags), 100):
+            self.client.log_batch(self.run_id, tags=tags[i : i + 100])
+
+    def _inputs(self, entry: Entry) -> None:
+        from mlflow.entities import Dataset, DatasetInput
+
+        dataset = Dataset(entry["name"], entry["digest"], entry["source_type"], entry["source"])
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset)])
+
+    def _text(self, entry: Entry) -> None:
+        self.client.log_text(self.run_id, entry["text"], entry["name"])
+
+    def _artifacts(self, entry: Entry) -> None:
+        path = Path(entry["path"])
+        if path.is_dir():
+            self.client.log_artifacts(self.run_id, str(path), artifact_path=entry["to"])
+        elif path.is_file():
+            self.client.log_artifact(self.run_id, str(path), artifact_path=entry["to"])
+
+    def _end(self, entry: Entry) -> None:
+        self.client.set_terminated(self.run_id, status=entry["status"])
+
+
+def merged(entries: Iterator[tuple[int, Entry]]) -> Iterator[tuple[int, Entry]]:
+    """Neighbouring metrics entries become one, of at most `BATCH` points: a request costs more than its points."""
+    points: list[Any] = []
+    last = 0
+    for offset, entry in entries:
+        fits = entry["kind"] == "metrics" and len(points) + len(entry["points"]) <= BATCH
+        if points and not fits:
+            yield last, {"kind": "metrics", "points": points}
+            points = []
+        if entry["kind"] == "metrics":
+            points, last = points + entry["points"], offset
+        else:
+            yield offset, entry
+    if points:
+        yield last, {"kind": "metrics", "points": points}
+
+
+@contextlib.contextmanager
+def database_lock(uri: str) -> Iterator[None]:
+    """Of several processes that open a fresh SQLite database at once, one makes its tables and the others wait."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    path = Path(uri.removeprefix("sqlite:///"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f"{path.name}.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class Courier(threading.Thread):
+    """Delivers every `interval` seconds; tells once when the server is away, and when it is back."""
+
+    def __init__(self, delivery: Delivery, *, interval: float = 5.0, say: Any = print) -> None:
+        super().__init__(daemon=True, name="courier")
+        self.delivery, self.interval, self.say = delivery, interval, say
+        self._stop_asked = threading.Event()
+        self.away = False
+
+    def run(self) -> None:
+        while not self._stop_asked.wait(self.interval):
+            self.attempt()
+
+    def attempt(self) -> bool:
+        """True when nothing is left to deliver."""
+        try:
+            self.delivery.deliver()
+        except Exception as error:  # the server's absence has many names, and training goes on under each
+            if not self.away:
+                self.say(f"tracking server not reached ({type(error).__name__}); points are kept and delivered later.")
+            self.away = True
+            return False
+        if self.away:
+            self.say("tracking server is back; all points delivered.")
+        self.away = False
+        return True
+
+    def close(self) -> bool:
+        """Stop the thread, try a last time; False when something is left for `make sync`."""
+        self._stop_asked.set()
+        if self.is_alive():
+            self.join()
+        return self.attempt()

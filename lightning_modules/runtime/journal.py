@@ -1,0 +1,75 @@
+"""The journal of a run: what it tells the tracking server, written to disk first and delivered from there.
+
+One JSON object a line. A line that is there survives the process; a line half-written when the process died is cut off
+at the next start. `tracking.done` holds how many bytes have been delivered.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Entry = dict[str, Any]
+
+
+class Journal:
+    """Append from any thread; read what is pending; mark what is delivered."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path, self._done = folder / "tracking.jsonl", folder / "tracking.done"
+        self.existed = self.path.is_file()
+        self._lock = threading.Lock()
+        self._cut_torn_line()
+        self._file = open(self.path, "ab")  # noqa: SIM115, open as long as the run
+
+    def _cut_torn_line(self) -> None:
+        if not self.existed:
+            return
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):
+            os.truncate(self.path, whole)
+
+    def append(self, kind: str, **content: Any) -> None:
+        line = json.dumps({"kind": kind, **content}).encode() + b"\n"
+        with self._lock:
+            self._file.write(line)
+            self._file.flush()
+
+    def entries(self, start: int = 0) -> Iterator[tuple[int, Entry]]:
+        """(offset after the entry, entry) of every whole line from byte `start` on."""
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                start += len(line)
+                yield start, json.loads(line)
+
+    @property
+    def delivered(self) -> int:
+        return int(self._done.read_text()) if self._done.is_file() else 0
+
+    def mark(self, offset: int) -> None:
+        """Everything before `offset` has been delivered."""
+        beside = self._done.with_suffix(".new")
+        beside.write_text(str(offset))
+        os.replace(beside, self._done)
+
+    def pending(self) -> Iterator[tuple[int, Entry]]:
+        return self.entries(self.delivered)
+
+    def last_steps(self) -> dict[str, int]:
+        """Highest step of every metric that the journal holds."""
+        steps: dict[str, int] = {}
+        for _, entry in self.entries():
+            for key, _value, _time, step in entry.get("points", ()):
+                steps[key] = max(step, steps.get(key, -1))
+        return steps
+
+    def close(self) -> None:
+        with self._lock:
+            self._file.close()
