@@ -77,7 +77,9 @@ class Delivery:
         from mlflow.exceptions import MlflowException
 
         try:
-            return self.client.create_experiment(name, artifact_location=artifact_location)
+            # Of this kind the UI opens on the table of runs, not on the overview of chat traces.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return self.client.create_experiment(name, artifact_location=artifact_location, tags=kind)
         except MlflowException:
             # Another process was faster.
             return self.client.get_experiment_by_name(name).experiment_id

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from hydra.core.hydra_config import HydraConfig
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
@@ -149,7 +150,7 @@ def open_tracker(cfg: Any, *, folder: Path, resolved: dict[str, Any]) -> Tracker
         folder=folder,
         uri=cfg.logger.tracking_uri,
         experiment=cfg.experiment_name,
-        name=cfg.run_name,
+        name=cfg.run_name or run_name(list(HydraConfig.get().overrides.task), cfg.seed),
         artifact_location=cfg.logger.artifact_location,
     )
     tags = {"system": cfg.system_name}
@@ -160,6 +161,12 @@ def open_tracker(cfg: Any, *, folder: Path, resolved: dict[str, Any]) -> Tracker
     if not tracker.courier.away:
         reap(tracker.delivery, cfg.experiment_name)
     return tracker
+
+
+def run_name(overrides: list[str], seed: int) -> str:
+    """What sets a run apart among its experiment's: `balance=micro s1`."""
+    told = ("experiment=", "seed=", "debug=", "paths.", "fresh=", "threads=", "logger", "experiment_name=")
+    return " ".join([*(o for o in overrides if not o.startswith(told)), f"s{seed}"])
 
 
 def short_params(resolved: dict[str, Any]) -> dict[str, str]:
