@@ -6,17 +6,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightning_modules.bounds import Positive, Share, Weight, Whole
+
 
 def adamw_with_schedule(
     *,
     module: nn.Module,
     total_steps: int,
-    lr: float = 1e-3,
-    min_lr_ratio: float = 0.1,
-    warmup_steps: int = 50,
-    weight_decay: float = 0.1,
-    betas: tuple[float, float] = (0.9, 0.95),
-    eps: float = 1e-8,
+    lr: Positive = 1e-3,
+    min_lr_ratio: Share = 0.1,
+    warmup_steps: Whole = 50,
+    weight_decay: Weight = 0.1,
+    betas: tuple[Share, Share] = (0.9, 0.95),
+    eps: Positive = 1e-8,
 ) -> dict[str, Any]:
     """Lightning's optimizer dictionary: fused AdamW; linear warm-up, then cosine to `min_lr_ratio` x lr.
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.corpus import cache
 from datamodules.corpus.sources import Source
 from datamodules.order import ORDER_VERSION, GlobalBatchSampler
+from lightning_modules.bounds import Count, Whole
 
 Batch = dict[str, Tensor]
 
@@ -86,15 +87,15 @@ class CorpusDataModule(pl.LightningDataModule):
         *,
         source: Source,
         cache_dir: str,
-        vocab_size: int = 4096,
-        seq_len: int = 128,
-        micro_batch: int = 4,
-        global_batch: int = 32,
+        vocab_size: Count = 4096,
+        seq_len: Count = 128,
+        micro_batch: Count = 4,
+        global_batch: Count = 32,
         layout: str = "homogeneous",
-        seed: int = 0,
-        workers: int = 0,
-        eval_batch: int = 32,
-        eval_windows: int = 64,
+        seed: Whole = 0,
+        workers: Whole = 0,
+        eval_batch: Count = 32,
+        eval_windows: Count = 64,
     ) -> None:
         super().__init__()
         self.source, self.cache_dir, self.vocab_size = source, Path(cache_dir), vocab_size

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lightning_modules.bounds import Weight
 from lightning_modules.choices import check_choice
 from lightning_modules.moe.losses import bias_step
 
@@ -18,7 +19,7 @@ class AuxFreeBias(pl.Callback):
     scope `micro`: that sign per micro-batch, averaged. transformers never moves this bias by itself.
     """
 
-    def __init__(self, *, rate: float = 0.001, scope: str = "batch") -> None:
+    def __init__(self, *, rate: Weight = 0.001, scope: str = "batch") -> None:
         check_choice("callbacks.aux_free_bias.scope", scope, ("micro", "batch"))
         self.rate, self.scope = rate, scope
         self._sum: Tensor | None = None

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lightning_modules.bounds import Count, Whole
 from lightning_modules.choices import check_choice
 from lightning_modules.moe.losses import Frequency, selection_counts
 from lightning_modules.moe.routing import RouterStats
@@ -35,7 +36,7 @@ class ExpertFrequencySync(pl.Callback):
     """
 
     def __init__(
-        self, *, scope: str = "ranks", from_step: int = 0, until_step: int | None = None, seed: int = 0
+        self, *, scope: str = "ranks", from_step: Whole = 0, until_step: Count | None = None, seed: Whole = 0
     ) -> None:
         check_choice("callbacks.expert_frequency_sync.scope", scope, SCOPES)
         self.scope, self.from_step, self.until_step, self.seed = scope, from_step, until_step, seed

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_modules import metric_names as names
+from lightning_modules.bounds import Count
 from lightning_modules.moe.held_out import DomainPerplexity, RoutingTally
 from lightning_modules.moe.specialization import summary
 
@@ -17,7 +18,7 @@ class HeldOutEvaluation(pl.Callback):
     The tally of the test split is kept in `tally` (CPU tensors) and written to `<folder>/routing_test.pt`.
     """
 
-    def __init__(self, *, folder: str, shuffles: int = 100) -> None:
+    def __init__(self, *, folder: str, shuffles: Count = 100) -> None:
         self.folder, self.shuffles = Path(folder), shuffles
         self.tally: dict[str, torch.Tensor] | None = None
         self.test_perplexity: dict[str, float] = {}

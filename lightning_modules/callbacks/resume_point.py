@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Checkpoint
 
+from lightning_modules.bounds import Count
 from lightning_modules.runtime.checkpoints import LAST
 
 
@@ -28,9 +29,7 @@ class ResumePoint(Checkpoint):
     Beside Lightning's state it holds every rank's random state. A step at which validation is due is saved after it.
     """
 
-    def __init__(self, *, folder: str, every_n_steps: int = 200) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"callbacks.resume_point.every_n_steps is {every_n_steps}; expected at least 1.")
+    def __init__(self, *, folder: str, every_n_steps: Count = 200) -> None:
         self.folder, self.every_n_steps = Path(folder), every_n_steps
         self._saved_at, self._signal = 0, 0
         self._due = False

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules import metric_names as names
+from lightning_modules.bounds import Count, Whole
 
 
 class ZeroShotChoice(pl.Callback):
@@ -14,7 +15,7 @@ class ZeroShotChoice(pl.Callback):
     stand-in for the paper's downstream tasks.
     """
 
-    def __init__(self, *, per_domain: int = 48, batch: int = 16, seed: int = 0) -> None:
+    def __init__(self, *, per_domain: Count = 48, batch: Count = 16, seed: Whole = 0) -> None:
         self.per_domain, self.batch, self.seed = per_domain, batch, seed
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightning_modules.bounds import Count, Share, Whole
 from lightning_modules.choices import check_choice
 
 FAMILIES = ("qwen3_moe", "qwen2_moe", "olmoe", "deepseek_v3")
@@ -17,20 +18,20 @@ FAMILIES = ("qwen3_moe", "qwen2_moe", "olmoe", "deepseek_v3")
 
 def build_moe(
     *,
-    vocab_size: int,
+    vocab_size: Count,
     family: str = "qwen3_moe",
-    hidden_size: int = 192,
-    layers: int = 4,
-    heads: int = 6,
-    kv_heads: int = 2,
-    experts: int = 16,
-    top_k: int = 2,
-    expert_width: int = 128,
-    shared_width: int = 0,
-    max_positions: int = 1024,
+    hidden_size: Count = 192,
+    layers: Count = 4,
+    heads: Count = 6,
+    kv_heads: Count = 2,
+    experts: Count = 16,
+    top_k: Count = 2,
+    expert_width: Count = 128,
+    shared_width: Whole = 0,
+    max_positions: Count = 1024,
     norm_topk: bool = False,
     tie_embeddings: bool = True,
-    dropout: float = 0.0,
+    dropout: Share = 0.0,
     pretrained: str | None = None,
     experts_implementation: str = "sorted",
     attention: str = "sdpa",

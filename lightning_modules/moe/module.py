@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules import metric_names as names
+from lightning_modules.bounds import Count, Weight
 from lightning_modules.linear_cross_entropy import linear_cross_entropy
 from lightning_modules.moe.losses import (
     Frequency,
@@ -40,11 +41,11 @@ class MoELM(pl.LightningModule):
         self,
         *,
         model: nn.Module,
-        micro_batch: int = 4,
-        weight: float = 0.008,
-        block: int | None = None,
-        micro_weight: float = 0.0,
-        z_weight: float = 0.001,
+        micro_batch: Count = 4,
+        weight: Weight = 0.008,
+        block: Count | None = None,
+        micro_weight: Weight = 0.0,
+        z_weight: Weight = 0.001,
         layer_reduction: str = "mean",
         optimizer: dict[str, Any] | None = None,
     ) -> None:

@@ -5,13 +5,13 @@ is resumed, or by `make sync`.
 """
 
 import contextlib
-import fcntl
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.runtime.files import locked
 from lightning_modules.runtime.journal import Entry, Journal
 
 # A server that is away must be found out in seconds, not after minutes of retries; the journal is the retry.
@@ -155,9 +155,7 @@ def database_lock(uri: str) -> Iterator[None]:
         yield
         return
     path = Path(uri.removeprefix("sqlite:///"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f"{path.name}.lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(path.with_name(f"{path.name}.lock")):
         yield
 
 

@@ -54,10 +54,14 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             console.print(f"Going on from {resume}.")
         result = _fit_and_test(cfg, trainer, module, datamodule, folder=folder, tracker=tracker, resume=resume)
     except BaseException as error:
+        reason = f"{type(error).__name__}: {errors.reason(error)}"
+        if first:
+            (folder / "failure.txt").write_text(reason)
         if tracker:
             stopped = isinstance(error, (Preempted, KeyboardInterrupt, SystemExit))
-            tracker.end("KILLED" if stopped else "FAILED", reason=f"{type(error).__name__}: {errors.reason(error)}")
+            tracker.end("KILLED" if stopped else "FAILED", reason=reason)
         raise
+    (folder / "failure.txt").unlink(missing_ok=True)
     if tracker:
         tracker.end("FINISHED")
     return result
@@ -102,7 +106,7 @@ def _fit_and_test(
 def clear(folder: Path) -> None:
     """Forget an earlier run of this directory; its record in MLflow stays."""
     (folder / "result.json").unlink(missing_ok=True)
-    for name in ("run.json", "tracking.jsonl", "tracking.done"):
+    for name in ("run.json", "tracking.jsonl", "tracking.done", "failure.txt"):
         (folder / name).unlink(missing_ok=True)
     for name in ("checkpoints", "figures", "export"):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -1,0 +1,228 @@
+"""Every error of a command line and its config in one message, before anything is created.
+
+Composing the config through Hydra stops at the first error and, for a misspelt key, advises to add it with `+`; here all
+are collected and the nearest right key is named.
+"""
+
+import contextlib
+import difflib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lightning_modules.runtime import compatibility, schema
+
+CONF = Path(__file__).parents[2] / "conf"
+# Alternatives of one sweep that are checked; the rest are like them.
+MOST = 64
+
+
+def check(argv: list[str]) -> DictConfig | None:
+    """The composed config of the (first) job with hydra's node, or None where Hydra only shows something.
+
+    Prints all errors and exits with 2 when there are any.
+    """
+    given = get_args_parser().parse_args(argv)
+    if (
+        given.help
+        or given.hydra_help
+        or given.cfg
+        or given.info is not None
+        or given.shell_completion
+        or given.config_name
+    ):
+        return None
+    errors, cfg = examine(given.overrides)
+    if errors:
+        lines = "\n".join(f"  {error}" for error in errors)
+        many = f"{len(errors)} errors" if len(errors) > 1 else "error"
+        print(f"{many} in the command line or config; nothing was created:\n{lines}", file=sys.stderr)
+        tell_the_sweep(given.overrides, "; ".join(errors))
+        sys.exit(2)
+    return cfg
+
+
+def tell_the_sweep(overrides: list[str], message: str) -> None:
+    """A job of a sweep has a folder already; its reason is read from there."""
+    folder = next((o.partition("=")[2] for o in overrides if o.startswith("hydra.run.dir=")), None)
+    if "FACET_SWEEP" in os.environ and folder is not None:
+        Path(folder, "failure.txt").write_text(message)
+
+
+def examine(overrides: list[str]) -> tuple[list[str], DictConfig | None]:
+    """(errors, config of the first job). The config is None when it could not be composed."""
+    errors, parsed = _parse(overrides)
+    with _hydra():
+        known = _compose([o for o in parsed if _is_group(o)], errors)
+        if known is None:
+            return errors, None
+        errors += [message for o in parsed if (message := _unknown(o, known))]
+        if errors:
+            return errors, None
+        jobs = list(_jobs(parsed))
+        first = None
+        for job in jobs:
+            cfg = _compose_strings(job, errors)
+            first = first or cfg
+            if cfg is not None:
+                errors += [e for e in _content(cfg) if e not in errors]
+    return list(dict.fromkeys(errors)), first
+
+
+@contextlib.contextmanager
+def as_running(cfg: DictConfig) -> Iterator[None]:
+    """Lets `${hydra:...}` resolve as it will in the run, whose folder is not known yet."""
+    with open_dict(cfg):
+        cfg.hydra.runtime.output_dir = str(Path(cfg.paths.runs) / "preflight")
+    HydraConfig.instance().set_config(cfg)
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = None
+
+
+def _content(cfg: DictConfig) -> list[str]:
+    with as_running(cfg):
+        return schema.problems(cfg) + compatibility.problems(cfg)
+
+
+def _parse(overrides: list[str]) -> tuple[list[str], list[Override]]:
+    parser, errors, parsed = OverridesParser.create(), [], []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except Exception as error:
+            hint = "expected KEY=VALUE" if "=" not in text else str(error).splitlines()[0]
+            errors.append(f"{text}: cannot be read; {hint}.")
+    return errors, parsed
+
+
+def _hydra() -> Any:
+    GlobalHydra.instance().clear()
+    return initialize_config_dir(str(CONF), version_base="1.3", job_name="main")
+
+
+def _is_group(override: Override) -> bool:
+    key = override.key_or_group
+    return key.startswith("hydra/") or (CONF / key).is_dir()
+
+
+def _options(group: str) -> list[str]:
+    loader = GlobalHydra.instance().config_loader()
+    return loader.get_group_options(group)
+
+
+def _compose(groups: list[Override], errors: list[str]) -> DictConfig | None:
+    """The config that the groups of the command line give, without its values: what keys there are."""
+    texts = []
+    for override in groups:
+        options = _options(override.key_or_group)
+        values = [v.strip("'\"") for v in _alternatives(override)] if override.value_type else []
+        wrong = [v for v in values if v not in options and v != "null" and f"{v}.yaml" not in options]
+        for value in wrong:
+            if not _is_nested_option(override.key_or_group, value):
+                errors.append(_no_option(override.key_or_group, value, options))
+        if not wrong and values:
+            texts.append(f"{override.key_or_group}={values[0]}")
+    return _compose_strings(texts, errors)
+
+
+def _is_nested_option(group: str, value: str) -> bool:
+    """`experiment=moe/scope` is the option `scope` of the group `experiment/moe`."""
+    folder, _, name = value.rpartition("/")
+    return bool(folder) and name in _options(f"{group}/{folder}")
+
+
+def _no_option(group: str, value: str, options: list[str]) -> str:
+    nested = [f"{p.parent.name}/{p.stem}" for p in (CONF / group).glob("*/*.yaml") if p.parent.name != "parts"]
+    words = [o for o in [*options, *nested] if o != "parts"]
+    return f"{group}={value}: no such option{schema.nearest(value, words)}; there are {', '.join(sorted(words))}."
+
+
+def _compose_strings(texts: list[str], errors: list[str]) -> DictConfig | None:
+    try:
+        return compose("config", overrides=texts, return_hydra_config=True)
+    except Exception as error:
+        errors.append(" ".join(str(error).split("\nfull_key")[0].split()))
+        return None
+
+
+def _unknown(override: Override, known: DictConfig) -> str | None:
+    """What is wrong with the key of a value override, if anything."""
+    key = override.key_or_group
+    if _is_group(override) or key.startswith("hydra."):
+        return None
+    exists = OmegaConf.select(known, key, throw_on_missing=False) is not None or key in set(_paths(known))
+    if override.is_add():
+        top = key.partition(".")[0]
+        return None if top in known else f"+{key}: there is no {top!r} to add to{_nearest_key(top, known)}."
+    return None if exists else f"{key}: no such key{_nearest_key(key, known)}."
+
+
+def _nearest_key(key: str, known: DictConfig) -> str:
+    paths = list(_paths(known))
+    near = difflib.get_close_matches(key, paths, n=1, cutoff=schema.CUTOFF)
+    if not near:
+        last = key.rpartition(".")[2]
+        by_name = {path.rpartition(".")[2]: path for path in reversed(paths)}
+        near = [by_name[n] for n in difflib.get_close_matches(last, list(by_name), n=1, cutoff=schema.CUTOFF)]
+    groups = [] if "." in key else difflib.get_close_matches(key, _groups(), n=1, cutoff=0.6)
+    return f"; the nearest is {(groups or near)[0]!r}" if groups or near else ""
+
+
+def _groups() -> list[str]:
+    return [p.name for p in CONF.iterdir() if p.is_dir()]
+
+
+def _paths(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in node:
+        path = f"{prefix}{key}"
+        if path == "hydra":
+            continue
+        yield path
+        child = node._get_node(key)
+        if (
+            isinstance(child, DictConfig)
+            and not child._is_none()
+            and not child._is_missing()
+            and not child._is_interpolation()
+        ):
+            yield from _paths(child, f"{path}.")
+
+
+def _alternatives(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    if override.is_discrete_sweep():
+        return list(override.sweep_string_iterator())
+    return []
+
+
+def _jobs(parsed: list[Override]) -> Iterator[list[str]]:
+    """The first job, and for every other alternative of each override the job that differs in it alone."""
+
+    def text(override: Override, value: str) -> str:
+        return f"{override.input_line.split('=')[0]}={value}"
+
+    # A continuous interval of a hyperparameter search is left to the search.
+    fixed = [o for o in parsed if not o.is_sweep_override() or o.is_discrete_sweep()]
+    values = {id(o): _alternatives(o) if o.value_type else [] for o in fixed}
+    first = [text(o, values[id(o)][0]) if values[id(o)] else o.input_line for o in fixed]
+    yield first
+    others = [(i, v) for i, o in enumerate(fixed) for v in values[id(o)][1:]]
+    for index, value in others[:MOST]:
+        yield [text(fixed[i], value) if i == index else t for i, t in enumerate(first)]
+
+
+def is_multirun(argv: list[str]) -> bool:
+    return get_args_parser().parse_args(argv).multirun
