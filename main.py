@@ -1,4 +1,4 @@
-"""Facet's only entry point: `python main.py experiment=moe/scope` runs, `-m` sweeps."""
+"""Facet's only entry point: `python main.py experiment=moe/scope` runs, `-m` sweeps, `plan=true` and `replay=RUN`."""
 
 import signal
 import sys
@@ -17,29 +17,48 @@ config.register_resolvers(project=Path(__file__).parent)
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float | None:
     # torch and Lightning take seconds to import: `--help`, `--cfg` and shell completion do without them.
-    from lightning_modules.runtime import errors, sweep
-
     if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from lightning_modules.runtime import sweep
+
         return sweep.job(cfg)
+    from lightning_modules.runtime import errors
     from lightning_modules.runtime.run import Preempted, run
 
+    hydra_config = HydraConfig.get()
     try:
-        return run(cfg)["metrics"].get(cfg.objective_metric)
+        result = run(cfg, folder=Path(hydra_config.runtime.output_dir), overrides=list(hydra_config.overrides.task))
     except Preempted as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.code)
     except Exception as error:
         errors.leave(error)
+    return result["metrics"].get(cfg.objective_metric)
 
 
 def start() -> int:
-    """Preflight, then a run or a sweep; the exit code of a sweep."""
-    from lightning_modules.runtime import preflight, sweep
+    """Preflight, then a plan, a replay, a run or a sweep; the exit code."""
+    from lightning_modules.runtime import errors, preflight
 
-    cfg = preflight.check(sys.argv[1:])
-    if cfg is None or not preflight.is_multirun(sys.argv[1:]):
+    arguments = sys.argv[1:]
+    cfg = preflight.check(arguments)
+    if cfg is not None and cfg.plan:
+        from lightning_modules.runtime import plan
+
+        plan.show([(name, plan.plan(job)) for name, job in preflight.every_job(arguments)])
+        return 0
+    if cfg is not None and cfg.replay:
+        from lightning_modules.runtime.replay import replay
+
+        try:
+            return replay(
+                cfg.replay, uri=cfg.logger.tracking_uri, runs=Path(cfg.paths.runs), cache=Path(cfg.paths.cache)
+            )
+        except Exception as error:
+            errors.leave(error)
+    if cfg is None or not preflight.is_multirun(arguments):
         main()
         return 0
+    from lightning_modules.runtime import sweep
 
     def stop(*_: object) -> None:
         raise sweep.Stopped

@@ -46,6 +46,8 @@ class Delivery:
         """Deliver all that is pending; returns the number of entries. Raises whatever the server's absence raises."""
         done = 0
         try:
+            if self.run_id is None and self.journal.delivered:
+                self.run_id = self._created_before()
             for offset, entry in merged(self.journal.pending()):
                 getattr(self, f"_{entry['kind']}")(entry)
                 self.journal.mark(offset)
@@ -55,6 +57,13 @@ class Delivery:
             self._doubtful = True
             raise
         return done
+
+    def _created_before(self) -> str:
+        """The run that an earlier delivery of this journal created and had no time to write down."""
+        start = next(entry for _, entry in self.journal.entries() if entry["kind"] == "start")
+        experiment = self._experiment(start["experiment"], start["artifact_location"])
+        (found,) = self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{start['uid']}'")
+        return found.info.run_id
 
     def _start(self, entry: Entry) -> None:
         if self.run_id is None:

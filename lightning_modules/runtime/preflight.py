@@ -6,6 +6,7 @@ are collected and the nearest right key is named.
 
 import contextlib
 import difflib
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -63,15 +64,15 @@ def examine(overrides: list[str]) -> tuple[list[str], DictConfig | None]:
     """(errors, config of the first job). The config is None when it could not be composed."""
     errors, parsed = _parse(overrides)
     with _hydra():
-        known = _compose([o for o in parsed if _is_group(o)], errors)
+        known, groups = _groups_of(parsed, errors)
         if known is None:
             return errors, None
-        errors += [message for o in parsed if (message := _unknown(o, known))]
-        if errors:
-            return errors, None
-        jobs = list(_jobs(parsed))
+        wrong = {id(o): message for o in parsed if (message := _unknown(o, known))}
+        errors += wrong.values()
+        # What is wrong is left out, so that the rest can be looked at in the same go.
+        right = [*groups, *(o for o in parsed if not _is_group(o) and id(o) not in wrong)]
         first = None
-        for job in jobs:
+        for job in _jobs(right):
             cfg = _compose_strings(job, errors)
             first = first or cfg
             if cfg is not None:
@@ -122,19 +123,19 @@ def _options(group: str) -> list[str]:
     return loader.get_group_options(group)
 
 
-def _compose(groups: list[Override], errors: list[str]) -> DictConfig | None:
-    """The config that the groups of the command line give, without its values: what keys there are."""
-    texts = []
-    for override in groups:
+def _groups_of(parsed: list[Override], errors: list[str]) -> tuple[DictConfig | None, list[Override]]:
+    """The config that the groups of the command line give, without its values; the groups whose options are there."""
+    texts, right = [], []
+    for override in filter(_is_group, parsed):
         options = _options(override.key_or_group)
         values = [v.strip("'\"") for v in _alternatives(override)] if override.value_type else []
         wrong = [v for v in values if v not in options and v != "null" and f"{v}.yaml" not in options]
-        for value in wrong:
-            if not _is_nested_option(override.key_or_group, value):
-                errors.append(_no_option(override.key_or_group, value, options))
-        if not wrong and values:
-            texts.append(f"{override.key_or_group}={values[0]}")
-    return _compose_strings(texts, errors)
+        nested = [v for v in wrong if _is_nested_option(override.key_or_group, v)]
+        errors += [_no_option(override.key_or_group, v, options) for v in wrong if v not in nested]
+        if wrong == nested:
+            right.append(override)
+            texts.append(f"{override.key_or_group}={values[0]}" if values else override.input_line)
+    return _compose_strings(texts, errors), right
 
 
 def _is_nested_option(group: str, value: str) -> bool:
@@ -210,18 +211,32 @@ def _alternatives(override: Override) -> list[str]:
 
 def _jobs(parsed: list[Override]) -> Iterator[list[str]]:
     """The first job, and for every other alternative of each override the job that differs in it alone."""
-
-    def text(override: Override, value: str) -> str:
-        return f"{override.input_line.split('=')[0]}={value}"
-
     # A continuous interval of a hyperparameter search is left to the search.
     fixed = [o for o in parsed if not o.is_sweep_override() or o.is_discrete_sweep()]
-    values = {id(o): _alternatives(o) if o.value_type else [] for o in fixed}
-    first = [text(o, values[id(o)][0]) if values[id(o)] else o.input_line for o in fixed]
+    choices = [_texts(o) for o in fixed]
+    first = [texts[0] for texts in choices]
     yield first
-    others = [(i, v) for i, o in enumerate(fixed) for v in values[id(o)][1:]]
-    for index, value in others[:MOST]:
-        yield [text(fixed[i], value) if i == index else t for i, t in enumerate(first)]
+    others = [(index, text) for index, texts in enumerate(choices) for text in texts[1:]]
+    for index, text in others[:MOST]:
+        yield [text if i == index else t for i, t in enumerate(first)]
+
+
+def every_job(argv: list[str]) -> Iterator[tuple[str, DictConfig]]:
+    """(what sets it apart, resolvable config) of every job of a command line, an interval of a search at no value."""
+    parsed = list(_parse(get_args_parser().parse_args(argv).overrides)[1])
+    fixed = [o for o in parsed if not o.is_sweep_override() or o.is_discrete_sweep()]
+    choices = [_texts(o) for o in fixed]
+    for texts in itertools.product(*choices):
+        apart = [t for t, c in zip(texts, choices, strict=True) if len(c) > 1]
+        with _hydra():
+            cfg = compose("config", overrides=list(texts), return_hydra_config=True)
+        with as_running(cfg):
+            yield " ".join(apart), cfg
+
+
+def _texts(override: Override) -> list[str]:
+    values = _alternatives(override) if override.value_type else []
+    return [f"{override.input_line.split('=')[0]}={value}" for value in values] or [override.input_line]
 
 
 def is_multirun(argv: list[str]) -> bool:

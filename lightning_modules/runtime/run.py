@@ -7,9 +7,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
@@ -21,13 +20,12 @@ from lightning_modules.runtime.files import write_atomically
 console = Console(stderr=True)
 
 
-def run(cfg: DictConfig) -> dict[str, Any]:
+def run(cfg: DictConfig, *, folder: Path, overrides: list[str], tags: dict[str, str] | None = None) -> dict[str, Any]:
     """Instantiate, fit, test on the best checkpoint, draw, export; returns what result.json holds.
 
     A run directory with a result.json is done and is left as it is; one without goes on from its last checkpoint;
     `fresh=true` starts anew in either case.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
     first = rank_zero_only.rank == 0
     if (folder / "result.json").is_file() and not cfg.fresh and first:
         console.print(f"Already done: {folder}/result.json (fresh=true runs it again).")
@@ -41,7 +39,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = instantiate(cfg.data)
     module = instantiate(cfg.module, model=instantiate(cfg.model))
-    tracker = tracking.open_tracker(cfg, folder=folder, resolved=OmegaConf.to_container(cfg, resolve=True))
+    tracker = tracking.open_tracker(cfg, folder=folder, overrides=overrides, tags=tags or {})
     try:
         trainer = pl.Trainer(
             logger=tracker or False,

@@ -30,6 +30,7 @@ def _top(
     threads: Whole,
     fresh: bool,
     plan: bool,
+    replay: str | None,
     test: bool,
     export: bool,
     objective_metric: str,

@@ -140,6 +140,8 @@ def close_child(folder: Path, cfg: DictConfig, *, status: str, reason: str) -> N
         return
     from mlflow import MlflowClient
 
+    # What the job wrote down and could not send any more goes first.
+    Delivery(Journal(folder), uri=cfg.logger.tracking_uri, run_id=run_id).deliver()
     client = MlflowClient(cfg.logger.tracking_uri)
     if client.get_run(run_id).info.status == "RUNNING":
         client.set_tag(run_id, "failure_reason", reason[:5000])

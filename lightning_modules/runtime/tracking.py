@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
@@ -25,7 +25,9 @@ PARENT_RUN = "FACET_PARENT_RUN"
 class Tracker(Logger):
     """Lightning's logger and the runtime's tracker in one; rank 0 only. A resumed run never logs a point twice."""
 
-    def __init__(self, *, folder: Path, uri: str, experiment: str, name: str, artifact_location: str | None) -> None:
+    def __init__(
+        self, *, folder: Path, uri: str, experiment: str, name: str, artifact_location: str | None, tags: dict[str, str]
+    ) -> None:
         super().__init__()
         self.folder, self._experiment = folder, experiment
         self.journal = Journal(folder)
@@ -42,9 +44,12 @@ class Tracker(Logger):
             artifact_location=artifact_location,
             name=name,
             uid=self._known["uid"],
-            tags=owner(),
+            uri=uri,
+            # A run that dies in its first seconds must still be found under its parent.
+            tags={**tags, **owner(), "folder": folder.name},
         )
-        self.journal.append("tags", tags={**owner(), "folder": folder.name})
+        if self.resumed:
+            self.journal.append("tags", tags={**tags, **owner()})
         self._save_identity()
         if self.courier.attempt():
             self._save_identity()
@@ -142,22 +147,24 @@ def reap(delivery: Delivery, experiment: str) -> list[str]:
     return dead
 
 
-def open_tracker(cfg: Any, *, folder: Path, resolved: dict[str, Any]) -> Tracker | None:
+def open_tracker(cfg: Any, *, folder: Path, overrides: list[str], tags: dict[str, str]) -> Tracker | None:
     """The tracker of `conf/logger` on rank 0; None for `logger=none` and on every other rank."""
     if cfg.logger is None or not cfg.logger.get("tracking_uri") or rank_zero_only.rank != 0:
         return None
+    tags = {"system": cfg.system_name, **tags}
+    if PARENT_RUN in os.environ:
+        tags["mlflow.parentRunId"] = os.environ[PARENT_RUN]
     tracker = Tracker(
+        tags=tags,
         folder=folder,
         uri=cfg.logger.tracking_uri,
         experiment=cfg.experiment_name,
-        name=cfg.run_name or run_name(list(HydraConfig.get().overrides.task), cfg.seed),
+        name=cfg.run_name or run_name(overrides, cfg.seed),
         artifact_location=cfg.logger.artifact_location,
     )
-    tags = {"system": cfg.system_name}
-    if PARENT_RUN in os.environ:
-        tags["mlflow.parentRunId"] = os.environ[PARENT_RUN]
-    tracker.tags(tags)
+    resolved = OmegaConf.to_container(cfg, resolve=True)
     tracker.params(short_params(resolved))
+    tracker.text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
     if not tracker.courier.away:
         reap(tracker.delivery, cfg.experiment_name)
     return tracker

@@ -21,16 +21,11 @@ CLOCKED = ("train/tokens_per_s", "system/")
 
 
 def command(folder, *overrides):
-    # The caches and databases of all runs of a test are shared; only runs/ differs.
-    places = [f"paths.{name}={folder}/{name}" for name in ("runs", "tracking")]
-    return [
-        sys.executable,
-        str(PROJECT / "main.py"),
-        *SETTINGS,
-        f"paths.cache={folder.parent}/cache",
-        *places,
-        *overrides,
-    ]
+    # The caches of all runs of a test are shared; only runs/ and the database differ.
+    flags = [o for o in overrides if o.startswith("-")]
+    places = [f"paths.{name}={folder}/{name}" for name in ("runs", "tracking")] + [f"paths.cache={folder.parent}/cache"]
+    settings = [*SETTINGS, *places, *(o for o in overrides if o not in flags)]
+    return [sys.executable, str(PROJECT / "main.py"), *flags, *settings]
 
 
 def start(folder, *overrides):

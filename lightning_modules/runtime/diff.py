@@ -1,0 +1,74 @@
+"""What sets two runs apart: `make diff A=RUN B=RUN`, or `python -m lightning_modules.runtime.diff RUN RUN`."""
+
+import argparse
+from pathlib import Path
+
+from mlflow import MlflowClient
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from lightning_modules.reports.tables import terminal
+from lightning_modules.runtime.replay import CURVE, curve, first_difference, get_run
+
+PROJECT = Path(__file__).parents[2]
+# Where and when a run ran is no difference of what it computes.
+PLACES = ("paths.", "hydra.", "run_name")
+
+
+def leaves(client: MlflowClient, run_id: str) -> dict[str, str]:
+    """The resolved config of a run as {dotted key: value}, its folders left out."""
+    cfg = OmegaConf.create(Path(client.download_artifacts(run_id, "config.yaml")).read_text())
+    run = str(cfg.paths.run)
+    flat: dict[str, str] = {}
+
+    def walk(node: object, prefix: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, f"{prefix}.{key}" if prefix else str(key))
+        elif not prefix.startswith(PLACES):
+            flat[prefix] = str(node).replace(run, "RUN")
+
+    walk(OmegaConf.to_container(cfg), "")
+    return flat
+
+
+def differences(client: MlflowClient, a: str, b: str) -> list[tuple[str, str, str, str]]:
+    """(kind, name, in A, in B) of config, commit, packages and data, then of the first step where the curves part."""
+    runs = [get_run(client, run_id) for run_id in (a, b)]
+    configs = [leaves(client, run.info.run_id) for run in runs]
+    found = [
+        ("config", key, configs[0].get(key, "-"), configs[1].get(key, "-"))
+        for key in dict.fromkeys([*configs[0], *configs[1]])
+        if configs[0].get(key) != configs[1].get(key)
+    ]
+    tags = [run.data.tags for run in runs]
+    kinds = {"git.": "commit", "package.": "package", "fingerprint.": "data"}
+    for key in sorted({*tags[0], *tags[1]}):
+        kind = next((k for prefix, k in kinds.items() if key.startswith(prefix)), None)
+        if kind and tags[0].get(key) != tags[1].get(key):
+            found.append((kind, key.partition(".")[2], tags[0].get(key, "-"), tags[1].get(key, "-")))
+    curves = [curve(client, run.info.run_id) for run in runs]
+    step = first_difference(*curves)
+    if step is not None:
+        found.append((CURVE, f"parts at step {step}", str(curves[0].get(step, "-")), str(curves[1].get(step, "-"))))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("a")
+    parser.add_argument("b")
+    parser.add_argument("--uri", default=f"sqlite:///{PROJECT}/mlflow.db")
+    given = parser.parse_args()
+    try:
+        rows = differences(MlflowClient(given.uri), given.a, given.b)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    if not rows:
+        print("No difference in config, commit, packages, data or curve.")
+        return
+    Console(width=140).print(terminal(["", "what", given.a[:8], given.b[:8]], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Delivers what runs could not: `make sync`, or `python -m lightning_modules.runtime.sync runs`."""
+
+import json
+import sys
+from pathlib import Path
+
+from lightning_modules.runtime.courier import Delivery
+from lightning_modules.runtime.files import write_atomically
+from lightning_modules.runtime.journal import Journal
+
+
+def sync(folder: Path) -> dict[str, int | str]:
+    """{run folder: entries delivered, or why not} of every journal below `folder` that has something pending."""
+    found: dict[str, int | str] = {}
+    for path in sorted(folder.rglob("tracking.jsonl")):
+        journal = Journal(path.parent)
+        if next(journal.pending(), None) is None:
+            continue
+        start = next(entry for _, entry in journal.entries() if entry["kind"] == "start")
+        identity = path.parent / "run.json"
+        known = json.loads(identity.read_text()) if identity.is_file() else {}
+        delivery = Delivery(journal, uri=start["uri"], run_id=known.get("run_id"))
+        try:
+            found[str(path.parent)] = delivery.deliver()
+            write_atomically(identity, json.dumps({**known, "run_id": delivery.run_id}, indent=1))
+        except Exception as error:
+            found[str(path.parent)] = f"not delivered: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+    return found
+
+
+def main() -> None:
+    outcome = sync(Path(sys.argv[1] if len(sys.argv) > 1 else "runs"))
+    for folder, what in outcome.items():
+        print(f"{folder}: {what if isinstance(what, str) else f'{what} entries delivered'}")
+    if not outcome:
+        print("Nothing is waiting.")
+    sys.exit(any(isinstance(what, str) for what in outcome.values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""A run made again from MLflow, two runs compared, a run planned."""
+
+import pytest
+from mlflow import MlflowClient
+from omegaconf import OmegaConf
+
+from lightning_modules.runtime import diff, replay
+from tests.runtime.cli import main
+
+NAME = "experiment_name=test/replay"
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """(folder, client, ids of a run and of the same with another weight)."""
+    folder = tmp_path_factory.mktemp("replay")
+    ids = []
+    for weight in ("0.008", "0.5"):
+        done = main(folder, NAME, f"balance.weight={weight}", "trainer.log_every_n_steps=1")
+        ids += [r["run_id"] for r in done.results().values() if r["run_id"] not in ids]
+    return folder, MlflowClient(f"sqlite:///{folder}/tracking/mlflow.db"), ids
+
+
+def test_a_replay_is_bitwise_the_same(two):
+    folder, client, (first, _) = two
+    done = main(folder, f"replay={first}")
+    assert "train/loss of 20 points: bitwise the same." in done.text
+    (again,) = client.search_runs([client.get_run(first).info.experiment_id], f"tags.replay_of = '{first}'")
+    assert again.data.tags["replay.verdict"] == "bitwise the same"
+    assert again.info.run_id != first
+    assert again.info.status == "FINISHED"
+    assert client.get_run(first).info.status == "FINISHED"
+
+
+def test_a_replay_of_what_has_changed_says_where_it_parts(two):
+    """The stored config is made another one, as a faulty record would be."""
+    folder, client, (_, second) = two
+    path = client.download_artifacts(second, "config.yaml")
+    cfg = OmegaConf.load(path)
+    cfg.balance.weight = cfg.module.weight = 0.1
+    client.log_text(second, OmegaConf.to_yaml(cfg), "config.yaml")
+    done = main(folder, f"replay={second}", check=False)
+    assert done.code == 1
+    assert "train/loss of 20 points: parts at step 0" in done.text
+
+
+def test_other_data_is_refused_and_other_packages_are_told(two, monkeypatch):
+    folder, client, (first, _) = two
+    client.set_tag(first, "fingerprint.data", "0" * 16)
+    done = main(folder, f"replay={first}", check=False)
+    assert done.code == 1
+    assert "error: the data is not that of the run (data: 0000000000000000 then," in done.text
+    tags = {**client.get_run(first).data.tags, "package.torch": "1.0", "git.commit": "abc"}
+    found = replay.drift(tags)
+    assert any(line.startswith("commit abc then") for line in found)
+    assert any(line.startswith("torch 1.0 then") for line in found)
+
+
+def test_foreign_code_is_not_run(two):
+    folder, client, (first, _) = two
+    cfg = OmegaConf.load(client.download_artifacts(first, "config.yaml"))
+    cfg.callbacks.progress = {"_target_": "os.system", "command": f"touch {folder}/attacked"}
+    client.log_text(first, OmegaConf.to_yaml(cfg), "config.yaml")
+    done = main(folder, f"replay={first}", check=False)
+    assert done.code == 1
+    assert "error: callbacks.progress._target_ is 'os.system'; a config may only name code of" in done.text
+    assert not (folder / "attacked").exists()
+
+
+def test_an_unknown_run(two):
+    done = main(two[0], "replay=abcdef", check=False)
+    assert done.code == 1
+    assert "error: replay=abcdef: the tracking server knows no such run" in done.text
+
+
+def test_diff_tells_config_data_and_curve(tmp_path):
+    ids = []
+    for overrides in (["seed=1"], ["seed=2", "balance.weight=0.5"]):
+        results = main(tmp_path, NAME, *overrides).results()
+        ids += [r["run_id"] for r in results.values() if r["run_id"] not in ids]
+    client = MlflowClient(f"sqlite:///{tmp_path}/tracking/mlflow.db")
+    rows = {(kind, name): (a, b) for kind, name, a, b in diff.differences(client, *ids)}
+    assert rows["config", "seed"] == ("1", "2")
+    assert rows["config", "balance.weight"] == ("0.008", "0.5")
+    assert ("data", "order") in rows
+    assert ("data", "data") not in rows
+    assert not [name for kind, name in rows if "paths" in name or "dirpath" in name]
+    assert any(kind == "train/loss" and name == "parts at step 4" for kind, name in rows)
+    assert diff.differences(client, ids[0], ids[0]) == []
+
+
+def test_a_plan_trains_nothing(tmp_path):
+    done = main(tmp_path, "-m", "balance=micro,global", "seed=1,2", "plan=true")
+    assert "balance=global seed=2" in done.text
+    for name in ("parameters", "active", "tokens", "FLOPs", "seconds", "memory", "disk", "sum"):
+        assert name in done.text
+    assert "81,920" in done.text, "the tokens of four jobs of 20 steps of 32 sequences of 32"
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "tracking").exists()
