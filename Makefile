@@ -23,8 +23,22 @@ run: $(READY) ## the main job: micro-batch against global-batch balancing on rea
 	$(BIN)/python -m lightning_modules.reports.moe_compare runs/moe/scope
 	@echo "Next: make ui, then http://127.0.0.1:5000 and the experiment moe/scope."
 
-sweep: $(READY) ## a sweep: make sweep E=moe/scope O="seed=1,2,3"
+sweep: $(READY) ## a sweep: make sweep E=moe/scope O="seed=1,2,3"; the same command again goes on with it
 	$(BIN)/python main.py -m experiment=$(E) $(O)
+
+resume: sweep ## go on with a sweep that was stopped: the same as sweep, done jobs are skipped
+
+replay: $(READY) ## run a run of MLflow again and compare the curves: make replay RUN=<run id>
+	$(BIN)/python main.py replay=$(RUN)
+
+diff: $(READY) ## what sets two runs apart: make diff A=<run id> B=<run id>
+	$(BIN)/python -m lightning_modules.runtime.diff $(A) $(B)
+
+plan: $(READY) ## what a sweep would take, without training: make plan E=moe/scope O="seed=1,2,3"
+	$(BIN)/python main.py -m experiment=$(E) plan=true $(O)
+
+sync: $(READY) ## deliver to MLflow what runs could not
+	$(BIN)/python -m lightning_modules.runtime.sync runs
 
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest
@@ -34,6 +48,9 @@ mutants: $(READY) ## break the code on purpose, fault by fault, and see a test f
 
 bench: $(READY) ## speed against a bare loop and the Hugging Face Trainer; writes docs/results/bench.json
 	$(BIN)/python -m tests.bench.moe
+
+soak: $(READY) ## twenty kills of a two-rank run, each resumed; writes docs/results/soak.json (about ten minutes)
+	$(BIN)/python -m tests.robustness.soak
 
 ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (loopback only)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
@@ -50,4 +67,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run sweep test mutants bench ui lint format hooks clean-runs
+.PHONY: help setup run sweep resume replay diff plan sync test mutants bench soak ui lint format hooks clean-runs

@@ -1,10 +1,13 @@
 """Choices that are right one by one and do not go together: one check a function, each naming the keys at odds."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+
+NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 
 
 def problems(cfg: DictConfig) -> list[str]:
@@ -114,6 +117,15 @@ def objective_is_logged(cfg: DictConfig) -> Iterator[str]:
         yield f"objective_metric is {cfg.objective_metric!r}; expected split/name such as val/ppl."
 
 
+def names_stay_inside(cfg: DictConfig) -> Iterator[str]:
+    """Folders under runs/ are made of these names."""
+    if not NAME.fullmatch(cfg.experiment_name) or ".." in cfg.experiment_name.split("/"):
+        yield (
+            f"experiment_name is {cfg.experiment_name!r}; expected words of letters, digits, '.', '_' and '-' with '/' "
+            "between them, none of them '..': it names a folder under paths.runs."
+        )
+
+
 CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
     batches_divide,
     layout_is_known,
@@ -125,4 +137,5 @@ CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
     steps_are_counted,
     paths_are_there,
     objective_is_logged,
+    names_stay_inside,
 )

@@ -1,6 +1,7 @@
 """`python main.py replay=RUN_ID`: the same run again, from what MLflow keeps of it, and whether its curve is the same."""
 
 import importlib.metadata
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def replay(run_id: str, *, uri: str, runs: Path, cache: Path) -> int:
 def get_run(client: MlflowClient, run_id: str) -> Any:
     from mlflow.exceptions import MlflowException
 
+    if not re.fullmatch(r"[0-9a-f]+", run_id):
+        raise ValueError(f"replay={run_id}: expected a run's id, hexadecimal digits as the MLflow UI shows them.")
     try:
         return client.get_run(run_id)
     except MlflowException as error:

@@ -64,6 +64,8 @@ MALFORMED = [
     (["data=corpus_folder", "data.path=/nowhere/at/all"], ["data.path=/nowhere/at/all is no folder"]),
     (["model.pretrained=/nowhere/at/all"], ["model.pretrained=/nowhere/at/all", "no config.json"]),
     (["objective_metric=ppl"], ["objective_metric is 'ppl'", "val/ppl"]),
+    (["experiment_name=../../escape"], ["experiment_name is '../../escape'", "none of them '..'"]),
+    (["experiment_name=/tmp/escape"], ["experiment_name is '/tmp/escape'", "names a folder under paths.runs"]),
     # Not a command line at all.
     (["seed"], ["seed: cannot be read", "KEY=VALUE"]),
     (["data.hub={a: "], ["data.hub={a: : cannot be read"]),

@@ -1,0 +1,86 @@
+"""`make soak`: kills a two-rank run at random moments, resumes it each time, and compares it with an undisturbed one.
+
+Then outages of the tracking server, bad command lines and attacks are counted by running their tests.
+"""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lightning_modules.runtime.provenance import commit
+from tests.robustness.runs import PROJECT, assert_equal, curves, finish, metrics_of, start, state
+
+KILLS, SEED = 20, 0
+OVERRIDES = ["trainer=ddp_cpu", "trainer.devices=2", "balance=global_buffer", "trainer.accumulate_grad_batches=2"]
+OVERRIDES += ["trainer.max_steps=400", "trainer.val_check_interval=35"]
+
+
+def kills(folder: Path) -> tuple[int, bool, int, int]:
+    """(kills that hit a living run, ends bitwise equal, points lost, points twice)."""
+    whole = finish(folder / "whole", *OVERRIDES)
+    began = time.monotonic()
+    finish(folder / "timed", *OVERRIDES)
+    length = time.monotonic() - began
+    draw, hits = random.Random(SEED), 0
+    broken = folder / "broken"
+    while hits < KILLS:
+        process = start(broken, *OVERRIDES)
+        # Anywhere from the first import to the last write; what is left of the run gets shorter with every resume.
+        time.sleep(draw.uniform(0.1, length))
+        if process.poll() is not None:
+            assert process.returncode == 0
+            # It ended before the moment came: begin another one.
+            subprocess.run(["rm", "-rf", str(broken)], check=True)
+            continue
+        subprocess.run(["pkill", "-KILL", "-g", str(process.pid)], check=False)
+        assert process.wait() == -signal.SIGKILL
+        hits += 1
+        print(f"kill {hits} of {KILLS}", flush=True)
+    resumed = finish(broken, *OVERRIDES)
+    assert_equal(state(resumed), state(whole))
+    assert metrics_of(resumed) == metrics_of(whole)
+    expected, found = curves(folder / "whole")[0], curves(broken)[0]
+    lost = sum(len(set(points) - set(found.get(name, []))) for name, points in expected.items())
+    twice = sum(len(points) - len(set(points)) for points in found.values())
+    return hits, True, lost, twice
+
+
+def passed(*tests: str) -> tuple[int, int]:
+    """(tests run, tests passed) of pytest on `tests`."""
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-rA", *tests]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    good = sum(line.startswith("PASSED") for line in lines)
+    return good + sum(line.startswith(("FAILED", "ERROR")) for line in lines), good
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        hit, equal, lost, twice = kills(Path(folder))
+    outages, delivered = passed("tests/runtime/test_tracking.py", "-k", "server")
+    bad, named = passed("tests/runtime/test_preflight.py", "-k", "one_message")
+    attacks, refused = passed("tests/runtime", "-k", "pickle or foreign or attack or escape")
+    found = {
+        "kills": hit,
+        "resumed_bitwise_equal": hit if equal else 0,
+        "outages": outages,
+        "points_lost": lost + outages - delivered,
+        "points_twice": twice,
+        "bad_inputs": bad,
+        "bad_inputs_named": named,
+        "attacks": attacks,
+        "attacks_succeeded": attacks - refused,
+        "commit": commit(),
+        "command": "make soak",
+    }
+    (PROJECT / "docs" / "results" / "soak.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The journal and its delivery: every point once, whatever the server does."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from lightning_modules.runtime import courier, sync, tracking
+from lightning_modules.runtime.journal import Journal
+
+CALM = dict(experiment="test/tracking", name="a run", artifact_location=None, tags={})
+
+
+def tracker(folder, uri):
+    made = tracking.Tracker(folder=folder, uri=uri, **CALM)
+    made.courier.interval = 0.2
+    return made
+
+
+@pytest.fixture
+def uri(tmp_path):
+    return f"sqlite:///{tmp_path}/db/mlflow.db"
+
+
+def history(uri, run_id, key):
+    return [(m.step, m.value) for m in MlflowClient(uri).get_metric_history(run_id, key)]
+
+
+def test_points_params_and_the_end_arrive(tmp_path, uri):
+    made = tracker(tmp_path / "run", uri)
+    made.params({"a": "1"})
+    for step in range(300):
+        made.log_metrics({"x": step / 3, "y": float("nan") if step == 7 else 1.0}, step)
+    made.text("note.txt", "hello")
+    made.end("FINISHED")
+    run = MlflowClient(uri).get_run(made.run_id)
+    assert history(uri, made.run_id, "x") == [(s, s / 3) for s in range(300)]
+    assert len(history(uri, made.run_id, "y")) == 300
+    assert (run.info.status, run.data.params) == ("FINISHED", {"a": "1"})
+    assert run.info.run_name == "a run"
+
+
+def test_a_resumed_run_logs_no_point_twice_and_notes_changed_parameters(tmp_path, uri):
+    first = tracker(tmp_path / "run", uri)
+    first.params({"a": "1", "b": "2"})
+    for step in range(10):
+        first.log_metrics({"x": float(step)}, step)
+    # As if killed: neither ended nor closed, the last points perhaps not sent.
+    first.courier._stop_asked.set()
+    first.courier.join()
+    second = tracker(tmp_path / "run", uri)
+    assert second.run_id == first.run_id
+    second.params({"a": "1", "b": "3"})
+    for step in range(5, 15):
+        second.log_metrics({"x": float(step)}, step)
+    second.end("FINISHED")
+    assert history(uri, second.run_id, "x") == [(s, float(s)) for s in range(15)]
+    run = MlflowClient(uri).get_run(second.run_id)
+    assert run.data.tags["param_drift"] == "b: 2 -> 3"
+    assert run.data.params["b"] == "2"
+
+
+def test_what_was_sent_but_not_marked_is_not_sent_again(tmp_path, uri):
+    made = tracker(tmp_path / "run", uri)
+    made.log_metrics({"x": 1.0}, 1)
+    made.end("FINISHED")
+    journal = Journal(tmp_path / "run")
+    # The process died between the server's answer and the mark.
+    offsets = [0, *(offset for offset, _ in journal.entries())]
+    journal.mark(offsets[0])
+    assert courier.Delivery(journal, uri=uri, run_id=made.run_id).deliver() > 0
+    assert history(uri, made.run_id, "x") == [(1, 1.0)]
+    runs = MlflowClient(uri).search_runs(["1"])
+    assert len(runs) == 1
+
+
+def test_a_half_written_line_is_cut_off(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append("metrics", points=[["x", 1.0, 0, 1]])
+    journal.close()
+    with open(journal.path, "ab") as file:
+        file.write(b'{"kind": "metrics", "poi')
+    again = Journal(tmp_path)
+    again.append("metrics", points=[["x", 2.0, 0, 2]])
+    assert [entry["points"][0][3] for _, entry in again.entries()] == [1, 2]
+    assert again.last_steps() == {"x": 2}
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Server:
+    """A real `mlflow server` on SQLite that can be stopped and started again on the same port."""
+
+    def __init__(self, folder):
+        self.folder, self.port, self.process = folder, free_port(), None
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+        ]
+        command += [
+            "--backend-store-uri",
+            f"sqlite:///{self.folder}/server.db",
+            "--artifacts-destination",
+            f"{self.folder}/art",
+        ]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        end = time.monotonic() + 90
+        while time.monotonic() < end:
+            with socket.socket() as s:
+                if s.connect_ex(("127.0.0.1", self.port)) == 0:
+                    try:
+                        MlflowClient(self.uri).search_experiments(max_results=1)
+                        return
+                    except Exception:
+                        time.sleep(0.2)
+            time.sleep(0.2)
+        raise AssertionError("the server did not come up")
+
+    def stop(self):
+        os.killpg(self.process.pid, 9)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path):
+    made = Server(tmp_path)
+    yield made
+    if made.process and made.process.poll() is None:
+        made.stop()
+
+
+def test_a_server_stopped_and_started_in_the_middle_gets_every_point_once(tmp_path, server):
+    server.start()
+    made = tracker(tmp_path / "run", server.uri)
+    for step in range(100):
+        made.log_metrics({"x": float(step)}, step)
+        if step == 30:
+            time.sleep(1)
+            server.stop()
+        if step == 70:
+            server.start()
+        time.sleep(0.01)
+    made.text("note.txt", "hello")
+    made.end("FINISHED")
+    assert history(server.uri, made.run_id, "x") == [(s, float(s)) for s in range(100)]
+    assert MlflowClient(server.uri).get_run(made.run_id).info.status == "FINISHED"
+
+
+def test_a_server_away_from_start_to_end_gets_all_by_sync(tmp_path, server, capsys):
+    made = tracker(tmp_path / "runs" / "run", server.uri)
+    assert made.run_id is None
+    made.params({"a": "1"})
+    for step in range(20):
+        made.log_metrics({"x": float(step)}, step)
+    (tmp_path / "figure.txt").write_text("drawn")
+    made.artifacts(tmp_path / "figure.txt", "figures")
+    made.end("FINISHED")
+    assert "`make sync` delivers" in capsys.readouterr().out
+    outcome = sync.sync(tmp_path / "runs")
+    assert "not delivered" in outcome[str(tmp_path / "runs" / "run")]
+    server.start()
+    assert sync.sync(tmp_path / "runs")[str(tmp_path / "runs" / "run")] >= 4
+    assert sync.sync(tmp_path / "runs") == {}
+    client = MlflowClient(server.uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("test/tracking").experiment_id])
+    assert history(server.uri, run.info.run_id, "x") == [(s, float(s)) for s in range(20)]
+    assert run.info.status == "FINISHED"
+    assert json.loads((tmp_path / "runs" / "run" / "run.json").read_text())["run_id"] == run.info.run_id
+    assert client.list_artifacts(run.info.run_id, "figures")[0].path == "figures/figure.txt"
+
+
+def test_a_dead_process_leaves_no_run_running(tmp_path, uri):
+    code = f"""
+from pathlib import Path
+from tests.runtime.test_tracking import CALM, tracking
+tracking.Tracker(folder=Path({str(tmp_path)!r}) / "run", uri={uri!r}, **CALM)
+import os; os._exit(9)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False, cwd=os.getcwd())
+    alive = tracker(tmp_path / "alive", uri)
+    (dead,) = tracking.reap(alive.delivery, "test/tracking")
+    run = MlflowClient(uri).get_run(dead)
+    assert run.info.status == "FAILED"
+    assert "died without a word" in run.data.tags["failure_reason"]
+    assert MlflowClient(uri).get_run(alive.run_id).info.status == "RUNNING"
+    assert tracking.reap(alive.delivery, "test/tracking") == []
+    alive.end("FINISHED")
+
+
+def test_two_processes_on_a_fresh_database(tmp_path, uri):
+    code = """
+import sys
+from pathlib import Path
+from tests.runtime.test_tracking import CALM, tracking
+made = tracking.Tracker(folder=Path(sys.argv[1]), uri=sys.argv[2], **CALM)
+made.log_metrics({"x": 1.0}, 1)
+made.end("FINISHED")
+assert made.run_id
+"""
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen([*command, str(tmp_path / str(i)), uri]) for i in range(3)]
+    assert [p.wait(timeout=120) for p in processes] == [0, 0, 0]
+    assert len(MlflowClient(uri).search_runs(["1"])) == 3
