@@ -43,6 +43,11 @@ sync: $(READY) ## deliver to MLflow what runs could not
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest
 
+test-ui: $(READY) ## the MLflow UI in a headless browser (needs Debian's chromium); writes docs/ui/
+	@command -v chromium >/dev/null || { echo "make test-ui needs a browser: apt-get install chromium"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright==1.65.2
+	$(BIN)/python -m pytest tests/ui --override-ini addopts=-q
+
 mutants: $(READY) ## break the code on purpose, fault by fault, and see a test fail each time
 	$(BIN)/python -m tests.mutants
 
@@ -67,4 +72,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run sweep resume replay diff plan sync test mutants bench soak ui lint format hooks clean-runs
+.PHONY: help setup run sweep resume replay diff plan sync test test-ui mutants bench soak ui lint format hooks clean-runs

@@ -6,7 +6,6 @@ Prints a table (mean and 95% interval over seeds per setting) and writes it with
 import argparse
 import json
 import sys
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from lightning_modules.moe.specialization import selection_share_DLE
 from lightning_modules.reports import moe_figures as draw
+from lightning_modules.reports.settings import by_setting
 from lightning_modules.reports.tables import markdown, mean_ci, terminal
 from lightning_modules.runtime.provenance import machine
 
@@ -31,25 +31,14 @@ COLUMNS = {
 
 
 def load(folder: Path) -> list[dict[str, Any]]:
-    """Finished runs below `folder`: metrics, overrides and the test split's routing. ValueError when there are none."""
+    """Finished runs below `folder`: what result.json holds, overrides and folder. ValueError when there are none."""
     runs = []
     for path in sorted(folder.rglob("result.json")):
         overrides = yaml.safe_load((path.parent / ".hydra" / "overrides.yaml").read_text())
-        seed = next((o.split("=")[1] for o in overrides if o.startswith("seed=")), "1")
-        settings = [o for o in overrides if not o.startswith(("seed=", "fresh=", "threads=", "paths.", "logger"))]
-        runs.append({**json.loads(path.read_text()), "settings": settings, "seed": seed, "folder": path.parent})
+        runs.append({**json.loads(path.read_text()), "overrides": overrides, "folder": path.parent})
     if not runs:
         raise ValueError(f"no finished run (no result.json) below {folder}; start with `make run`.")
     return runs
-
-
-def by_setting(runs: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Runs grouped by the overrides in which they differ, seeds together."""
-    common = set.intersection(*(set(run["settings"]) for run in runs))
-    groups = defaultdict(list)
-    for run in runs:
-        groups[" ".join(o for o in run["settings"] if o not in common) or "default"].append(run)
-    return dict(sorted(groups.items(), reverse=True))
 
 
 def shares(run: dict[str, Any]) -> tuple[torch.Tensor, list[str]]:
@@ -62,7 +51,8 @@ def shares(run: dict[str, Any]) -> tuple[torch.Tensor, list[str]]:
 def compare(folder: Path, out: Path) -> tuple[list[str], list[list[Any]]]:
     """Write heatmaps.png, ppl_by_domain.png and comparison.md about the runs below `folder` to `out`; the table."""
     runs = load(folder)
-    groups = by_setting(runs)
+    # Backwards, so that the micro-batch scope is the one that others are compared with.
+    groups = dict(sorted(by_setting(runs).items(), reverse=True))
     columns = ["setting", "seeds", *COLUMNS.values()]
     rows = [
         [name, len(runs), *(mean_ci([r["metrics"][m] for r in runs]) for m in COLUMNS)] for name, runs in groups.items()

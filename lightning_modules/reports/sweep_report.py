@@ -1,16 +1,15 @@
 """What a sweep has found so far: a table with mean and 95% interval over seeds per setting, a plot, the failures."""
 
 import json
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from lightning_modules.reports.settings import by_setting
 from lightning_modules.reports.style import COLOURS, panels
 from lightning_modules.reports.tables import markdown, mean_ci
 
-NOISE = ("seed=", "fresh=", "threads=", "paths.", "logger", "hydra.")
 # Shown when the runs have them, in this order, after the objective.
 SHOWN = ("test/ppl", "test/choice_accuracy", "test/mutual_information", "test/top_share", "test/maxvio_global")
 
@@ -35,21 +34,11 @@ def counts(sweep: Path) -> dict[str, int]:
     return {name: status.count(name) for name in ("done", "failed", "stopped")}
 
 
-def settings(entries: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Jobs grouped by the overrides in which they differ, seeds together, in order of appearance."""
-    kept = [[o for o in entry["overrides"] if not o.startswith(NOISE)] for entry in entries]
-    common = set.intersection(*map(set, kept)) if kept else set()
-    groups = defaultdict(list)
-    for entry, overrides in zip(entries, kept, strict=True):
-        groups[" ".join(o for o in overrides if o not in common) or "default"].append(entry)
-    return dict(groups)
-
-
 def write(sweep: Path, *, objective: str) -> list[Path]:
     """report.md and, once a job is done, report.png in the sweep's folder; their paths."""
     entries = list(jobs(sweep).values())
     done = [entry for entry in entries if "metrics" in entry]
-    groups = settings(done)
+    groups = by_setting(done)
     columns = [name for name in dict.fromkeys((objective, *SHOWN)) if any(name in e["metrics"] for e in done)]
     rows = [
         [name, len(runs), *(str(mean_ci([r["metrics"][c] for r in runs if c in r["metrics"]])) for c in columns)]

@@ -7,7 +7,7 @@ is resumed, or by `make sync`.
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,14 +171,23 @@ def database_lock(uri: str) -> Iterator[None]:
 class Courier(threading.Thread):
     """Delivers every `interval` seconds; tells once when the server is away, and when it is back."""
 
-    def __init__(self, delivery: Delivery, *, interval: float = 5.0, say: Any = print) -> None:
+    def __init__(
+        self,
+        delivery: Delivery,
+        *,
+        interval: float = 5.0,
+        say: Callable[[str], None] = print,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        """before: called ahead of every delivery, to write down what is measured at that pace."""
         super().__init__(daemon=True, name="courier")
-        self.delivery, self.interval, self.say = delivery, interval, say
+        self.delivery, self.interval, self.say, self.before = delivery, interval, say, before
         self._stop_asked = threading.Event()
         self.away = False
 
     def run(self) -> None:
         while not self._stop_asked.wait(self.interval):
+            self.before()
             self.attempt()
 
     def attempt(self) -> bool:

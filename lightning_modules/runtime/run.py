@@ -1,5 +1,6 @@
 """One run from a composed config to result.json, whose presence means "done"."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -13,11 +14,15 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 from lightning_modules.callbacks.resume_point import Preempted, ResumePoint
+from lightning_modules.runtime import console as console_log
 from lightning_modules.runtime import errors, provenance, quiet, tracking
 from lightning_modules.runtime.checkpoints import CheckedCheckpoints, newest_valid
 from lightning_modules.runtime.files import write_atomically
 
-console = Console(stderr=True)
+
+def say(text: str) -> None:
+    # A console of its own each time: stderr is not the same during a run as at import.
+    Console(stderr=True).print(text, soft_wrap=True)
 
 
 def run(cfg: DictConfig, *, folder: Path, overrides: list[str], tags: dict[str, str] | None = None) -> dict[str, Any]:
@@ -27,19 +32,24 @@ def run(cfg: DictConfig, *, folder: Path, overrides: list[str], tags: dict[str, 
     `fresh=true` starts anew in either case.
     """
     first = rank_zero_only.rank == 0
+    with console_log.kept(folder / "console.log") if first else contextlib.nullcontext():
+        return _run(cfg, folder=folder, overrides=overrides, tags=tags or {}, first=first)
+
+
+def _run(cfg: DictConfig, *, folder: Path, overrides: list[str], tags: dict[str, str], first: bool) -> dict[str, Any]:
     if (folder / "result.json").is_file() and not cfg.fresh and first:
-        console.print(f"Already done: {folder}/result.json (fresh=true runs it again).")
+        say(f"Already done: {folder}/result.json (fresh=true runs it again).")
         return json.loads((folder / "result.json").read_text())
     if cfg.fresh and first:
         clear(folder)
     quiet.hush()
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    resume = newest_valid(folder / "checkpoints", say=console.print)
+    resume = newest_valid(folder / "checkpoints", say=say)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = instantiate(cfg.data)
     module = instantiate(cfg.module, model=instantiate(cfg.model))
-    tracker = tracking.open_tracker(cfg, folder=folder, overrides=overrides, tags=tags or {})
+    tracker = tracking.open_tracker(cfg, folder=folder, overrides=overrides, tags=tags)
     try:
         trainer = pl.Trainer(
             logger=tracker or False,
@@ -49,7 +59,7 @@ def run(cfg: DictConfig, *, folder: Path, overrides: list[str], tags: dict[str, 
             **instantiate(cfg.trainer),
         )
         if resume and first:
-            console.print(f"Going on from {resume}.")
+            say(f"Going on from {resume}.")
         result = _fit_and_test(cfg, trainer, module, datamodule, folder=folder, tracker=tracker, resume=resume)
     except BaseException as error:
         reason = f"{type(error).__name__}: {errors.reason(error)}"
@@ -98,6 +108,9 @@ def _fit_and_test(
             tracker.artifacts(folder / "figures", "figures")
             tracker.artifacts(folder / ".hydra", "hydra")
             tracker.artifacts(folder / "result.json")
+            tracker.artifacts(folder / "console.log")
+            if (folder / "export").is_dir():
+                tracker.artifacts(folder / "export", "export")
     return result
 
 

@@ -63,8 +63,8 @@ def job(cfg: DictConfig) -> float:
     together = hydra_config.launcher.get("n_jobs", 1) or 1
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "failure.txt").unlink(missing_ok=True)
-    # Side by side, jobs would write over each other's progress bars.
-    output = open(folder / "console.log", "a") if together != 1 else None  # noqa: SIM115, the job's
+    # Side by side, jobs would write over each other's progress bars; what they say is in their console.log.
+    output = subprocess.DEVNULL if together != 1 else None
     process = subprocess.Popen(command, env=environment(together), stdout=output, stderr=output)
     try:
         code = process.wait()

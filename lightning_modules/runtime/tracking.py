@@ -13,12 +13,18 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from lightning_modules.reports.settings import NOISE
 from lightning_modules.runtime.courier import Courier, Delivery
 from lightning_modules.runtime.files import write_atomically
 from lightning_modules.runtime.journal import Journal
 
 PARAM_LIMIT = 250
 PARAM_GROUPS = ("model", "balance", "data", "optimizer", "trainer")
+SYSTEM = (
+    "system/cpu_utilization_percentage",
+    "system/system_memory_usage_megabytes",
+    "system/process_memory_megabytes",
+)
 PARENT_RUN = "FACET_PARENT_RUN"
 
 
@@ -37,7 +43,8 @@ class Tracker(Logger):
         self.resumed = bool(known)
         self._known = known or {"uid": uuid.uuid4().hex, "run_id": None, "params": None}
         self.delivery = Delivery(self.journal, uri=uri, run_id=self._known["run_id"])
-        self.courier = Courier(self.delivery)
+        self.courier = Courier(self.delivery, before=self._sample)
+        self._samples = self._seen.get(SYSTEM[0], -1) + 1
         self.journal.append(
             "start",
             experiment=experiment,
@@ -54,6 +61,13 @@ class Tracker(Logger):
         if self.courier.attempt():
             self._save_identity()
         self.courier.start()
+
+    def _sample(self) -> None:
+        """What the machine does, under the names that MLflow's UI shows as system metrics."""
+        memory = psutil.virtual_memory()
+        values = (psutil.cpu_percent(), memory.used / 1e6, psutil.Process().memory_info().rss / 1e6)
+        self.log_metrics(dict(zip(SYSTEM, values, strict=True)), self._samples)
+        self._samples += 1
 
     def _save_identity(self) -> None:
         self._known["run_id"] = self.delivery.run_id
@@ -172,7 +186,7 @@ def open_tracker(cfg: Any, *, folder: Path, overrides: list[str], tags: dict[str
 
 def run_name(overrides: list[str], seed: int) -> str:
     """What sets a run apart among its experiment's: `balance=micro s1`."""
-    told = ("experiment=", "seed=", "debug=", "paths.", "fresh=", "threads=", "logger", "experiment_name=")
+    told = (*NOISE, "experiment=", "debug=", "experiment_name=")
     return " ".join([*(o for o in overrides if not o.startswith(told)), f"s{seed}"])
 
 

@@ -186,7 +186,7 @@ def scope_rank(rank: int, ranks: int, port: int, queue: Any) -> None:
             return on
 
     sync = Alternating()
-    segments = 2 * 8 + 1
+    segments = 2 * 16 + 1
     trainer = ["trainer=ddp_cpu"] if ranks > 1 else []
     sizes = ["data.global_batch=16", "data.micro_batch=2", "data.seq_len=64", f"trainer.devices={ranks}"]
     cfg, datamodule, module = parts(*trainer, *sizes, f"trainer.max_steps={SEGMENT * segments}", "balance=micro")

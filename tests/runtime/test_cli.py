@@ -46,6 +46,7 @@ def test_a_sweep_gives_comparable_runs(sweep):
 
 def test_a_run_logs_what_one_compares_by(sweep):
     client, runs = runs_of(sweep, "test/sweep")
+    runs = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
     wanted = {"train/loss", "train/tokens_per_s", "val/ppl", "val/ppl_hard", "test/ppl", "test/choice_accuracy"}
     wanted |= {f"moe/lbl_{scope}" for scope in ("sequence", "micro", "global")}
     wanted |= {"moe/balance_bsz", "moe/maxvio_micro", "moe/maxvio_global", "moe/dead_experts", "moe/routing_entropy"}
@@ -56,7 +57,9 @@ def test_a_run_logs_what_one_compares_by(sweep):
         assert run.data.metrics["moe/balance_bsz"] == bsz
         assert {"git.commit", "package.torch", "fingerprint.tokenizer", "parameters.active"} <= set(run.data.tags)
         top = {f.path for f in client.list_artifacts(run.info.run_id)}
-        assert {"figures", "hydra", "provenance", "result.json"} <= top
+        assert {"figures", "hydra", "provenance", "result.json", "config.yaml", "console.log", "export"} <= top
+        (dataset,) = run.inputs.dataset_inputs
+        assert (dataset.dataset.name, dataset.dataset.digest) == ("corpus", run.data.tags["fingerprint.data"])
         figures = {f.path for f in client.list_artifacts(run.info.run_id, "figures")}
         assert {"figures/selection_heatmap.png", "figures/routing_test.pt"} <= figures
 
@@ -88,7 +91,9 @@ def test_two_ranks_train_like_one(tmp_path):
 
 
 def test_a_non_finite_loss_marks_the_run_failed_with_its_reason(tmp_path):
-    done = main(tmp_path, "optimizer.lr=1e30", "trainer.val_check_interval=1", "experiment_name=test/nan", check=False)
+    done = main(
+        tmp_path, "optimizer.lr=1e30", "callbacks.resume_point.every_n_steps=1", "experiment_name=test/nan", check=False
+    )
     assert done.code == 1
     assert "error: loss is nan at optimizer step" in done.text
     assert "Traceback" not in done.text

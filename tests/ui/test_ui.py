@@ -1,0 +1,111 @@
+"""The MLflow UI in a headless browser, as a user looks at a sweep: `make test-ui`. Writes docs/ui/*.png."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from playwright.sync_api import sync_playwright
+
+from tests.runtime.cli import PROJECT, main
+
+SHOTS = PROJECT / "docs" / "ui"
+BROWSER = next((p for p in ("chromium", "chromium-browser", "google-chrome") if shutil.which(p)), None)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ui")
+    settings = ["balance=micro,global", "seed=1,2", "experiment_name=moe/scope", "trainer.max_steps=120"]
+    main(folder, "-m", *settings, "trainer.val_check_interval=20", "optimizer.lr=0.003")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(sweep):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{sweep}/tracking/mlflow.db"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    end = time.monotonic() + 90
+    while time.monotonic() < end:
+        with socket.socket() as s:
+            if s.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.2)
+    yield f"http://127.0.0.1:{port}"
+    os.killpg(server.pid, 9)
+
+
+@pytest.fixture(scope="module")
+def page():
+    assert BROWSER, "no browser: install Debian's package chromium"
+    calm = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which(BROWSER), args=calm)
+        yield browser.new_page(viewport={"width": 1600, "height": 1000})
+        browser.close()
+
+
+def shot(page, name):
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png")
+
+
+def ids(sweep):
+    client = MlflowClient(f"sqlite:///{sweep}/tracking/mlflow.db")
+    experiment = client.get_experiment_by_name("moe/scope").experiment_id
+    runs = client.search_runs([experiment])
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    return experiment, parents, [r for r in runs if r not in parents]
+
+
+def test_a_sweep_is_one_parent_with_its_children(page, address, sweep):
+    experiment, (parent,), children = ids(sweep)
+    page.goto(f"{address}/#/experiments/{experiment}/runs?workflowType=machine_learning")
+    page.get_by_text(parent.info.run_name).first.wait_for(timeout=30_000)
+    assert len(children) == 4
+    for child in children:
+        page.get_by_text(child.info.run_name, exact=True).first.wait_for(timeout=15_000)
+    shot(page, "sweep")
+
+
+def test_the_charts_are_grouped_by_system(page, address, sweep):
+    experiment, _, _ = ids(sweep)
+    page.goto(f"{address}/#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART")
+    for section in ("moe", "test", "train", "val"):
+        page.get_by_text(f"{section} (", exact=False).first.wait_for(state="attached", timeout=30_000)
+    page.get_by_text("moe/lbl_global").first.wait_for(state="attached", timeout=15_000)
+    page.wait_for_timeout(3000)
+    shot(page, "compare")
+
+
+@pytest.mark.parametrize("figure", ["selection_heatmap.png", "topk_score_sum.png"])
+def test_a_figure_opens(page, address, sweep, figure):
+    experiment, _, children = ids(sweep)
+    page.goto(f"{address}/#/experiments/{experiment}/runs/{children[0].info.run_id}/artifacts/figures/{figure}")
+    picture = page.locator("img[src^='blob:'], img[src*='get-artifact']").first
+    picture.wait_for(timeout=30_000)
+    page.wait_for_timeout(1500)
+    assert page.evaluate("e => e.naturalWidth", picture.element_handle()) > 400
+    shot(page, Path(figure).stem)
+
+
+def test_the_report_is_on_the_parent(page, address, sweep):
+    experiment, (parent,), _ = ids(sweep)
+    page.goto(f"{address}/#/experiments/{experiment}/runs/{parent.info.run_id}/artifacts/report.md")
+    page.get_by_text("4 of 4 jobs done").first.wait_for(timeout=30_000)
+    shot(page, "report")
