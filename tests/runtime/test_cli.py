@@ -90,20 +90,35 @@ def test_two_ranks_train_like_one(tmp_path):
     assert {r["metrics"]["moe/balance_bsz"] for r in second} == {32}
 
 
-def test_a_non_finite_loss_marks_the_run_failed_with_its_reason(tmp_path):
-    done = main(
-        tmp_path, "optimizer.lr=1e30", "callbacks.resume_point.every_n_steps=1", "experiment_name=test/nan", check=False
-    )
+@pytest.mark.parametrize(
+    ("learning_rate", "every", "said", "checkpoints"),
+    [
+        ("1e30", 1, "weight model.model.embed_tokens.weight is not finite after optimizer step 2", 1),
+        ("1e3", 4, "loss is", 1),
+    ],
+)
+def test_a_non_finite_loss_or_weight_marks_the_run_failed_with_its_reason(
+    tmp_path, learning_rate, every, said, checkpoints
+):
+    # The second diverges after a good checkpoint has been written.
+    settings = [
+        f"optimizer.lr={learning_rate}",
+        "optimizer.warmup_steps=0",
+        f"callbacks.resume_point.every_n_steps={every}",
+    ]
+    done = main(tmp_path, *settings, "experiment_name=test/nan", "trainer.gradient_clip_val=null", check=False)
     assert done.code == 1
-    assert "error: loss is nan at optimizer step" in done.text
+    assert f"error: {said}" in done.text
     assert "Traceback" not in done.text
     assert done.results() == {}
     _, (run,) = runs_of(done, "test/nan")
     assert run.info.status == "FAILED"
-    assert run.data.tags["failure_reason"].startswith("NonFiniteLossError: loss is nan at optimizer step")
-    (kept,) = done.folder.glob("runs/**/last.ckpt")
-    state = torch.load(kept, weights_only=True)["state_dict"]
-    assert all(torch.isfinite(v).all() for v in state.values()), "the last checkpoint is from before the bad step"
+    assert run.data.tags["failure_reason"].startswith(f"NonFiniteLossError: {said}")
+    found = list(done.folder.glob("runs/**/last.ckpt"))
+    assert len(found) == checkpoints
+    for kept in found:
+        state = torch.load(kept, weights_only=True)["state_dict"]
+        assert all(torch.isfinite(v).all() for v in state.values()), "the last checkpoint is from before the bad step"
 
 
 @pytest.mark.parametrize(
