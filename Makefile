@@ -48,11 +48,17 @@ test-ui: $(READY) ## the MLflow UI in a headless browser (needs Debian's chromiu
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright==1.65.2
 	$(BIN)/python -m pytest tests/ui --override-ini addopts=-q
 
+test-server: $(READY) ## a real MLflow server on PostgreSQL, started and stopped (needs Debian's postgresql)
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { echo "make test-server needs PostgreSQL: apt-get install postgresql"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check psycopg2-binary==2.9.13
+	$(BIN)/python -m pytest tests/server --override-ini addopts=-q
+
 mutants: $(READY) ## break the code on purpose, fault by fault, and see a test fail each time
 	$(BIN)/python -m tests.mutants
 
 bench: $(READY) ## speed against a bare loop and the Hugging Face Trainer; writes docs/results/bench.json
 	$(BIN)/python -m tests.bench.moe
+	$(BIN)/python -m tests.bench.runtime
 
 soak: $(READY) ## twenty kills of a two-rank run, each resumed; writes docs/results/soak.json (about ten minutes)
 	$(BIN)/python -m tests.robustness.soak
@@ -72,4 +78,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run sweep resume replay diff plan sync test test-ui mutants bench soak ui lint format hooks clean-runs
+.PHONY: help setup run sweep resume replay diff plan sync test test-ui test-server mutants bench soak ui lint format hooks clean-runs

@@ -73,7 +73,7 @@ MUTANTS = (
         "tests/datamodules/test_order.py",
     ),
     Mutant(
-        "a split that leaks",
+        "a split that depends on the process",
         "datamodules/corpus/cache.py",
         'int.from_bytes(_digest(document)[:4], "big") % 100',
         "hash(document) % 100",
@@ -89,6 +89,9 @@ MUTANTS = (
 )
 
 
+HEALTHY = Mutant("nothing broken", SYNC, "", "")
+
+
 def survives(mutant: Mutant) -> bool:
     """True when every test passes in a copy of the checkout that carries the mutant."""
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +101,7 @@ def survives(mutant: Mutant) -> bool:
         path = copy / mutant.file
         text = path.read_text()
         assert mutant.old in text, f"{mutant.name}: nothing to mutate in {mutant.file}"
-        path.write_text(text.replace(mutant.old, mutant.new))
+        path.write_text(text.replace(mutant.old, mutant.new) if mutant.old else text)
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", *mutant.tests.split()]
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
         failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
@@ -111,5 +114,9 @@ def survives(mutant: Mutant) -> bool:
 
 if __name__ == "__main__":
     wanted = sys.argv[1:]
+    # A test that fails anyway kills every mutant and shows nothing.
+    for tests in dict.fromkeys(m.tests for m in MUTANTS):
+        if not survives(HEALTHY._replace(tests=tests)):
+            sys.exit(f"the tests fail without a mutant: {tests}")
     left = [m.name for m in MUTANTS if (not wanted or any(w in m.name for w in wanted)) and survives(m)]
     sys.exit(f"survived: {', '.join(left)}" if left else 0)

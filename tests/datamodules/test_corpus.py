@@ -59,6 +59,17 @@ def test_splits_share_no_document(data):
         assert decoded == {t for t in texts[domain] if token_cache.split_of(t) == split}
 
 
+def test_the_split_of_a_text_is_its_hash_whatever_the_process():
+    import hashlib
+
+    def bucket(text):
+        return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) % 100
+
+    for text in (f"document {i}" for i in range(300)):
+        wanted = "test" if bucket(text) < 5 else "val" if bucket(text) < 10 else "train"
+        assert token_cache.split_of(text) == wanted
+
+
 def test_a_text_that_comes_twice_is_kept_once(tmp_path):
     class Twice:
         def description(self):

@@ -45,14 +45,14 @@ def loss_of(stats: RouterStats, frequency: Frequency) -> torch.Tensor:
 
 
 class Router(torch.nn.Module):
-    """Just enough of MoELM for the callback: `expert_frequency`, a forward and `routing`."""
+    """Just enough of MoELM for the callback: `expert_frequency`, `hidden` and `routing`."""
 
     def __init__(self, weight):
         super().__init__()
         self.weight = torch.nn.Parameter(weight.clone())
         self.expert_frequency = ExpertFrequency()
 
-    def forward(self, input_ids, attention_mask=None):
+    def hidden(self, input_ids, attention_mask=None):
         self.seen = (input_ids, attention_mask)
 
     def routing(self, batch):
@@ -70,7 +70,7 @@ def fake_trainer(rank, ranks, batches):
         accumulate_grad_batches=STEPS,
         current_epoch=0,
         fit_loop=SimpleNamespace(total_batch_idx=0),
-        datamodule=SimpleNamespace(train_batch=lambda epoch, index: batches[index]),
+        datamodule=SimpleNamespace(train_batch=lambda index: batches[index]),
         precision_plugin=SimpleNamespace(train_step_context=nullcontext),
         strategy=SimpleNamespace(batch_to_device=lambda batch: batch),
     )

@@ -98,10 +98,11 @@ def free_port():
 
 
 class Server:
-    """A real `mlflow server` on SQLite that can be stopped and started again on the same port."""
+    """A real `mlflow server`, on SQLite unless told otherwise, that can be stopped and started on the same port."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, store=None):
         self.folder, self.port, self.process = folder, free_port(), None
+        self.store = store or f"sqlite:///{folder}/server.db"
         self.uri = f"http://127.0.0.1:{self.port}"
 
     def start(self):
@@ -119,7 +120,7 @@ class Server:
         ]
         command += [
             "--backend-store-uri",
-            f"sqlite:///{self.folder}/server.db",
+            self.store,
             "--artifacts-destination",
             f"{self.folder}/art",
         ]
