@@ -108,10 +108,9 @@ def survives(mutant: Mutant) -> bool:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", *mutant.tests.split()]
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
         failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        print(
-            f"{('SURVIVED' if mutant.old else 'passes') if done.returncode == 0 else 'killed':9} {mutant.name}: {failed[0][:110] if failed else ''}",
-            flush=True,
-        )
+        passed = "SURVIVED" if mutant.old else "passes"
+        verdict = passed if done.returncode == 0 else "killed"
+        print(f"{verdict:9} {mutant.name}: {failed[0][:110] if failed else ''}", flush=True)
         return done.returncode == 0
 
 

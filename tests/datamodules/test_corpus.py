@@ -1,7 +1,5 @@
 """From documents to batches: the cache, the split, the loaders, a user's own text."""
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +10,7 @@ import torch
 
 from datamodules.corpus import CorpusDataModule, SyntheticSource
 from datamodules.corpus import cache as token_cache
-from datamodules.corpus.factories import folder_corpus, hub_corpus
-from datamodules.corpus.sources import EmbeddedSource, FolderSource
+from datamodules.corpus.sources import EmbeddedSource
 
 PROJECT = Path(__file__).parents[2]
 SMALL = dict(vocab_size=400, seq_len=16, micro_batch=2, global_batch=8, eval_windows=4, eval_batch=4)
@@ -172,84 +169,6 @@ def test_a_source_without_training_text_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="domain 'void' has no training document"):
         corpus(tmp_path, source=Empty())
-
-
-# A user's own text
-
-
-@pytest.fixture
-def own(tmp_path):
-    folder = tmp_path / "text"
-    for domain in ("law", "letters"):
-        (folder / domain).mkdir(parents=True)
-    rows = [{"text": f"clause {i} of the law says {i * i}"} for i in range(150)]
-    (folder / "law" / "all.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    for i in range(60):
-        (folder / "letters" / f"{i}.txt").write_text(f"dear friend number {i}, the weather is fine in été")
-    return folder
-
-
-def test_a_folder_of_domain_folders(own, tmp_path):
-    data = folder_corpus(path=str(own), cache_dir=str(tmp_path / "cache"), **SMALL)
-    data.prepare_data()
-    assert data.domains == ["law", "letters"]
-    assert {r["domain"]: r["documents"] for r in data.datasheet()} == {"law": 150, "letters": 60}
-    assert data.train_batch(0)["input_ids"].shape == (8, 16)
-    before = data.folder
-    os.utime(own / "letters" / "1.txt", (1, 1))
-    changed = folder_corpus(path=str(own), cache_dir=str(tmp_path / "cache"), **SMALL)
-    assert changed.folder != before, "a changed file is another corpus"
-
-
-def test_a_missing_folder_an_empty_domain_and_no_domains(own, tmp_path):
-    with pytest.raises(ValueError, match=r"data.path=.*nowhere is no folder"):
-        FolderSource(path=str(own / "nowhere")).documents()
-    (own / "poems").mkdir()
-    (own / "poems" / "empty.txt").write_text("")
-    with pytest.raises(ValueError, match=r"domain folder .*poems is empty: it has no .txt or .jsonl"):
-        FolderSource(path=str(own)).documents()
-    (tmp_path / "bare").mkdir()
-    with pytest.raises(ValueError, match="has no sub-folder; expected one per domain"):
-        FolderSource(path=str(tmp_path / "bare")).documents()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("bad.txt", b"caf\xe9 society", r"bad\.txt is not UTF-8: byte 0xe9 at offset 3; convert it"),
-        (
-            "bad.jsonl",
-            b'{"text": "fine"}\nno json\n',
-            r'bad\.jsonl:2 is no JSON object with a field "text" \(JSONDecodeError',
-        ),
-        ("bad.jsonl", b'{"body": "fine"}\n', r'bad\.jsonl:1 is no JSON object with a field "text" \(KeyError'),
-        ("bad.jsonl", b'{"text": 7}\n', r'bad\.jsonl:1: field "text" holds int, expected a string'),
-        ("bad.jsonl", b'{"text": "caf\xe9"}\n', r"bad\.jsonl is not UTF-8"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_named_with_the_place(own, tmp_path, name, content, message):
-    (own / "law" / name).write_bytes(content)
-    data = folder_corpus(path=str(own), cache_dir=str(tmp_path / "cache"), **SMALL)
-    with pytest.raises(ValueError, match=message):
-        data.prepare_data()
-    assert list((tmp_path / "cache" / "tokens").iterdir()) == []
-
-
-def test_hugging_face_datasets_by_local_path(own, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
-    hub = {
-        "law": {"path": "json", "data_files": str(own / "law" / "all.jsonl")},
-        "letters": {"path": "text", "data_files": [str(p) for p in sorted((own / "letters").iterdir())]},
-    }
-    data = hub_corpus(hub=hub, cache_dir=str(tmp_path / "cache"), **SMALL)
-    data.prepare_data()
-    assert {r["domain"]: r["documents"] for r in data.datasheet()} == {"law": 150, "letters": 60}
-    with pytest.raises(ValueError, match=r"data.hub.law: no field 'body'; there are text"):
-        hub_corpus(hub={"law": {**hub["law"], "field": "body"}}, cache_dir=str(tmp_path), **SMALL).prepare_data()
-    with pytest.raises(ValueError, match=r"data.hub.x: .*nothing' could not be loaded"):
-        hub_corpus(hub={"x": {"path": str(tmp_path / "nothing")}}, cache_dir=str(tmp_path), **SMALL).prepare_data()
-    with pytest.raises(ValueError, match="data.hub is empty; expected one entry per domain"):
-        hub_corpus(hub={}, cache_dir=str(tmp_path), **SMALL)
 
 
 # The embedded corpus
