@@ -73,19 +73,32 @@ def ids(sweep):
     return experiment, parents, [r for r in runs if r not in parents]
 
 
+def unfold(page, child):
+    """Press the + beside the sweep, unless the page still remembers it pressed."""
+    page.wait_for_timeout(3000)
+    if page.get_by_text(child.info.run_name, exact=True).count():
+        return
+    button = page.locator("button[data-component-id*='runnamecellrenderer']").first
+    button.wait_for(timeout=30_000)
+    button.click()
+
+
 def test_a_sweep_is_one_parent_with_its_children(page, address, sweep):
     experiment, (parent,), children = ids(sweep)
     page.goto(f"{address}/#/experiments/{experiment}/runs?workflowType=machine_learning")
     page.get_by_text(parent.info.run_name).first.wait_for(timeout=30_000)
     assert len(children) == 4
+    assert page.get_by_text(children[0].info.run_name, exact=True).count() == 0, "folded under its parent"
+    unfold(page, children[0])
     for child in children:
         page.get_by_text(child.info.run_name, exact=True).first.wait_for(timeout=15_000)
     shot(page, "sweep")
 
 
 def test_the_charts_are_grouped_by_system(page, address, sweep):
-    experiment, _, _ = ids(sweep)
+    experiment, _, children = ids(sweep)
     page.goto(f"{address}/#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART")
+    unfold(page, children[0])
     for section in ("moe", "test", "train", "val"):
         page.get_by_text(f"{section} (", exact=False).first.wait_for(state="attached", timeout=30_000)
     page.get_by_text("moe/lbl_global").first.wait_for(state="attached", timeout=15_000)
