@@ -100,7 +100,7 @@ def test_the_charts_are_grouped_by_system(page, address, sweep):
     page.goto(f"{address}/#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART")
     unfold(page, children[0])
     for section in ("moe", "test", "train", "val"):
-        page.get_by_text(f"{section} (", exact=False).first.wait_for(state="attached", timeout=30_000)
+        page.get_by_text(section, exact=True).first.wait_for(state="attached", timeout=30_000)
     page.get_by_text("moe/lbl_global").first.wait_for(state="attached", timeout=15_000)
     page.wait_for_timeout(3000)
     shot(page, "compare")
