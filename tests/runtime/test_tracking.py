@@ -124,11 +124,11 @@ class Server:
             "--artifacts-destination",
             f"{self.folder}/art",
         ]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        log = self.folder / "server.log"
+        with log.open("w") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
         end = time.monotonic() + 90
-        while time.monotonic() < end:
+        while time.monotonic() < end and self.process.poll() is None:
             with socket.socket() as s:
                 if s.connect_ex(("127.0.0.1", self.port)) == 0:
                     try:
@@ -137,7 +137,7 @@ class Server:
                     except Exception:
                         time.sleep(0.2)
             time.sleep(0.2)
-        raise AssertionError("the server did not come up")
+        raise AssertionError(f"the server did not come up:\n{log.read_text()[-2000:]}")
 
     def stop(self):
         os.killpg(self.process.pid, 9)

@@ -33,7 +33,7 @@ def database(tmp_path_factory):
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
     control = [*prefix, BIN / "pg_ctl", "-D", data, "-w"]
     subprocess.run([*control, "-o", options, "start"], **calm)
-    yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres"
     subprocess.run([*control, "-m", "immediate", "stop"], **calm)
 
 

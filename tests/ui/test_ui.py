@@ -110,6 +110,8 @@ def test_the_charts_are_grouped_by_system(page, address, sweep):
 def test_a_figure_opens(page, address, sweep, figure):
     experiment, _, children = ids(sweep)
     page.goto(f"{address}/#/experiments/{experiment}/runs/{children[0].info.run_id}/artifacts/figures/{figure}")
+    page.reload()
+    page.get_by_text(f"figures/{figure}", exact=True).wait_for(timeout=30_000)
     picture = page.locator("img[src^='blob:'], img[src*='get-artifact']").first
     picture.wait_for(timeout=30_000)
     page.wait_for_timeout(1500)
