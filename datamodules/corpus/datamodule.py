@@ -222,6 +222,10 @@ class CorpusDataModule(pl.LightningDataModule):
             "domain": torch.tensor(domains),
         }
 
+    @property
+    def tokens_per_step(self) -> int:
+        return self.global_batch * self.seq_len
+
     def fingerprint(self) -> dict[str, str]:
         """Short hashes of the tokens, the split rule, the tokenizer and the training order."""
         sums = self.manifest["sha256"]

@@ -144,9 +144,9 @@ class MoELM(pl.LightningModule):
     def count_parameters(self) -> dict[str, int]:
         return count_parameters(self.model)
 
-    def export(self, folder: Path, *, tokenizer: Any) -> Path:
+    def export(self, folder: Path, *, datamodule: Any) -> Path:
         """A directory for AutoModelForCausalLM and AutoTokenizer."""
-        return export(self.model, tokenizer, folder)
+        return export(self.model, datamodule.tokenizer, folder)
 
     def configure_optimizers(self) -> dict[str, Any]:
         return adamw_with_schedule(

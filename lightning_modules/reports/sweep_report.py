@@ -1,6 +1,7 @@
 """What a sweep has found so far: a table with mean and 95% interval over seeds per setting, a plot, the failures."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,6 @@ from matplotlib.figure import Figure
 from lightning_modules.reports.settings import by_setting
 from lightning_modules.reports.style import COLOURS, panels
 from lightning_modules.reports.tables import markdown, mean_ci
-
-# Shown when the runs have them, in this order, after the objective.
-SHOWN = ("test/ppl", "test/choice_accuracy", "test/mutual_information", "test/top_share", "test/maxvio_global")
 
 
 def jobs(sweep: Path) -> dict[str, dict[str, Any]]:
@@ -34,12 +32,12 @@ def counts(sweep: Path) -> dict[str, int]:
     return {name: status.count(name) for name in ("done", "failed", "stopped")}
 
 
-def write(sweep: Path, *, objective: str) -> list[Path]:
+def write(sweep: Path, *, objective: str, shown: Sequence[str] = ()) -> list[Path]:
     """report.md and, once a job is done, report.png in the sweep's folder; their paths."""
     entries = list(jobs(sweep).values())
     done = [entry for entry in entries if "metrics" in entry]
     groups = by_setting(done)
-    columns = [name for name in dict.fromkeys((objective, *SHOWN)) if any(name in e["metrics"] for e in done)]
+    columns = [name for name in dict.fromkeys((objective, *shown)) if any(name in e["metrics"] for e in done)]
     rows = [
         [name, len(runs), *(str(mean_ci([r["metrics"][c] for r in runs if c in r["metrics"]])) for c in columns)]
         for name, runs in groups.items()

@@ -113,7 +113,7 @@ def paths_are_there(cfg: DictConfig) -> Iterator[str]:
 
 def objective_is_logged(cfg: DictConfig) -> Iterator[str]:
     split, _, name = cfg.objective_metric.partition("/")
-    if not name or split not in ("train", "val", "test", "moe"):
+    if not name or split not in ("train", "val", "test", "moe", "prompt", "svco"):
         yield f"objective_metric is {cfg.objective_metric!r}; expected split/name such as val/ppl."
 
 

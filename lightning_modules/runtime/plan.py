@@ -38,9 +38,11 @@ def plan(cfg: DictConfig) -> dict[str, float]:
     weights and two moments) and the export. Time is that of the steps; validation and test come on top.
     """
     quiet.hush()
-    datamodule, module = instantiate(cfg.data), instantiate(cfg.module, model=instantiate(cfg.model))
+    if cfg.study is not None:
+        raise ValueError("plan=true is for runs that train; this experiment is a study (study._target_ is set).")
+    datamodule, module = instantiate(cfg.data), instantiate(cfg.module)
     counts = provenance.parameters(module)
-    tokens = cfg.trainer.max_steps * cfg.data.global_batch * cfg.data.seq_len
+    tokens = cfg.trainer.max_steps * datamodule.tokens_per_step
     found = {
         "parameters": counts["total"],
         "active parameters": counts.get("active", counts["total"]),

@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytorch_lightning as pl
@@ -14,18 +15,21 @@ from lightning_modules.runtime.tracking import Tracker
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "hydra-core", "omegaconf", "mlflow", "tokenizers", "numpy")
 
 
-def log(tracker: Tracker, *, datamodule: pl.LightningDataModule, module: pl.LightningModule) -> None:
-    """Tags to filter runs by, the text of the rest, and the data as MLflow's input."""
+def log(tracker: Tracker, *, data: Any, module: pl.LightningModule | None = None) -> None:
+    """Tags to filter runs by, the text of the rest, and the data as MLflow's input.
+
+    data: a datamodule or a study: its `fingerprint()` is a dictionary of short hashes, `data` among them.
+    """
     tags = {f"package.{name}": importlib.metadata.version(name) for name in PACKAGES}
-    fingerprint = datamodule.fingerprint()
+    fingerprint = data.fingerprint()
     tags |= {f"fingerprint.{name}": value for name, value in fingerprint.items()}
-    tags |= {f"parameters.{name}": str(count) for name, count in parameters(module).items()}
+    tags |= {f"parameters.{name}": str(count) for name, count in (parameters(module) if module else {}).items()}
     tracker.tags({**tags, "git.commit": git("rev-parse", "HEAD") or "none", "python": platform.python_version()})
     tracker.text("provenance/git_diff.patch", git("diff", "HEAD"))
     installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
     tracker.text("provenance/packages.txt", "\n".join(dict.fromkeys(installed)))
-    source = json.dumps(datamodule.source.description()) if hasattr(datamodule, "source") else "{}"
-    name = type(datamodule).__name__.removesuffix("DataModule").lower()
+    source = json.dumps(data.source.description()) if hasattr(data, "source") else "{}"
+    name = type(data).__name__.removesuffix("DataModule").lower()
     tracker.inputs(name=name, digest=fingerprint["data"], source_type="facet", source=source[:60_000])
 
 

@@ -18,6 +18,7 @@ from lightning_modules.runtime import console as console_log
 from lightning_modules.runtime import errors, provenance, quiet, tracking
 from lightning_modules.runtime.checkpoints import CheckedCheckpoints, newest_valid
 from lightning_modules.runtime.files import write_atomically
+from lightning_modules.runtime.study import Desk, Study
 
 
 def say(text: str) -> None:
@@ -47,20 +48,25 @@ def _run(cfg: DictConfig, *, folder: Path, overrides: list[str], tags: dict[str,
         torch.set_num_threads(cfg.threads)
     resume = newest_valid(folder / "checkpoints", say=say)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    datamodule = instantiate(cfg.data)
-    module = instantiate(cfg.module, model=instantiate(cfg.model))
+    work = instantiate(cfg.study) if cfg.study else (instantiate(cfg.data), instantiate(cfg.module))
     tracker = tracking.open_tracker(cfg, folder=folder, overrides=overrides, tags=tags)
     try:
-        trainer = pl.Trainer(
-            logger=tracker or False,
-            callbacks=[instantiate(cfg.callbacks[name]) for name in _wanted_callbacks(cfg)],
-            plugins=[CheckedCheckpoints()],
-            default_root_dir=folder,
-            **instantiate(cfg.trainer),
-        )
-        if resume and first:
-            say(f"Going on from {resume}.")
-        result = _fit_and_test(cfg, trainer, module, datamodule, folder=folder, tracker=tracker, resume=resume)
+        if cfg.study:
+            result = _study(work, folder=folder, tracker=tracker)
+        else:
+            trainer = pl.Trainer(
+                logger=tracker or False,
+                callbacks=[instantiate(cfg.callbacks[name]) for name in _wanted_callbacks(cfg)],
+                plugins=[CheckedCheckpoints()],
+                default_root_dir=folder,
+                **instantiate(cfg.trainer),
+            )
+            if resume and first:
+                say(f"Going on from {resume}.")
+            datamodule, module = work
+            result = _fit_and_test(cfg, trainer, module, datamodule, folder=folder, tracker=tracker, resume=resume)
+        if first:
+            _finish(result, folder=folder, tracker=tracker)
     except BaseException as error:
         reason = f"{type(error).__name__}: {errors.reason(error)}"
         if first:
@@ -88,7 +94,7 @@ def _fit_and_test(
     if trainer.is_global_zero:
         datamodule.prepare_data()
     if tracker:
-        provenance.log(tracker, datamodule=datamodule, module=module)
+        provenance.log(tracker, data=datamodule, module=module)
     trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
     point = next((c for c in trainer.callbacks if isinstance(c, ResumePoint)), None)
     # A run resumed at its very end has no training metrics of its own.
@@ -98,20 +104,33 @@ def _fit_and_test(
         trainer.test(module, datamodule=datamodule, ckpt_path=best or None, verbose=False, weights_only=True)
         metrics |= _scalars(trainer.callback_metrics)
     result = {"metrics": metrics, "steps": trainer.global_step, "commit": provenance.commit()}
-    if trainer.is_global_zero:
-        if cfg.export and hasattr(module, "export"):
-            module.export(folder / "export", tokenizer=datamodule.tokenizer)
-        if tracker:
-            result["run_id"] = tracker.run_id
-        write_atomically(folder / "result.json", json.dumps(result, indent=2, sort_keys=True))
-        if tracker:
-            tracker.artifacts(folder / "figures", "figures")
-            tracker.artifacts(folder / ".hydra", "hydra")
-            tracker.artifacts(folder / "result.json")
-            tracker.artifacts(folder / "console.log")
-            if (folder / "export").is_dir():
-                tracker.artifacts(folder / "export", "export")
+    if trainer.is_global_zero and cfg.export and hasattr(module, "export"):
+        module.export(folder / "export", datamodule=datamodule)
     return result
+
+
+def _study(study: Study, *, folder: Path, tracker: tracking.Tracker | None) -> dict[str, Any]:
+    desk = Desk(folder=folder, tracker=tracker)
+    study.prepare()
+    if tracker:
+        provenance.log(tracker, data=study)
+    metrics = study.run(desk)
+    desk.metrics(metrics)
+    return {"metrics": metrics, "commit": provenance.commit()}
+
+
+def _finish(result: dict[str, Any], *, folder: Path, tracker: tracking.Tracker | None) -> None:
+    """Write result.json, last but for what MLflow keeps of the folder."""
+    if tracker:
+        result["run_id"] = tracker.run_id
+    write_atomically(folder / "result.json", json.dumps(result, indent=2, sort_keys=True))
+    if tracker:
+        for name in ("figures", "tables", "export"):
+            if (folder / name).is_dir():
+                tracker.artifacts(folder / name, name)
+        tracker.artifacts(folder / ".hydra", "hydra")
+        tracker.artifacts(folder / "result.json")
+        tracker.artifacts(folder / "console.log")
 
 
 def clear(folder: Path) -> None:
@@ -119,7 +138,7 @@ def clear(folder: Path) -> None:
     (folder / "result.json").unlink(missing_ok=True)
     for name in ("run.json", "tracking.jsonl", "tracking.done", "failure.txt"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("checkpoints", "figures", "export"):
+    for name in ("checkpoints", "figures", "tables", "export"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

@@ -34,6 +34,7 @@ def _top(
     test: bool,
     export: bool,
     objective_metric: str,
+    shown_metrics: list[str],
 ) -> None:
     """The scalars at the top of conf/config.yaml."""
 
@@ -76,7 +77,6 @@ PLAIN: dict[str, Callable[[], Callable[..., Any]]] = {
 # Given by the code that calls, never by a config.
 GIVEN = {
     "optimizer": {"module", "total_steps"},
-    "module": {"model"},
     "trainer": {"self", "logger", "callbacks", "plugins"},
 }
 

@@ -110,7 +110,7 @@ def note(cfg: DictConfig, folder: Path, overrides: list[str], *, status: str, re
         line = {"folder": folder.name, "overrides": overrides, "status": status, "reason": reason}
         with open(sweep / "sweep.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
-        files = sweep_report.write(sweep, objective=cfg.objective_metric)
+        files = sweep_report.write(sweep, objective=cfg.objective_metric, shown=cfg.shown_metrics)
         if PARENT_RUN in os.environ:
             show(cfg, files, sweep_report.counts(sweep))
     if status != "done":

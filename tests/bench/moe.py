@@ -42,7 +42,7 @@ def parts(*overrides: str) -> tuple[Any, Any, Any]:
     torch.manual_seed(0)
     datamodule = instantiate(cfg.data)
     datamodule.prepare_data()
-    return cfg, datamodule, instantiate(cfg.module, model=instantiate(cfg.model))
+    return cfg, datamodule, instantiate(cfg.module)
 
 
 def lightning_steps(

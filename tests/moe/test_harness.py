@@ -1,6 +1,7 @@
 """EleutherAI's harness on an export, on a task whose data is local."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def test_the_harness_scores_an_export_as_its_logits_do(tokenizer, tmp_path, monk
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     _, module, _ = fit(steps=5)
-    module.export(tmp_path / "export", tokenizer=tokenizer)
+    module.export(tmp_path / "export", datamodule=SimpleNamespace(tokenizer=tokenizer))
     draw = torch.Generator().manual_seed(0)
     rows = []
     for _ in range(24):
@@ -52,6 +53,6 @@ def test_what_is_missing_is_named(tokenizer, tmp_path):  # noqa: F811
     with pytest.raises(ValueError, match=r"holds no config.json; expected the export/ folder"):
         evaluate(tmp_path, tasks=["hellaswag"])
     _, module, _ = fit(steps=1)
-    module.export(tmp_path, tokenizer=tokenizer)
+    module.export(tmp_path, datamodule=SimpleNamespace(tokenizer=tokenizer))
     with pytest.raises(ValueError, match=r"lm-eval knows no task helaswag; .* lists them"):
         evaluate(tmp_path, tasks=["helaswag"])

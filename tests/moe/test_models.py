@@ -1,6 +1,7 @@
 """The four families: built from plain arguments, exported, loaded again."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def test_export_loads_with_bitwise_equal_logits(family, tokenizer, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     _, module, _ = fit(steps=3, model=tiny_model(family=family))
-    module.export(tmp_path / "export", tokenizer=tokenizer)
+    module.export(tmp_path / "export", datamodule=SimpleNamespace(tokenizer=tokenizer))
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "export").eval()
     ids = AutoTokenizer.from_pretrained(tmp_path / "export")("w1 w5 w9 w30 w2", return_tensors="pt")["input_ids"]
     assert ids.tolist() == [[1, 5, 9, 30, 2]]
@@ -42,7 +43,7 @@ def test_export_loads_with_bitwise_equal_logits(family, tokenizer, tmp_path):
 
 def test_a_run_starts_from_an_exported_model(tokenizer, tmp_path):
     _, module, _ = fit(steps=2)
-    module.export(tmp_path, tokenizer=tokenizer)
+    module.export(tmp_path, datamodule=SimpleNamespace(tokenizer=tokenizer))
     again = build_moe(vocab_size=64, pretrained=str(tmp_path))
     for name, value in module.model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name

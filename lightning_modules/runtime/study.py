@@ -1,0 +1,68 @@
+"""A study: an analysis that stands in the place of training. `study._target_` names it; the rest of a run is the same.
+
+It gets run directory, MLflow run, provenance, sweeps and `result.json` like any run. What is costly in it (a backbone, a
+prompt) it keeps by content with `made.made`, so a study that was killed goes on where it was.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from lightning_modules.reports.tables import markdown, terminal
+from lightning_modules.runtime.tracking import Tracker
+
+
+class Desk:
+    """Where a study puts what it finds: figures, tables and metrics of its run."""
+
+    def __init__(self, *, folder: Path, tracker: Tracker | None = None) -> None:
+        self.folder, self.tracker = folder, tracker
+
+    def say(self, text: str) -> None:
+        Console(stderr=True).print(text, soft_wrap=True)
+
+    def figure(self, name: str, figure: Figure) -> Path:
+        """`figures/NAME.png`; logged as an artifact when the run ends."""
+        path = self._place("figures", f"{name}.png")
+        figure.savefig(path)
+        return path
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, show: bool = True) -> Path:
+        """`tables/NAME.csv` with every digit and `tables/NAME.md` to read; printed unless `show` is False."""
+        path = self._place("tables", f"{name}.csv")
+        with open(path, "w", newline="") as file:
+            csv.writer(file).writerows([columns, *rows])
+        readable = [[_short(cell) for cell in row] for row in rows]
+        path.with_suffix(".md").write_text(markdown(columns, readable))
+        if show:
+            Console(stderr=True).print(terminal(columns, readable, title=name.replace("_", " ")))
+        return path
+
+    def metrics(self, values: dict[str, float], *, step: int = 0) -> None:
+        if self.tracker:
+            self.tracker.log_metrics(values, step)
+
+    def _place(self, kind: str, name: str) -> Path:
+        (self.folder / kind).mkdir(parents=True, exist_ok=True)
+        return self.folder / kind / name
+
+
+class Study(Protocol):
+    """What `study._target_` builds."""
+
+    def prepare(self) -> None:
+        """Fetch or make what the fingerprint needs."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """Short hashes of what the result depends on, `data` among them."""
+
+    def run(self, desk: Desk) -> dict[str, float]:
+        """Do it; metrics by name."""
+
+
+def _short(cell: Any) -> str:
+    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
