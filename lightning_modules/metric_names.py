@@ -2,6 +2,7 @@
 
 TRAIN_LOSS = "train/loss"
 TRAIN_CE = "train/ce"
+TRAIN_ACCURACY = "train/accuracy"
 TRAIN_TOKENS_PER_SECOND = "train/tokens_per_s"
 TRAIN_LR = "train/lr"
 TRAIN_GRAD_NORM = "train/grad_norm"

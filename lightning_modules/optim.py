@@ -30,6 +30,16 @@ def adamw_with_schedule(
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=tuple(betas), eps=eps, fused=True)
+    scheduler = warm_up_and_cosine(
+        optimizer, total_steps=total_steps, warmup_steps=warmup_steps, min_lr_ratio=min_lr_ratio
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def warm_up_and_cosine(
+    optimizer: torch.optim.Optimizer, *, total_steps: int, warmup_steps: int, min_lr_ratio: float
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Linear warm-up, then cosine to `min_lr_ratio` x lr; a ratio of 1 keeps it constant."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:
@@ -37,5 +47,4 @@ def adamw_with_schedule(
         progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
         return min_lr_ratio + (1 - min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

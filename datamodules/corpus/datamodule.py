@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.corpus import cache
 from datamodules.corpus.sources import Source
-from datamodules.order import ORDER_VERSION, GlobalBatchSampler
+from datamodules.order import ORDER_VERSION
+from datamodules.ordered import Batch, OrderedDataModule, same
 from lightning_modules.bounds import Count, Whole
-
-Batch = dict[str, Tensor]
 
 
 class Windows(Dataset):
@@ -64,11 +61,7 @@ class Windows(Dataset):
         ]
 
 
-def _same(batch: Batch) -> Batch:
-    return batch
-
-
-class CorpusDataModule(pl.LightningDataModule):
+class CorpusDataModule(OrderedDataModule):
     """Training in the order of `datamodules.order`; fixed, evenly spaced windows for validation and test.
 
     Args:
@@ -103,7 +96,6 @@ class CorpusDataModule(pl.LightningDataModule):
         self.layout, self.seed, self.workers = layout, seed, workers
         self.eval_batch, self.eval_windows = eval_batch, eval_windows
         self._prepared = False
-        self._done = 0
 
     def prepare_data(self) -> None:
         """Build the cache, or check the checksums of the one that is there; once in a process."""
@@ -131,48 +123,8 @@ class CorpusDataModule(pl.LightningDataModule):
         return PreTrainedTokenizerFast.from_pretrained(self.folder / "tokenizer")
 
     @cached_property
-    def _train(self) -> Windows:
+    def training(self) -> Windows:
         return Windows(folder=self.folder, split="train", seq_len=self.seq_len)
-
-    @cached_property
-    def sampler(self) -> GlobalBatchSampler:
-        trainer = self.trainer
-        sampler = GlobalBatchSampler(
-            sizes=self._train.sizes,
-            micro_batch=self.micro_batch,
-            global_batch=self.global_batch,
-            layout=self.layout,
-            seed=self.seed,
-            accumulate=trainer.accumulate_grad_batches if trainer else 1,
-            ranks=trainer.world_size if trainer else 1,
-            rank=trainer.global_rank if trainer else 0,
-            steps=self._steps() if trainer else None,
-        )
-        sampler.start = self._done
-        return sampler
-
-    def _steps(self) -> int:
-        if self.trainer.max_steps < 1:
-            raise ValueError(
-                f"trainer.max_steps is {self.trainer.max_steps}; expected the optimizer steps of the run: runs are not "
-                "counted in epochs."
-            )
-        return self.trainer.max_steps
-
-    def train_batch(self, forward: int) -> Batch:
-        """Exactly what this rank's training loader yields as forward `forward` of the run."""
-        return self._train.__getitems__(self.sampler.forward_windows(forward))
-
-    def train_dataloader(self) -> DataLoader:
-        return DataLoader(
-            self._train,
-            batch_sampler=self.sampler,
-            collate_fn=_same,
-            num_workers=self.workers,
-            # A generator of its own: the model's dropout must not depend on when an iterator starts.
-            generator=torch.Generator().manual_seed(self.seed),
-            persistent_workers=self.workers > 0,
-        )
 
     def val_dataloader(self) -> DataLoader:
         return self._fixed("val")
@@ -191,7 +143,7 @@ class CorpusDataModule(pl.LightningDataModule):
                 f"the {split} split has no window of data.seq_len={self.seq_len} tokens; bring more text or lower it."
             )
         batches = [chosen[i : i + self.eval_batch].tolist() for i in range(0, len(chosen), self.eval_batch)]
-        return DataLoader(windows, batch_sampler=batches, collate_fn=_same, generator=torch.Generator())
+        return DataLoader(windows, batch_sampler=batches, collate_fn=same, generator=torch.Generator())
 
     def choice_items(self, *, split: str, per_domain: int, seed: int) -> Batch:
         """Multiple choice: the second half of a held-out window against those of two others of its domain.
@@ -242,21 +194,3 @@ class CorpusDataModule(pl.LightningDataModule):
             {"domain": d, "documents": sum(documents[d].values()), "tokens": sum(tokens[d].values()), **tokens[d]}
             for d in self.domains
         ]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Forwards done, by the trainer's count: the sampler is ahead of it when workers read ahead."""
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        return {"forwards": done, "fingerprint": self.fingerprint()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after the saved forward. ValueError when the text, split, tokenizer or order is another one."""
-        now = self.fingerprint()
-        changed = [name for name, value in state_dict["fingerprint"].items() if now.get(name) != value]
-        if changed:
-            raise ValueError(
-                f"this run was started on other data: the fingerprint of {', '.join(changed)} has changed "
-                f"({', '.join(state_dict['fingerprint'][c] + ' then, ' + now[c] + ' now' for c in changed)}). Restore it, "
-                "or start anew with fresh=true."
-            )
-        self._done = state_dict["forwards"]
-        self.__dict__.pop("sampler", None)

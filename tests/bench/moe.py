@@ -134,10 +134,10 @@ def hugging_face() -> list[float]:
 
     class Rows(torch.utils.data.Dataset):
         def __len__(self) -> int:
-            return len(datamodule._train)
+            return len(datamodule.training)
 
         def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-            tokens = torch.from_numpy(datamodule._train.window(index)[0][:-1])
+            tokens = torch.from_numpy(datamodule.training.window(index)[0][:-1])
             return {"input_ids": tokens, "labels": tokens}
 
     arguments = transformers.TrainingArguments(

@@ -82,7 +82,7 @@ def test_a_text_that_comes_twice_is_kept_once(tmp_path):
 
 
 def test_tokens_are_memory_mapped_and_batches_are_shifted_by_one(data):
-    windows = data._train
+    windows = data.training
     assert all(isinstance(tokens, np.memmap) for tokens in windows._tokens)
     batch = windows.__getitems__([0, 1, windows.sizes[0]])
     assert batch["input_ids"].shape == batch["targets"].shape == (3, 16)

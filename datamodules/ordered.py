@@ -1,0 +1,98 @@
+"""What every datamodule shares: training batches in the exact order of `datamodules.order`, and an exact resume."""
+
+from functools import cached_property
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.order import GlobalBatchSampler
+
+Batch = dict[str, Tensor]
+
+
+class Batches(Protocol):
+    """A data set that is asked for a whole batch at once; `sizes` are its examples per domain."""
+
+    sizes: list[int]
+
+    def __getitems__(self, indices: list[int]) -> Batch: ...
+
+
+def same(batch: Batch) -> Batch:
+    return batch
+
+
+class OrderedDataModule(pl.LightningDataModule):
+    """Needs the attribute `training` (Batches) and `fingerprint()`, and those set here."""
+
+    micro_batch: int = 1
+    layout: str = "homogeneous"
+    workers: int = 0
+    global_batch: int
+    seed: int
+    training: Batches
+    _done = 0
+
+    def fingerprint(self) -> dict[str, str]:
+        raise NotImplementedError
+
+    @cached_property
+    def sampler(self) -> GlobalBatchSampler:
+        trainer = self.trainer
+        sampler = GlobalBatchSampler(
+            sizes=self.training.sizes,
+            micro_batch=self.micro_batch,
+            global_batch=self.global_batch,
+            layout=self.layout,
+            seed=self.seed,
+            accumulate=trainer.accumulate_grad_batches if trainer else 1,
+            ranks=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+            steps=self._steps() if trainer else None,
+        )
+        sampler.start = self._done
+        return sampler
+
+    def _steps(self) -> int:
+        if self.trainer.max_steps < 1:
+            raise ValueError(
+                f"trainer.max_steps is {self.trainer.max_steps}; expected the optimizer steps of the run: runs are not "
+                "counted in epochs."
+            )
+        return self.trainer.max_steps
+
+    def train_batch(self, forward: int) -> Batch:
+        """Exactly what this rank's training loader yields as forward `forward` of the run."""
+        return self.training.__getitems__(self.sampler.forward_windows(forward))
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(
+            self.training,
+            batch_sampler=self.sampler,
+            collate_fn=same,
+            num_workers=self.workers,
+            # A generator of its own: the model's dropout must not depend on when an iterator starts.
+            generator=torch.Generator().manual_seed(self.seed),
+            persistent_workers=self.workers > 0,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Forwards done, by the trainer's count: the sampler is ahead of it when workers read ahead."""
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        return {"forwards": done, "fingerprint": self.fingerprint()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the saved forward. ValueError when the text, split, tokenizer or order is another one."""
+        now = self.fingerprint()
+        changed = [name for name, value in state_dict["fingerprint"].items() if now.get(name) != value]
+        if changed:
+            raise ValueError(
+                f"this run was started on other data: the fingerprint of {', '.join(changed)} has changed "
+                f"({', '.join(state_dict['fingerprint'][c] + ' then, ' + now[c] + ' now' for c in changed)}). Restore it, "
+                "or start anew with fresh=true."
+            )
+        self._done = state_dict["forwards"]
+        self.__dict__.pop("sampler", None)

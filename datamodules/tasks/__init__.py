@@ -1,0 +1,6 @@
+"""Classification tasks for prompts: a controlled language, real text, and any dataset on disk or on the hub."""
+
+from datamodules.tasks.datamodule import TaskDataModule
+from datamodules.tasks.language import Language
+
+__all__ = ["Language", "TaskDataModule"]

@@ -1,0 +1,151 @@
+"""One task as a LightningDataModule: its texts in a template, its classes as label words, in an exact order."""
+
+import json
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.order import ORDER_VERSION
+from datamodules.ordered import Batch, OrderedDataModule, same
+from datamodules.tasks.task import Task
+from datamodules.tasks.template import Template, collate, label_ids
+from lightning_modules.bounds import Count, Whole
+from lightning_modules.choices import check_choice
+from lightning_modules.runtime.made import digest
+
+VERBALISERS = ("token", "prototype")
+
+
+class Source(Protocol):
+    """Where tasks come from."""
+
+    def task(self, name: str) -> Task: ...
+
+
+class Asked(Protocol):
+    """What of a backbone the data depends on (`lightning_modules.prompt.backbones`)."""
+
+    kind: str
+    max_positions: int
+
+    def tokenizer(self) -> Any: ...
+
+
+class Examples:
+    """Encoded examples of a split; a batch of any of them carries all that the backbone is asked with."""
+
+    def __init__(self, *, encoded: dict[str, Any], labels: list[int], common: Batch, pad: int) -> None:
+        self.rows, self.ask, self.labels = encoded["rows"], torch.tensor(encoded["ask"]), torch.tensor(labels)
+        self.common, self.pad = common, pad
+        self.sizes = [len(labels)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        batch = collate([self.rows[i] for i in indices], pad=self.pad)
+        return {**batch, **self.common, "ask": self.ask[indices], "labels": self.labels[indices]}
+
+
+class TaskDataModule(OrderedDataModule):
+    """`task` of `source`, in `template`, for `backbone`.
+
+    Args:
+        prompt_length: positions kept for a soft prompt, P.
+        template: see `Template`; None takes the default of the backbone's kind.
+        verbaliser: `token`: a class is its label word's logit; `prototype`: the cosine to its embedded phrase.
+        batch: examples of an optimizer step; eval_batch of them a forward elsewhere.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        task: str,
+        backbone: Asked,
+        template: str | None = None,
+        prompt_length: Whole = 16,
+        verbaliser: str = "token",
+        batch: Count = 32,
+        eval_batch: Count = 256,
+        seed: Whole = 0,
+        workers: Whole = 0,
+    ) -> None:
+        super().__init__()
+        check_choice("data.verbaliser", verbaliser, VERBALISERS)
+        self.source_of_tasks, self.name, self.backbone = source, task, backbone
+        self.template = Template(template, backbone.kind, prompt_length, backbone.max_positions)
+        self.verbaliser, self.global_batch, self.eval_batch = verbaliser, batch, eval_batch
+        self.seed, self.workers = seed, workers
+
+    def prepare_data(self) -> None:
+        """Load the task and the tokenizer, so that their errors come before anything is trained."""
+        _ = self.task, self.tokenizer, self.common
+
+    @cached_property
+    def task(self) -> Task:
+        return self.source_of_tasks.task(self.name)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return self.backbone.tokenizer()
+
+    @cached_property
+    def pad(self) -> int:
+        token = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if token is None else token
+
+    @cached_property
+    def common(self) -> Batch:
+        """What every batch of the task carries: the prompt's place and the classes' words."""
+        at = self.template.encode([""], self.tokenizer)["prompt_at"]
+        if self.verbaliser == "token":
+            return {"prompt_at": torch.tensor(at), "label_ids": label_ids(self.task.classes, self.tokenizer)}
+        phrases = self.tokenizer(list(self.task.classes))["input_ids"]
+        made = collate(phrases, pad=self.pad)
+        return {
+            "prompt_at": torch.tensor(at),
+            "phrase_ids": made["input_ids"],
+            "phrase_mask": made["attention_mask"],
+        }
+
+    def examples(self, split: str) -> Examples:
+        encoded = self.template.encode(self.task.texts[split], self.tokenizer)
+        return Examples(encoded=encoded, labels=self.task.labels[split], common=self.common, pad=self.pad)
+
+    @cached_property
+    def training(self) -> Examples:
+        return self.examples("train")
+
+    def val_dataloader(self) -> DataLoader:
+        return self.fixed("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self.fixed("test")
+
+    def fixed(self, split: str) -> DataLoader:
+        """Every example of a split once, in its order; ranks take turns."""
+        examples = self.examples(split)
+        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        # Every rank gets as many; the last few of a split that does not divide are left out, never given twice.
+        own = list(range(len(examples) // ranks * ranks))[rank::ranks]
+        batches = [own[i : i + self.eval_batch] for i in range(0, len(own), self.eval_batch)]
+        return DataLoader(examples, batch_sampler=batches, collate_fn=same, generator=torch.Generator())
+
+    @property
+    def tokens_per_step(self) -> int:
+        longest = max(map(len, self.training.rows))
+        return self.global_batch * longest
+
+    def fingerprint(self) -> dict[str, str]:
+        """Short hashes of the task, how it is asked, and the training order."""
+        asked = [self.template.pattern, self.template.prompt_length, self.verbaliser, self.template.max_positions]
+        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
+        return {
+            "data": self.task.fingerprint(),
+            "template": digest(asked),
+            "tokenizer": digest(vocabulary),
+            "order": digest([ORDER_VERSION, self.seed, self.global_batch]),
+        }

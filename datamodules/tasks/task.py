@@ -1,0 +1,66 @@
+"""A classification task: texts with class numbers, split, and the words that name its classes."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Task:
+    """`texts[split]` and `labels[split]` of equal length; `classes[c]` is the label word (or phrase) of class c.
+
+    skill: what a solver must be able to do; tasks of one skill are "similar". hint: words that name the skill, the text of
+    a hard prompt.
+    """
+
+    name: str
+    skill: str
+    classes: tuple[str, ...]
+    texts: dict[str, list[str]]
+    labels: dict[str, list[int]]
+    hint: str = ""
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            missing = set(range(len(self.classes))) - set(self.labels[split])
+            if missing:
+                words = ", ".join(self.classes[c] for c in sorted(missing))
+                raise ValueError(
+                    f"task {self.name}: the {split} split has no example of class {words}; expected every one of its "
+                    f"{len(self.classes)} classes. Bring more examples, or leave the class out."
+                )
+
+    def fingerprint(self) -> str:
+        """16 hex digits over texts, labels and label words."""
+        parts = [self.name, self.classes, self.texts, self.labels]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def datasheet(self) -> dict[str, object]:
+        sizes = {split: len(self.labels[split]) for split in SPLITS}
+        return {"task": self.name, "skill": self.skill, "classes": len(self.classes), "words": self.classes, **sizes}
+
+
+def balanced_split(
+    *, texts: list[str], labels: list[int], sizes: dict[str, int], classes: int, name: str
+) -> tuple[dict[str, list[str]], dict[str, list[int]]]:
+    """Disjoint splits, the same in every process, with equally many of each class as far as they reach.
+
+    Examples go in the order of a hash of their text; a split of size n takes n // classes of each class.
+    """
+    order = sorted(range(len(texts)), key=lambda i: hashlib.sha256(f"{name}|{texts[i]}".encode()).digest())
+    rank = {example: place for place, example in enumerate(order)}
+    by_class = [[i for i in order if labels[i] == c] for c in range(classes)]
+    # What there is of the rarest class is shared among the splits in proportion to their sizes.
+    wanted = sum(size // classes for size in sizes.values())
+    share = min(1.0, min(len(members) for members in by_class) / max(1, wanted))
+    found_texts, found_labels = {}, {}
+    start = 0
+    for split, size in sizes.items():
+        count = max(1, int(size // classes * share))
+        chosen = sorted((i for members in by_class for i in members[start : start + count]), key=rank.__getitem__)
+        found_texts[split], found_labels[split] = [texts[i] for i in chosen], [labels[i] for i in chosen]
+        start += count
+    return found_texts, found_labels

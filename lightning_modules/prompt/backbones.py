@@ -1,0 +1,203 @@
+"""Which backbone: made here on the controlled language, or any of Hugging Face's by name or path.
+
+A backbone is named by a small object that knows its tokenizer, kind and positions before its weights are loaded.
+"""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from datamodules.tasks.language import SPECIAL, Language
+from datamodules.tasks.pretraining import PretrainingDataModule
+from lightning_modules.bounds import Count, Positive, Whole
+from lightning_modules.prompt.backbone import Backbone
+from lightning_modules.prompt.families import kind_of
+from lightning_modules.runtime.made import adopt, made
+
+VERSION = 1
+
+
+class LanguageBackbone:
+    """A small RoBERTa pretrained on the controlled language; trained once, when it is first needed, and kept by content.
+
+    Args:
+        language: whose text it reads.
+        cache: git-ignored folder; it lies in `cache`/backbones.
+        steps, batch, lr, sentences, seed: of the pretraining.
+        random_init: leave it untrained, the control of origin studies.
+    """
+
+    kind = "masked"
+
+    def __init__(
+        self,
+        *,
+        language: Language,
+        cache: str,
+        hidden_size: Count = 64,
+        layers: Count = 3,
+        heads: Count = 4,
+        ffn: Count = 256,
+        max_positions: Count = 160,
+        steps: Count = 4000,
+        batch: Count = 64,
+        lr: Positive = 3e-3,
+        sentences: Count = 40_000,
+        seed: Whole = 0,
+        random_init: bool = False,
+    ) -> None:
+        self.language, self.cache = language, Path(cache)
+        self.shape = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "ffn": ffn}
+        self.max_positions, self.steps, self.batch, self.lr = max_positions, steps, batch, lr
+        self.sentences, self.seed, self.random_init = sentences, seed, random_init
+
+    def key(self) -> dict[str, Any]:
+        """All that its weights depend on."""
+        training = {"steps": self.steps, "batch": self.batch, "lr": self.lr, "sentences": self.sentences}
+        about = {"backbone": VERSION, "language": self.language.description(), "seed": self.seed, **self.shape}
+        return {**about, "max_positions": self.max_positions, **({} if self.random_init else training)}
+
+    def tokenizer(self) -> Any:
+        """Whole words of the language, with RoBERTa's special tokens."""
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        vocabulary = {word: number for number, word in enumerate(self.language.vocabulary())}
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), SPECIAL, strict=True))
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, **names, cls_token="<s>", sep_token="</s>", model_max_length=self.max_positions
+        )
+
+    def build(self) -> nn.Module:
+        """The untrained network; its first weights depend on `seed` alone."""
+        from transformers import RobertaConfig, RobertaForMaskedLM
+
+        config = RobertaConfig(
+            vocab_size=len(self.language.vocabulary()),
+            hidden_size=self.shape["hidden_size"],
+            num_hidden_layers=self.shape["layers"],
+            num_attention_heads=self.shape["heads"],
+            intermediate_size=self.shape["ffn"],
+            max_position_embeddings=self.max_positions + 2,
+            type_vocab_size=1,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            pad_token_id=SPECIAL.index("<pad>"),
+            bos_token_id=SPECIAL.index("<s>"),
+            eos_token_id=SPECIAL.index("</s>"),
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            return RobertaForMaskedLM(config)
+
+    def data(self) -> PretrainingDataModule:
+        return PretrainingDataModule(
+            language=self.language, backbone=self, sentences=self.sentences, batch=self.batch, seed=self.seed
+        )
+
+    def load(self) -> Backbone:
+        from transformers import RobertaForMaskedLM
+
+        if self.random_init:
+            return Backbone(self.build(), self.tokenizer())
+        return Backbone(RobertaForMaskedLM.from_pretrained(self.path()), self.tokenizer())
+
+    def path(self) -> Path:
+        """The pretrained weights; trains them when they are not there."""
+        from lightning_modules.prompt.pretraining import pretrain
+
+        return made(folder=self.cache / "backbones", key=self.key(), make=lambda place: pretrain(self, place))
+
+    def keep(self, trained: Path) -> Path:
+        """Take what `experiment=prompt/pretrain` has trained with these settings."""
+        return adopt(folder=self.cache / "backbones", key=self.key(), source=trained)
+
+
+class HubBackbone:
+    """Any transformers language model by hub name or folder; safetensors only.
+
+    Args:
+        name: a folder written by save_pretrained, or a name on the hub (needs the network, or its local cache).
+        revision: commit, branch or tag on the hub.
+        head: `auto` takes the language-model head its config names; `none` the bare encoder.
+    """
+
+    def __init__(
+        self, *, name: str, revision: str | None = None, head: str = "auto", random_init: bool = False
+    ) -> None:
+        self.name, self.revision, self.head, self.random_init = name, revision, head, random_init
+
+    @cached_property
+    def config(self) -> Any:
+        from transformers import AutoConfig
+
+        return self._found(AutoConfig.from_pretrained)
+
+    def _found(self, load: Any, **settings: Any) -> Any:
+        try:
+            return load(self.name, revision=self.revision, **settings)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"backbone.name={self.name}: not loaded ({str(error).splitlines()[0]}). Expected a folder written by "
+                "save_pretrained, or a hub name with the network or its cache at hand."
+            ) from None
+
+    @property
+    def _class(self) -> Any:
+        import transformers as t
+
+        if self.head == "none":
+            return t.AutoModel
+        if self.config.is_encoder_decoder:
+            return t.AutoModelForSeq2SeqLM
+        named = " ".join(self.config.architectures or [])
+        masked = "MaskedLM" in named or not ("CausalLM" in named or "LMHead" in named)
+        return (
+            t.AutoModelForMaskedLM
+            if masked and type(self.config) in t.MODEL_FOR_MASKED_LM_MAPPING
+            else (t.AutoModelForCausalLM)
+        )
+
+    @cached_property
+    def kind(self) -> str:
+        with torch.device("meta"):
+            return kind_of(self._class.from_config(self.config))
+
+    @cached_property
+    def max_positions(self) -> int:
+        """What the position table holds; RoBERTa's has two rows more than it can use; relative positions: 512."""
+        limit = (
+            getattr(self.config, "max_position_embeddings", None) or getattr(self.config, "n_positions", None) or 512
+        )
+        offset = self.config.pad_token_id + 1 if "roberta" in self.config.model_type else 0
+        return min(limit - offset, 512)
+
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return self._found(AutoTokenizer.from_pretrained)
+
+    def key(self) -> dict[str, Any]:
+        if not Path(self.name).is_dir():
+            return {"hub": self.name, "revision": self.revision, "random_init": self.random_init}
+        from lightning_modules.runtime.files import sha256
+
+        files = sorted(Path(self.name).glob("*.safetensors")) + [Path(self.name) / "config.json"]
+        return {"files": {p.name: sha256(p) for p in files}, "random_init": self.random_init}
+
+    def load(self) -> Backbone:
+        if self.random_init:
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                return Backbone(self._class.from_config(self.config), self.tokenizer())
+        return Backbone(self._found(self._class.from_pretrained, use_safetensors=True), self.tokenizer())
+
+
+def describe(key: dict[str, Any]) -> str:
+    return json.dumps(key, sort_keys=True)

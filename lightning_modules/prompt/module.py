@@ -1,0 +1,141 @@
+"""The LightningModule of prompt and adapter tuning: a frozen backbone, a tuner, cross-entropy over label words."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from lightning_modules import metric_names as names
+from lightning_modules.bounds import Positive, Share, Weight, Whole
+from lightning_modules.optim import warm_up_and_cosine
+from lightning_modules.prompt.backbone import Backbone, Batch
+from lightning_modules.prompt.prompt_file import NAME, PromptFile
+from lightning_modules.prompt.tuners import FullFineTuning, Tuner, count
+
+
+class BackboneSpec(Protocol):
+    def load(self) -> Backbone: ...
+
+
+class PromptTuning(pl.LightningModule):
+    """Cross-entropy over the classes' scores (Lester et al. 2021; section 2.2 of Wang et al.).
+
+    Only the tuner's parameters train and are saved. The backbone's weights are hashed before and after: a run that
+    changed them fails.
+
+    Args:
+        backbone: named, loaded here.
+        tuner: what trains; `attach`ed here.
+        lr, warmup_steps, min_lr_ratio, weight_decay: of AdamW.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: BackboneSpec,
+        tuner: Tuner,
+        lr: Positive = 1e-3,
+        warmup_steps: Whole = 0,
+        min_lr_ratio: Share = 1.0,
+        weight_decay: Weight = 0.0,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.tuner = backbone.load(), tuner
+        self.before = self.backbone.fingerprint()
+        tuner.attach(self.backbone)
+        self.settings = {"warmup_steps": warmup_steps, "min_lr_ratio": min_lr_ratio}
+        self.lr, self.weight_decay = lr, weight_decay
+        self.strict_loading = False
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return self.tuner.trained(self.backbone)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Class scores [B, C]."""
+        return self.backbone.scores(batch, self.tuner.prompt())
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        scores_BC = self(batch)
+        loss = nn.functional.cross_entropy(scores_BC, batch["labels"])
+        right = (scores_BC.detach().argmax(1) == batch["labels"]).float().mean()
+        self.log_dict({names.TRAIN_LOSS: loss.detach(), names.TRAIN_ACCURACY: right}, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._measure("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._measure("test", batch)
+
+    def _measure(self, split: str, batch: Batch) -> None:
+        scores_BC = self(batch)
+        size = len(batch["labels"])
+        loss = nn.functional.cross_entropy(scores_BC, batch["labels"])
+        self.log(f"{split}/loss", loss, batch_size=size, sync_dist=True)
+        right = (scores_BC.argmax(1) == batch["labels"]).float().mean()
+        self.log(f"{split}/accuracy", right, batch_size=size, prog_bar=True, sync_dist=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        parameters = list(self.trained().values())
+        optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = warm_up_and_cosine(optimizer, total_steps=steps, **self.settings)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What trains, and nothing of a frozen backbone."""
+        kept = {id(p) for p in self.trained().values()}
+        whole = {n for n, p in self.named_parameters(remove_duplicate=False) if id(p) in kept}
+        return {n: v for n, v in super().state_dict(*args, **kwargs).items() if n in whole}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        missing = set(self.state_dict()) ^ set(state_dict)
+        if missing:
+            raise ValueError(
+                f"checkpoint of another tuner: {', '.join(sorted(missing)[:4])} differ; start with fresh=true."
+            )
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def on_fit_end(self) -> None:
+        self.check_frozen()
+
+    def check_frozen(self) -> None:
+        """AssertionError when a frozen backbone is no longer what it was."""
+        if not isinstance(self.tuner, FullFineTuning):
+            after = self.backbone.fingerprint()
+            assert after == self.before, f"the frozen backbone changed: {self.before} before, {after} after"
+
+    def count_parameters(self) -> dict[str, int]:
+        return {"total": count(dict(self.backbone.named_parameters())), "trained": count(self.trained())}
+
+    def prompt_file(self, datamodule: Any) -> PromptFile:
+        """The prompt with what it is a prompt of."""
+        prompt = self.tuner.prompt()
+        assert prompt is not None
+        about = {
+            "backbone": self.before,
+            "width": self.backbone.width,
+            "task": datamodule.task.name,
+            "skill": datamodule.task.skill,
+            "classes": list(datamodule.task.classes),
+            "template": datamodule.template.pattern,
+            "verbaliser": datamodule.verbaliser,
+            "data": datamodule.task.fingerprint(),
+        }
+        return PromptFile(prompt.detach(), about)
+
+    def export(self, folder: Path, *, datamodule: Any) -> Path:
+        """prompt.safetensors; for a tuner without a prompt adapter.safetensors, all that it trained."""
+        if self.tuner.prompt() is not None:
+            return self.prompt_file(datamodule).save(folder / NAME)
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {n: p.detach().cpu().contiguous().clone() for n, p in self.trained().items()},
+            folder / "adapter.safetensors",
+        )
+        return folder

@@ -1,0 +1,94 @@
+"""Masked language modelling on the controlled language: how the embedded backbones come to be."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from lightning_modules import metric_names as names
+from lightning_modules.optim import adamw_with_schedule
+from lightning_modules.prompt.backbones import LanguageBackbone
+
+# The run of `experiment=prompt/pretrain` and the automatic one take the same: their weights are the same.
+TRAINER = {"gradient_clip_val": 1.0}
+OPTIMIZER = {"warmup_steps": 100, "weight_decay": 0.01, "betas": (0.9, 0.98)}
+
+
+class MaskedLM(pl.LightningModule):
+    """Mean cross-entropy of masked words plus that of masked label words; beside it the labels' accuracy."""
+
+    def __init__(self, *, backbone: LanguageBackbone) -> None:
+        super().__init__()
+        self.spec, self.model = backbone, backbone.build()
+        self.first = self.model.base_model.embeddings.padding_idx + 1
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits of the masked positions [M, V] and their words [M]."""
+        mask = batch["attention_mask"]
+        position = (mask.cumsum(1) - 1).clamp(min=0) + self.first + batch["offset"]
+        hidden = self.model.base_model(
+            input_ids=batch["input_ids"], attention_mask=mask, position_ids=position
+        ).last_hidden_state
+        asked = batch["labels"] >= 0
+        return self.model.lm_head(hidden[asked]), batch["labels"][asked]
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        logits, words = self(batch)
+        losses = nn.functional.cross_entropy(logits, words, reduction="none")
+        tags = batch["tag"][batch["labels"] >= 0]
+        # A sentence has many words and one label: in one mean, naming latents would be learnt last.
+        loss = losses[~tags].mean() + losses[tags].mean()
+        self.log(names.TRAIN_LOSS, loss.detach(), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._measure("val", batch)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._measure("test", batch)
+
+    def _measure(self, split: str, batch: dict[str, Tensor]) -> None:
+        logits, words = self(batch)
+        tags = batch["tag"][batch["labels"] >= 0]
+        right = (logits.argmax(-1) == words).float()
+        self.log(f"{split}/loss", nn.functional.cross_entropy(logits, words), batch_size=len(words))
+        self.log(f"{split}/label_accuracy", right[tags].mean(), batch_size=int(tags.sum()))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        steps = int(self.trainer.estimated_stepping_batches)
+        return adamw_with_schedule(module=self.model, total_steps=steps, lr=self.spec.lr, **OPTIMIZER)
+
+    def export(self, folder: Path, *, datamodule: Any) -> Path:
+        """A folder for AutoModelForMaskedLM and AutoTokenizer; kept for `LanguageBackbone.load` too."""
+        self.save(folder)
+        if self.trainer.max_steps == self.spec.steps:
+            self.spec.keep(folder)
+        return folder
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+        self.spec.tokenizer().save_pretrained(folder)
+
+
+def pretrain(spec: LanguageBackbone, folder: Path) -> None:
+    """Train `spec` from its seed and write it to `folder`."""
+    from lightning_modules.callbacks.progress import Progress
+
+    module = MaskedLM(backbone=spec)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=spec.steps,
+        callbacks=[Progress()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        **TRAINER,
+    )
+    with torch.random.fork_rng():
+        trainer.fit(module, datamodule=spec.data())
+    module.save(folder)

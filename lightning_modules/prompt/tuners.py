@@ -1,0 +1,211 @@
+"""What trains on a frozen backbone, behind one interface: a prompt, deltas of biases, bottlenecks, LoRA, or all of it.
+
+A tuner owns its parameters; `attach` connects it to a backbone and `prompt` is what it puts before the text.
+Shape legend: P prompt tokens, H hidden width, R rank or bottleneck.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.bounds import Count, Positive
+from lightning_modules.choices import check_choice
+from lightning_modules.prompt.backbone import Backbone
+from lightning_modules.prompt.prompt_file import PromptFile
+
+INITS = ("random", "vocabulary", "text", "file", "run")
+
+
+class Tuner(nn.Module):
+    """Base of all: no prompt, nothing attached."""
+
+    length = 0
+
+    def attach(self, backbone: Backbone) -> None:
+        """Make the parameters, for this backbone, and connect them."""
+
+    def prompt(self) -> Tensor | None:
+        return None
+
+    def trained(self, backbone: Backbone) -> dict[str, nn.Parameter]:
+        """Name -> parameter of all that trains, for the optimizer, checkpoints and the exported file."""
+        return dict(self.named_parameters())
+
+
+class SoftPrompt(Tuner):
+    """P vectors in the place of words (Lester et al. 2021), the only parameter: [P, H].
+
+    Args:
+        length: P; 127 in Wang et al., 100 in Su et al.
+        init: `random` normal of the embeddings' spread, `vocabulary` words drawn at random, `text` the words of `text`
+            repeated, `file` a saved prompt, `run` the prompt of an MLflow run.
+        tracking_uri: where `run` is looked up.
+    """
+
+    def __init__(
+        self,
+        *,
+        length: Count = 16,
+        init: str = "vocabulary",
+        text: str | None = None,
+        file: str | None = None,
+        from_run: str | None = None,
+        tracking_uri: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_choice("prompt.init", init, INITS)
+        needed = {"text": ("prompt.text", text), "file": ("prompt.file", file), "run": ("prompt.from_run", from_run)}
+        if init in needed and needed[init][1] is None:
+            raise ValueError(f"{needed[init][0]} is null; prompt.init={init} needs it.")
+        self.length, self.init, self.text, self.seed = length, init, text, seed
+        self.file, self.from_run, self.tracking_uri = file, from_run, tracking_uri
+        self.weight: nn.Parameter
+
+    def attach(self, backbone: Backbone) -> None:
+        self.weight = nn.Parameter(self._start(backbone))
+
+    def prompt(self) -> Tensor:
+        return self.weight
+
+    def _start(self, backbone: Backbone) -> Tensor:
+        if self.init in ("file", "run"):
+            found = (
+                PromptFile.load(self.file)
+                if self.init == "file"
+                else PromptFile.of_run(self.from_run, self.tracking_uri)
+            )
+            found.check(backbone, length=self.length)
+            return found.weight.clone()
+        embedding = backbone.model.get_input_embeddings().weight.detach()
+        draw = torch.Generator().manual_seed(self.seed)
+        if self.init == "random":
+            return embedding.mean(0) + embedding.std(0) * torch.randn(self.length, backbone.width, generator=draw)
+        if self.init == "text":
+            return text_prompt(backbone, self.text or "", self.length)
+        special = set(backbone.tokenizer.all_special_ids)
+        words = torch.tensor([i for i in range(len(embedding)) if i not in special])
+        return embedding[words[torch.randint(len(words), (self.length,), generator=draw)]].clone()
+
+
+def text_prompt(backbone: Backbone, text: str, length: int) -> Tensor:
+    """The embeddings of `text`'s tokens, repeated to `length`: a hard prompt, [P, H]."""
+    ids = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise ValueError(f"prompt.text is {text!r}; expected at least one word.")
+    embedding = backbone.model.get_input_embeddings().weight.detach()
+    return embedding[torch.tensor([ids[i % len(ids)] for i in range(length)])].clone()
+
+
+class Hooked(Tuner):
+    """A tuner of small additions to the outputs of chosen modules; the backbone's own weights stay as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.additions = nn.ModuleDict()
+
+    def attach(self, backbone: Backbone) -> None:
+        for name, module in self.chosen(backbone).items():
+            addition = self.addition(module)
+            self.additions[name.replace(".", "/")] = addition
+            module.register_forward_hook(lambda _m, _a, out, addition=addition: out + addition(out))
+
+    def chosen(self, backbone: Backbone) -> dict[str, nn.Module]:
+        raise NotImplementedError
+
+    def addition(self, module: nn.Module) -> nn.Module:
+        raise NotImplementedError
+
+
+class Shift(nn.Module):
+    """A constant: the change of a bias."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.delta = nn.Parameter(torch.zeros(width))
+
+    def forward(self, out: Tensor) -> Tensor:
+        return self.delta
+
+
+class Bottleneck(nn.Module):
+    """Up(relu(Down(x))), zero at the start (Houlsby et al. 2019)."""
+
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(width, rank), nn.Linear(rank, width)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, out: Tensor) -> Tensor:
+        return self.up(torch.relu(self.down(out)))
+
+
+class BitFit(Hooked):
+    """Every bias of the backbone trains, as a delta beside it (Ben Zaken et al. 2022). The LM head's stay."""
+
+    def chosen(self, backbone: Backbone) -> dict[str, nn.Module]:
+        found = {
+            n: m for n, m in backbone.model.base_model.named_modules() if isinstance(getattr(m, "bias", None), Tensor)
+        }
+        if not found:
+            raise ValueError(
+                f"tuner=bitfit: {type(backbone.model).__name__} has no bias to train; the nearest is lora."
+            )
+        return found
+
+    def addition(self, module: nn.Module) -> nn.Module:
+        return Shift(len(module.bias))
+
+
+class Adapter(Hooked):
+    """A bottleneck after every feed-forward block."""
+
+    def __init__(self, *, rank: Count = 16) -> None:
+        super().__init__()
+        self.rank = rank
+
+    def chosen(self, backbone: Backbone) -> dict[str, nn.Module]:
+        return {f"layer{i}": module for i, module in enumerate(backbone.sites())}
+
+    def addition(self, module: nn.Module) -> nn.Module:
+        width = module.nf if hasattr(module, "nf") else module.out_features
+        return Bottleneck(width, self.rank)
+
+
+class LoRA(Tuner):
+    """PEFT's low-rank adapters on every linear layer but the head (Hu et al. 2022)."""
+
+    def __init__(self, *, rank: Count = 8, alpha: Positive = 16.0) -> None:
+        super().__init__()
+        self.rank, self.alpha = rank, alpha
+
+    def attach(self, backbone: Backbone) -> None:
+        from peft import LoraConfig, inject_adapter_in_model
+        from transformers.pytorch_utils import Conv1D
+
+        body = backbone.model.base_model
+        targets = [n for n, m in body.named_modules() if isinstance(m, nn.Linear | Conv1D)]
+        conv = any(isinstance(m, Conv1D) for m in body.modules())
+        config = LoraConfig(
+            r=self.rank, lora_alpha=self.alpha, target_modules=targets, lora_dropout=0.0, fan_in_fan_out=conv
+        )
+        inject_adapter_in_model(config, body)
+
+    def trained(self, backbone: Backbone) -> dict[str, nn.Parameter]:
+        return {n: p for n, p in backbone.model.named_parameters() if ".lora_" in n}
+
+
+class FullFineTuning(Tuner):
+    """Every weight of the backbone trains: the one tuner under which it is not frozen."""
+
+    def attach(self, backbone: Backbone) -> None:
+        backbone.requires_grad_(True)
+
+    def trained(self, backbone: Backbone) -> dict[str, nn.Parameter]:
+        return dict(backbone.model.named_parameters())
+
+
+def count(parameters: dict[str, Any]) -> int:
+    return sum(p.numel() for p in parameters.values())
