@@ -112,3 +112,21 @@ def _picture(axis: Any, image: Image.Image) -> None:
     axis.imshow(np.asarray(image), interpolation="nearest")
     axis.grid(False)
     axis.set_axis_off()
+
+
+def objectives_figure(*, values: dict[str, dict[str, float]], shown: dict[str, str]) -> Figure:
+    """A panel per metric, a bar per objective, the base as a line."""
+    columns = min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    objectives = [name for name in values if name != "base"]
+    figure, axes = panels(rows, columns, size=(2.6, 0.2 * len(objectives) + 0.9), title="Objectives on the same base")
+    for axis in axes.flat[len(shown) :]:
+        axis.set_axis_off()
+    for index, (axis, (metric, label)) in enumerate(zip(axes.flat, shown.items(), strict=False)):
+        axis.barh(range(len(objectives)), [values[name][metric] for name in objectives], color=COLOURS[0], height=0.7)
+        axis.axvline(values["base"][metric], color=COLOURS[1], linestyle="--", linewidth=1.2, label="base")
+        axis.set(title=label, yticks=range(len(objectives)))
+        axis.set_yticklabels(objectives if index % columns == 0 else [])
+        axis.invert_yaxis()
+    axes[0, 0].legend(loc="lower right", fontsize=7)
+    return figure

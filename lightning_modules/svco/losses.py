@@ -75,6 +75,11 @@ class Objective:
         self.margin, self.normalise = margin, normalise
         self.reference = reference if self.betas or self.anchors else "none"
 
+    def description(self) -> dict[str, object]:
+        """What the loss follows from, as plain containers."""
+        weights = {"betas": self.betas, "anchors": self.anchors, "nll": self.nll}
+        return {**weights, "margin": self.margin, "reference": self.reference, "normalise": self.normalise}
+
     @property
     def needs(self) -> tuple[str, ...]:
         """The scores that the terms read, in the order of `SCORES`."""
