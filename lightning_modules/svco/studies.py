@@ -7,6 +7,7 @@ rate is the one with the highest validation paired accuracy, the smaller one whe
 import hashlib
 import json
 from functools import cached_property
+from typing import Any
 
 from datamodules.scenes.datamodule import Source
 from datamodules.scenes.pairs import scene_pairs
@@ -16,7 +17,6 @@ from lightning_modules.reports import svco_figures as draw
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco import grounding
 from lightning_modules.svco.evaluation import Found, evaluate
-from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.tuning import Settings, tuned, weights_digest
 
@@ -35,7 +35,7 @@ class Arms:
     """What the studies share: the base, the arms with their learning rates chosen, and their evaluation.
 
     Args:
-        model: the base `VLM`. objectives: by name. learning_rates: tried for each objective.
+        model: the base `VLM`. objectives: `Objective` by name. learning_rates: tried for each objective.
         source: of the pairs. steps, global_batch: of each arm. scenes_each, test_pairs: of the evaluation.
         seed: of pairs, order and training.
     """
@@ -44,7 +44,7 @@ class Arms:
         self,
         *,
         model: VLM,
-        objectives: dict[str, Objective],
+        objectives: dict[str, Any],
         learning_rates: list[Positive],
         source: Source,
         cache_dir: str,
