@@ -87,6 +87,27 @@ class Arms:
         return best[2], -best[1], [(name, -lr, paired, nll) for paired, lr, _, nll in tried]
 
 
+class Base:
+    """The base model alone: what it says with the image, and what it would say without."""
+
+    def __init__(self, *, model: VLM, pixels: Count = 48, scenes_each: Count = 60, test_pairs: Count = 240) -> None:
+        self.vlm, self.pixels, self.scenes_each, self.test_pairs = model, pixels, scenes_each, test_pairs
+
+    def prepare(self) -> None:
+        """Nothing to fetch."""
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"data": weights_digest(self.vlm)}
+
+    def run(self, desk: Desk) -> dict[str, float]:
+        pairs = scene_pairs(count=self.test_pairs, seed=0, split="test", prior=0.0, describe=0.5)
+        found = evaluate(self.vlm, pairs=pairs, scenes_each=self.scenes_each, pixels=self.pixels)
+        rows = [[n, score, found.without[n], score - found.without[n]] for n, score in found.with_image.items()]
+        desk.table("base", ["benchmark", "with the image", "without", "dependency"], rows)
+        desk.figure("log_probabilities", draw.conditions_figure(before=found.scores, after=found.scores))
+        return found.metrics
+
+
 class Compare(Arms):
     """Every objective at its own learning rate, on paired accuracy, hallucination and what must not be lost."""
 
