@@ -19,17 +19,11 @@ CONDITIONS = {"matching": ("ww", "ll"), "no image": ("nw", "nl"), "contradictory
 
 def conditions_figure(*, before: dict[str, Tensor], after: dict[str, Tensor]) -> Figure:
     """Histograms of a response's log-probability under three image conditions (figure 1 of Wu et al.)."""
-    figure, axes = panels(
-        1,
-        2,
-        size=(4.6, 2.9),
-        title="Log-probability of a response, by what the model is shown",
-        sharex=True,
-        sharey=True,
-    )
-    together = np.concatenate([v.numpy() for scores in (before, after) for v in scores.values()])
-    bins = np.linspace(np.quantile(together, 0.02), min(0.0, together.max()), 36)
+    figure, axes = panels(1, 2, size=(4.6, 2.9), title="Log-probability of a response, by what the model is shown")
     for axis, title, scores in zip(axes[0], ("before", "after"), (before, after), strict=True):
+        # A scale of their own: training spreads the scores over many times the range.
+        together = np.concatenate([v.numpy() for v in scores.values()])
+        bins = np.linspace(np.quantile(together, 0.02), min(0.0, together.max()), 36)
         for colour, (label, names) in zip(COLOURS, CONDITIONS.items(), strict=False):
             values = np.concatenate([scores[name].numpy() for name in names])
             shown = np.clip(values, bins[0], bins[-1])
@@ -49,7 +43,7 @@ def examples_figure(
     figure, axes = panels(
         count,
         2,
-        size=(3.6, 1.05),
+        size=(3.6, 0.95),
         title="Captions of unbiased scenes (OBJECTS THAT ARE NOT THERE)",
         width_ratios=(1, 5),
     )
@@ -57,8 +51,10 @@ def examples_figure(
         _picture(axes[row, 0], render(scene, pixels=pixels))
         axes[row, 1].set_axis_off()
         for height, label, text, colour in ((0.95, "before", first, COLOURS[7]), (0.45, "after", second, COLOURS[0])):
-            wrapped = textwrap.fill(f"{label}: {marked(text, scene)}", 62)
-            axes[row, 1].text(0, height, wrapped, va="top", fontsize=8, color=colour, transform=axes[row, 1].transAxes)
+            wrapped = textwrap.fill(f"{label}: {marked(text, scene)}", 84)
+            axes[row, 1].text(
+                0, height, wrapped, va="top", fontsize=7.5, color=colour, transform=axes[row, 1].transAxes
+            )
     return figure
 
 
@@ -77,14 +73,9 @@ def dependency_figure(*, dependency: dict[str, float], gain: dict[str, float], t
         names = [n for n in dependency if n.split("/")[0] == group]
         axis.plot([dependency[n] for n in names], [gain[n] for n in names], "o", color=colour, label=group)
     for name, x in dependency.items():
-        axis.annotate(
-            name.split("/")[1],
-            (x, gain[name]),
-            xytext=(4, 3),
-            textcoords="offset points",
-            fontsize=6.5,
-            color="#5A5A5A",
-        )
+        if abs(gain[name]) >= 0.08:  # the others lie on the line and on each other
+            label, at = name.split("/")[1], (x, gain[name])
+            axis.annotate(label, at, xytext=(5, 3), textcoords="offset points", fontsize=7, color="#5A5A5A")
     axis.axhline(0, color="#8A8A8A", linestyle="--", linewidth=1)
     axis.set(xlabel="score with the image - score without it, base model", ylabel="score after - score before")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -104,7 +95,7 @@ def contact_sheet(*, pairs: Sequence[tuple[Image.Image, Image.Image, str]], titl
         sheet.paste(left, (0, 0))
         sheet.paste(right, (height + 6, 0))
         _picture(axis, sheet)
-        axis.set_title(textwrap.fill(text, 40), fontsize=6.5, y=-0.02, va="top")
+        axis.text(0.5, -0.06, textwrap.fill(text, 44), fontsize=6.5, va="top", ha="center", transform=axis.transAxes)
     return figure
 
 
@@ -128,5 +119,9 @@ def objectives_figure(*, values: dict[str, dict[str, float]], shown: dict[str, s
         axis.set(title=label, yticks=range(len(objectives)))
         axis.set_yticklabels(objectives if index % columns == 0 else [])
         axis.invert_yaxis()
-    axes[0, 0].legend(loc="lower right", fontsize=7)
+        if metric.startswith("svco/ppl"):
+            axis.set_xscale("log")
+            axis.set_xlim(left=1)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper right", fontsize=8)
     return figure
