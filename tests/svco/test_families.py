@@ -106,3 +106,38 @@ def test_a_model_without_image_support_is_refused(tmp_path):
         load_vlm(path=str(tmp_path))
     with pytest.raises(ValueError, match=r"no config\.json there.*model\.local_files_only=false"):
         load_vlm(path=str(tmp_path / "none"))
+
+
+@torch.no_grad()
+def test_qwen2_vl_goes_through_full_forwards():
+    """Its positions are no plain sequence, so nothing is shared; the score is what transformers' own loss says."""
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    from lightning_modules.svco.models import SHARED, prepared
+
+    reader = tiny_vlm().reader
+    image, words = reader.tokenizer.convert_tokens_to_ids("<image>"), len(reader.tokenizer)
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}
+    config = Qwen2VLConfig(
+        text_config=dict(vocab_size=words + 4, bos_token_id=2, eos_token_id=3, rope_parameters=rope, **TEXT),
+        vision_config=dict(depth=1, embed_dim=32, num_heads=2, hidden_size=32, patch_size=8, mlp_ratio=1),
+        image_token_id=image,
+        video_token_id=words,
+        vision_start_token_id=words + 1,
+        vision_end_token_id=words + 2,
+    )
+    torch.manual_seed(0)
+    vlm = prepared(net=Qwen2VLForConditionalGeneration(config).eval(), reader=reader, lora_rank=0, freeze_vision=True)
+    assert vlm.family not in SHARED
+    prompt = torch.tensor([words + 1, image, image, image, image, words + 2, 10, 11])
+    inputs = {"pixel_values": torch.rand(16, 3 * 2 * 8 * 8), "image_grid_thw": torch.tensor([[1, 4, 4]])}
+    inputs["mm_token_type_ids"] = (prompt == image).long()[None]
+    response = torch.tensor([20, 21, 3])
+    found = scores_of(vlm, [Row(prompt, inputs, [response, response[1:]])])
+    ids = torch.cat([prompt, response])[None]
+    labels = ids.masked_fill(torch.arange(ids.shape[1]) < len(prompt), -100)
+    kinds = torch.cat([inputs["mm_token_type_ids"], torch.zeros(1, 3, dtype=torch.long)], 1)
+    own = vlm.core(input_ids=ids, labels=labels, **{**inputs, "mm_token_type_ids": kinds}).loss
+    assert float(found[0]) == pytest.approx(-3 * float(own), rel=1e-5)
+    assert len(found) == 2
+    assert not any(p.requires_grad for n, p in vlm.named_parameters() if "visual." in n)
