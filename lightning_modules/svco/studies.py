@@ -74,7 +74,7 @@ class Arms:
         pairs = scene_pairs(count=self.test_pairs, seed=0, split="test", prior=0.0, describe=0.5)
         return evaluate(vlm, pairs=pairs, scenes_each=self.scenes_each, pixels=self.settings.pixels)
 
-    def chosen(self, name: str, desk: Desk) -> tuple[VLM, float, list[tuple[str, float, float, float]]]:
+    def chosen(self, name: str, desk: Desk) -> tuple[VLM, float, list[tuple[str, str, float, float]]]:
         """(trained model, its learning rate, a row for every rate tried)."""
         tried = []
         for lr in self.learning_rates:
@@ -84,7 +84,7 @@ class Arms:
             tried.append((val[names.VAL_PAIRED], -lr, vlm, val[names.VAL_PAIR_NLL]))
             desk.say(f"{name} at {lr:g}: validation paired accuracy {val[names.VAL_PAIRED]:.3f}")
         best = max(tried, key=lambda t: t[:2])
-        return best[2], -best[1], [(name, -lr, paired, nll) for paired, lr, _, nll in tried]
+        return best[2], -best[1], [(name, f"{-lr:.0e}", paired, nll) for paired, lr, _, nll in tried]
 
 
 class Base:
