@@ -59,6 +59,7 @@ mutants: $(READY) ## break the code on purpose, fault by fault, and see a test f
 bench: $(READY) ## speed against a bare loop and the Hugging Face Trainer; writes docs/results/bench.json
 	$(BIN)/python -m tests.bench.moe
 	$(BIN)/python -m tests.bench.runtime
+	$(BIN)/python -m tests.bench.svco
 
 soak: $(READY) ## twenty kills of a two-rank run, each resumed; writes docs/results/soak.json (about ten minutes)
 	$(BIN)/python -m tests.robustness.soak

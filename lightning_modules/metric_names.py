@@ -28,3 +28,14 @@ RUNTIME_GPU_MEMORY = "runtime/peak_memory_mb"
 def per_domain(name: str, domain: str) -> str:
     """`val/ppl`, `python` -> `val/ppl_python`."""
     return f"{name}_{domain}"
+
+
+VAL_SVCO_LOSS = "val/loss"
+VAL_PAIRED = "val/paired_accuracy"
+VAL_PAIR_NLL = "val/pair_nll"
+TEST_PAIRED = "test/paired_accuracy"
+
+
+def svco_term(term: str) -> str:
+    """`attend` -> `svco/loss_attend`."""
+    return f"svco/loss_{term}"

@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.svco import mutants as svco
+
 PROJECT = Path(__file__).parents[1]
 SYNC = "lightning_modules/callbacks/expert_frequency_sync.py"
 LOSSES = "lightning_modules/moe/losses.py"
@@ -89,6 +91,7 @@ MUTANTS = (
         "scores_LT = stats.selected_scores_LT()",
         "tests/moe/test_specialization.py",
     ),
+    *(Mutant(*fault) for fault in svco.MUTANTS),
 )
 
 

@@ -10,6 +10,7 @@ CHATTY = (
     "alembic",
     "pytorch_lightning.utilities.rank_zero",
     "pytorch_lightning.accelerators",
+    "pytorch_lightning.trainer.connectors.checkpoint_connector",
 )
 
 

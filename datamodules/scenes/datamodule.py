@@ -1,0 +1,257 @@
+"""Contrasting pairs as a LightningDataModule, in the exact order of `datamodules.order`.
+
+A batch is a list of `Encoded` pairs with their numbers: rows of different lengths are packed where they are used.
+"""
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.order import ORDER_VERSION, GlobalBatchSampler
+from datamodules.scenes import mvc
+from datamodules.scenes.pairs import ScenePair, scene_pairs
+from lightning_modules.bounds import Count, Share, Whole
+from lightning_modules.svco.reader import Encoded, Reader
+
+
+class Source(Protocol):
+    """Where pairs come from: `description()` names it, `pairs(split)` has `images(pixels)` or image paths."""
+
+    def description(self) -> dict[str, Any]: ...
+
+    def pairs(self, split: str) -> list[Any]: ...
+
+
+class SceneSource:
+    """Rendered scenes (`datamodules.scenes.pairs`); `prior` 0 draws every attribute uniformly.
+
+    Args:
+        describe: share of the questions that ask for a whole description.
+        counts: pairs of train, validation and test.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: Count = 960,
+        val: Count = 120,
+        test: Count = 240,
+        prior: Share = 0.0,
+        describe: Share = 0.5,
+        seed: Whole = 0,
+    ) -> None:
+        self.counts = {"train": train, "val": val, "test": test}
+        self.settings = {"prior": prior, "describe": describe, "seed": seed}
+
+    def description(self) -> dict[str, Any]:
+        return {"source": "scenes", **self.counts, **self.settings}
+
+    def pairs(self, split: str) -> list[ScenePair]:
+        return scene_pairs(count=self.counts[split], split=split, **self.settings)
+
+
+class MVCSource:
+    """An MVC file, the paper's `mvc.json` or one of ours; the last pairs are held out for validation and test.
+
+    Args:
+        file: JSON list or JSON lines. images: what relative image paths count from, by default the file's folder.
+        val, test: pairs held out (240 for validation in the paper). skip_bad: leave malformed records out.
+    """
+
+    def __init__(
+        self,
+        *,
+        file: str,
+        images: str | None = None,
+        val: Count = 240,
+        test: Count = 240,
+        skip_bad: bool = False,
+        pixel_limit: Count = mvc.PIXEL_LIMIT,
+    ) -> None:
+        self.file, self.held_out = Path(file), {"val": val, "test": test}
+        self.images, self.skip_bad, self.pixel_limit = Path(images) if images else None, skip_bad, pixel_limit
+
+    @cached_property
+    def all(self) -> list[mvc.Pair]:
+        pairs, bad = mvc.read(self.file, images=self.images, skip_bad=self.skip_bad, pixel_limit=self.pixel_limit)
+        if bad:
+            print(f"{len(bad)} of {len(bad) + len(pairs)} records left out; the first: {bad[0]}")
+        if len(pairs) <= sum(self.held_out.values()):
+            raise ValueError(
+                f"{self.file} holds {len(pairs)} pairs; expected more than data.source.val + data.source.test, which is "
+                f"{sum(self.held_out.values())}."
+            )
+        return pairs
+
+    def description(self) -> dict[str, Any]:
+        text = self.file.read_bytes() if self.file.is_file() else b""
+        return {"source": "mvc", "sha256": hashlib.sha256(text).hexdigest(), **self.held_out}
+
+    def pairs(self, split: str) -> list[mvc.Pair]:
+        test, val = self.held_out["test"], self.held_out["val"]
+        cut = {"train": slice(None, -test - val), "val": slice(-test - val, -test), "test": slice(-test, None)}
+        return self.all[cut[split]]
+
+
+class Numbered(NamedTuple):
+    """A batch: numbers of the pairs in their split, and the pairs."""
+
+    numbers: list[int]
+    pairs: list[Encoded]
+
+
+def images_of(pair: Any, *, pixels: int, pixel_limit: int = mvc.PIXEL_LIMIT) -> tuple[Image.Image, Image.Image]:
+    if hasattr(pair, "images"):
+        return pair.images(pixels)
+    return tuple(mvc.open_image(p, pixel_limit=pixel_limit) for p in (pair.chosen_image, pair.rejected_image))
+
+
+class EncodedPairs(Dataset):
+    """Pairs as `reader` reads them; kept once read when `keep` (small images)."""
+
+    def __init__(self, pairs: list[Any], reader: Reader, *, pixels: int, keep: bool) -> None:
+        self.pairs, self.reader, self.pixels = pairs, reader, pixels
+        self._kept: dict[int, Encoded] | None = {} if keep else None
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, number: int) -> Encoded:
+        if self._kept is not None and number in self._kept:
+            return self._kept[number]
+        pair = self.pairs[number]
+        found = self.reader.encode(pair, images_of(pair, pixels=self.pixels))
+        if self._kept is not None:
+            self._kept[number] = found
+        return found
+
+    def __getitems__(self, numbers: list[int]) -> Numbered:
+        return Numbered(list(numbers), [self[n] for n in numbers])
+
+
+def _same(batch: Numbered) -> Numbered:
+    return batch
+
+
+class PairsDataModule(pl.LightningDataModule):
+    """Args:
+    source: `SceneSource` or `MVCSource`.
+    global_batch: pairs of one optimizer step over ranks and accumulation; eval_batch: of one forward of validation.
+    pixels: side of a rendered scene. keep: keep encoded pairs in memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        global_batch: Count = 16,
+        micro_batch: Count = 1,
+        eval_batch: Count = 32,
+        pixels: Count = 48,
+        keep: bool = True,
+        seed: Whole = 0,
+        workers: Whole = 0,
+    ) -> None:
+        super().__init__()
+        self.source, self.global_batch, self.micro_batch = source, global_batch, micro_batch
+        self.eval_batch, self.pixels, self.keep = eval_batch, pixels, keep
+        self.seed, self.workers = seed, workers
+        self._done = 0
+        self._splits: dict[str, EncodedPairs] = {}
+
+    def prepare_data(self) -> None:
+        self.source.pairs("train")
+
+    def split(self, name: str) -> EncodedPairs:
+        """The pairs of a split as the model in training reads them."""
+        if name not in self._splits:
+            reader = self.trainer.lightning_module.vlm.reader
+            self._splits[name] = EncodedPairs(self.source.pairs(name), reader, pixels=self.pixels, keep=self.keep)
+        return self._splits[name]
+
+    @cached_property
+    def sampler(self) -> GlobalBatchSampler:
+        trainer = self.trainer
+        sampler = GlobalBatchSampler(
+            sizes=[len(self.split("train"))],
+            micro_batch=self.micro_batch,
+            global_batch=self.global_batch,
+            seed=self.seed,
+            accumulate=trainer.accumulate_grad_batches,
+            ranks=trainer.world_size,
+            rank=trainer.global_rank,
+            steps=trainer.max_steps,
+        )
+        sampler.start = self._done
+        return sampler
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader(self.split("train"), batch_sampler=self.sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._held_out("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._held_out("test")
+
+    def _held_out(self, name: str) -> DataLoader:
+        size, trainer = len(self.split(name)), self.trainer
+        mine = range(trainer.global_rank, size, trainer.world_size)
+        batches = [list(mine[i : i + self.eval_batch]) for i in range(0, len(mine), self.eval_batch)]
+        return self._loader(self.split(name), batch_sampler=batches)
+
+    def _loader(self, data: EncodedPairs, *, batch_sampler: Any) -> DataLoader:
+        # A generator of its own: an iterator draws its seed when it starts, and nothing else must notice.
+
+        return DataLoader(
+            data,
+            batch_sampler=batch_sampler,
+            collate_fn=_same,
+            num_workers=self.workers,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """About: six sequences a pair, of some twenty response tokens and the image's patches."""
+        return self.global_batch * 6 * (20 + (self.pixels // 8) ** 2)
+
+    def fingerprint(self) -> dict[str, str]:
+        order = [ORDER_VERSION, self.seed, self.global_batch]
+        return {"data": _digest(self.source.description()), "order": _digest(order)}
+
+    def datasheet(self) -> list[dict[str, Any]]:
+        """Pairs per split and category."""
+        rows: dict[tuple[str, str], int] = {}
+        for name in ("train", "val", "test"):
+            for pair in self.source.pairs(name):
+                rows[name, pair.category] = rows.get((name, pair.category), 0) + 1
+        return [{"split": s, "category": c, "pairs": n} for (s, c), n in rows.items()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Forwards done, by the trainer's count: the sampler is ahead of it when workers read ahead."""
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        return {"forwards": done, "fingerprint": self.fingerprint()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the saved forward. ValueError when the pairs or their order are other ones."""
+        now = self.fingerprint()
+        changed = [name for name, value in state_dict["fingerprint"].items() if now.get(name) != value]
+        if changed:
+            raise ValueError(
+                f"this run was started on other pairs: the fingerprint of {', '.join(changed)} has changed. Restore "
+                "them, or start anew with fresh=true."
+            )
+        self._done = state_dict["forwards"]
+        self.__dict__.pop("sampler", None)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,168 @@
+"""The released MVC file format, read and written: one record a contrasting pair, images by path.
+
+`system_prompt, instruction_prompt, chosen_images, rejected_images, chosen_response, rejected_response`, as a JSON list
+or as JSON lines; our own files also carry `category`.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lightning_modules.runtime.files import write_atomically
+
+TEXTS = ("instruction_prompt", "chosen_response", "rejected_response")
+IMAGES = ("chosen_images", "rejected_images")
+FIELDS = ("system_prompt", "instruction_prompt", *IMAGES, "chosen_response", "rejected_response")
+PIXEL_LIMIT = 50_000_000
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images and the response each of them calls for, to one question."""
+
+    instruction: str
+    chosen_image: Path
+    rejected_image: Path
+    chosen: str
+    rejected: str
+    system: str = ""
+    category: str = "all"
+
+    def record(self, *, beside: Path) -> dict[str, Any]:
+        """As a record of a file in `beside`; images under it by relative path."""
+
+        def name(path: Path) -> str:
+            inside = path.resolve().is_relative_to(beside.resolve())
+            return str(path.resolve().relative_to(beside.resolve()) if inside else path)
+
+        return {
+            "system_prompt": self.system,
+            "instruction_prompt": self.instruction,
+            "chosen_images": [name(self.chosen_image)],
+            "rejected_images": [name(self.rejected_image)],
+            "chosen_response": self.chosen,
+            "rejected_response": self.rejected,
+            "category": self.category,
+        }
+
+
+def open_image(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> Image.Image:
+    """The image in RGB. ValueError naming the file when it is missing, unreadable or larger than `pixel_limit`."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such image; paths in an MVC file count from its own folder or data.images.")
+    try:
+        with Image.open(path) as image:
+            # The header tells the size; nothing is decoded before this check.
+            if image.width * image.height > pixel_limit:
+                raise ValueError(
+                    f"{path} has {image.width} x {image.height} pixels; expected at most {pixel_limit:,} in all "
+                    "(data.pixel_limit)."
+                )
+            return image.convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large an image ({error}); expected at most {pixel_limit:,} pixels.") from None
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} cannot be read as an image ({error}); expected a PNG, JPEG or the like.") from None
+
+
+def read(
+    path: Path, *, images: Path | None = None, skip_bad: bool = False, pixel_limit: int = PIXEL_LIMIT
+) -> tuple[list[Pair], list[str]]:
+    """(pairs, why each bad record was left out).
+
+    images: what relative image paths count from, the file's own folder by default. ValueError naming line and field of
+    the first bad record, unless `skip_bad`; also when no record is good.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such MVC file; experiment=svco/build_mvc makes one.")
+    pairs, bad = [], []
+    for line, record in _records(path):
+        try:
+            pair = _pair(record, images or path.parent)
+            check_pair(pair, pixel_limit=pixel_limit)
+            pairs.append(pair)
+        except ValueError as error:
+            message = f"{path}, line {line}: {error}"
+            if not skip_bad:
+                raise ValueError(f"{message} data.skip_bad=true leaves such records out.") from None
+            bad.append(message)
+    if not pairs:
+        raise ValueError(f"{path} holds no usable record{': ' + bad[0] if bad else ''}.")
+    return pairs, bad
+
+
+def write(path: Path, pairs: Sequence[Pair]) -> Path:
+    """A JSON list, a record a line, written whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(pair.record(beside=path.parent), ensure_ascii=False) for pair in pairs)
+    write_atomically(path, f"[\n{lines}\n]\n")
+    return path
+
+
+def _records(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line, value) of every record of a JSON list or of JSON lines; what cannot be read comes as its error."""
+    text = path.read_text()
+    if not text.lstrip().startswith("["):
+        for line, row in enumerate(text.splitlines(), start=1):
+            if row.strip():
+                try:
+                    yield line, json.loads(row)
+                except json.JSONDecodeError as error:
+                    yield line, error
+        return
+    decoder, position = json.JSONDecoder(), text.index("[") + 1
+    while True:
+        while position < len(text) and text[position] in " \t\r\n,":
+            position += 1
+        if position >= len(text) or text[position] == "]":
+            return
+        line = text.count("\n", 0, position) + 1
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            yield error.lineno, error
+            return
+        yield line, value
+
+
+def _pair(record: Any, images: Path) -> Pair:
+    if isinstance(record, Exception):
+        raise ValueError(f"not JSON ({record}).")
+    if not isinstance(record, dict):
+        raise ValueError(f"found {type(record).__name__}, expected an object with {', '.join(FIELDS)}.")
+    for field in TEXTS:
+        if not isinstance(record.get(field), str):
+            raise ValueError(f"field {field!r} is {record.get(field)!r}; expected text.")
+    for field in IMAGES:
+        value = record.get(field)
+        value = [value] if isinstance(value, str) else value
+        if not (isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)):
+            raise ValueError(f"field {field!r} is {record.get(field)!r}; expected a list with the path of one image.")
+    chosen, rejected = (record[f][0] if isinstance(record[f], list) else record[f] for f in IMAGES)
+    return Pair(
+        system=record.get("system_prompt") or "",
+        instruction=record["instruction_prompt"],
+        chosen_image=images / chosen,
+        rejected_image=images / rejected,
+        chosen=record["chosen_response"],
+        rejected=record["rejected_response"],
+        category=str(record.get("category", "all")),
+    )
+
+
+def check_pair(pair: Pair, *, pixel_limit: int = PIXEL_LIMIT) -> None:
+    """ValueError naming the field where the pair has no contrast or nothing to learn from."""
+    for field, text in (("chosen_response", pair.chosen), ("rejected_response", pair.rejected)):
+        if not text.strip():
+            raise ValueError(f"field {field!r} is empty; expected the response that its image calls for.")
+    if pair.chosen.strip() == pair.rejected.strip():
+        raise ValueError(
+            f"fields 'chosen_response' and 'rejected_response' are both {pair.chosen!r}; expected a contrast."
+        )
+    one, other = (open_image(p, pixel_limit=pixel_limit) for p in (pair.chosen_image, pair.rejected_image))
+    if one.size == other.size and one.tobytes() == other.tobytes():
+        raise ValueError("fields 'chosen_images' and 'rejected_images' hold the same picture; expected a contrast.")

@@ -1,0 +1,165 @@
+"""Everything that is measured of a model on scenes, in one pass. Shape legend: S scores in the order of rows."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.scenes import language
+from datamodules.scenes.pairs import ScenePair, generator, scenes
+from datamodules.scenes.render import render
+from datamodules.scenes.world import CATEGORIES, VALUES, Scene
+from lightning_modules.bounds import Count, Whole
+from lightning_modules.svco import grounding
+from lightning_modules.svco.losses import SCORES
+from lightning_modules.svco.models import VLM
+from lightning_modules.svco.reader import Encoded
+from lightning_modules.svco.scores import Row, pair_scores, scores_of
+
+STREAMS = ("biased", "unbiased", "counterfactual")
+DESCRIBE = language.DESCRIBE[0]
+
+
+@dataclass
+class Found:
+    """Metrics by name; benchmark -> score with and without the image; what figures show."""
+
+    metrics: dict[str, float]
+    with_image: dict[str, float]
+    without: dict[str, float]
+    captions: list[tuple[Scene, str]] = field(default_factory=list)
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    categories: list[str] = field(default_factory=list)
+
+
+@torch.no_grad()
+def evaluate(
+    vlm: VLM, *, pairs: Sequence[ScenePair], scenes_each: Count = 60, seed: Whole = 0, pixels: Count = 48
+) -> Found:
+    """Evaluate on test pairs and on fresh scenes that follow the prior, do not, and break it in one attribute."""
+    training = vlm.training
+    vlm.eval()
+    sets = {stream: scenes(count=scenes_each, seed=seed, stream=stream) for stream in STREAMS}
+    found = Found({}, {}, {})
+    _pairs(vlm, pairs, found, pixels)
+    for stream, group in sets.items():
+        _choices(vlm, group, stream, found, pixels)
+        texts = captions_of(vlm, group, pixels=pixels)
+        rates = grounding.chair(captions=texts, scenes=group)
+        right = grounding.caption_accuracy(captions=texts, scenes=group)
+        found.metrics |= {f"svco/chair_{name}_{stream}": value for name, value in rates.items()}
+        found.metrics[f"svco/caption_accuracy_{stream}"] = float(np.mean(list(right.values())))
+        if stream == "unbiased":
+            found.captions = list(zip(group, texts, strict=True))
+    found.metrics["svco/hallucination_rate"] = found.metrics["svco/chair_object_unbiased"]
+    _pope(vlm, sets["unbiased"], found, seed, pixels)
+    _perplexity(vlm, sets["biased"], found, pixels)
+    vlm.train(training)
+    return found
+
+
+def captions_of(vlm: VLM, group: Sequence[Scene], *, pixels: int, batch: int = 64, longest: int = 32) -> list[str]:
+    """Greedy descriptions. One question and one image size, so the prompts of a batch are equally long."""
+    found = []
+    for start in range(0, len(group), batch):
+        prompts = [vlm.reader.prompt(DESCRIBE, render(s, pixels=pixels)) for s in group[start : start + batch]]
+        ids = torch.stack([ids for ids, _ in prompts])
+        images = torch.cat([inputs["pixel_values"] for _, inputs in prompts])
+        made = vlm.core.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values=images,
+            max_new_tokens=longest,
+            do_sample=False,
+        )
+        found += [vlm.reader.text(row[ids.shape[1] :]) for row in made]
+    return found
+
+
+def scored(vlm: VLM, rows: Sequence[Row], *, batch: int = 64) -> list[Tensor]:
+    """Scores of every row's responses."""
+    found: list[Tensor] = []
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        found += scores_of(vlm, part).split([len(row.responses) for row in part])
+    return found
+
+
+def scores_of_pairs(vlm: VLM, encoded: Sequence[Encoded], *, batch: int = 32) -> dict[str, Tensor]:
+    """All six scores, [pairs] each."""
+    parts = [pair_scores(vlm, encoded[i : i + batch], SCORES) for i in range(0, len(encoded), batch)]
+    return {name: torch.cat([part[name] for part in parts]) for name in SCORES}
+
+
+def _pairs(vlm: VLM, pairs: Sequence[ScenePair], found: Found, pixels: int) -> None:
+    encoded = [vlm.reader.encode(pair, pair.images(pixels)) for pair in pairs]
+    s = scores_of_pairs(vlm, encoded)
+    found.scores, found.categories = s, [pair.category for pair in pairs]
+    right_w, right_l = (s["ww"] > s["wl"]).tolist(), (s["ll"] > s["lw"]).tolist()
+    by_category = grounding.paired(right_w=right_w, right_l=right_l, categories=found.categories)
+    found.metrics |= {f"svco/paired_{name}": value for name, value in by_category.items()}
+    matching, none, other = (torch.cat([s[a], s[b]]) for a, b in (("ww", "ll"), ("nw", "nl"), ("lw", "wl")))
+    found.metrics |= {
+        "svco/logp_matching": float(matching.mean()),
+        "svco/logp_none": float(none.mean()),
+        "svco/logp_contradictory": float(other.mean()),
+    }
+
+
+def _choices(vlm: VLM, group: Sequence[Scene], stream: str, found: Found, pixels: int) -> None:
+    """A question of each category with an answer for every value: accuracy with the image and without."""
+    for image in (True, False):
+        rows, answers = [], []
+        for scene in group:
+            picture = render(scene, pixels=pixels)
+            for category, attribute in CATEGORIES.items():
+                values = VALUES[attribute]
+                options = [
+                    language.answer(replace(scene, **{attribute: v}), category=category, phrasing=0) for v in values
+                ]
+                prompt, inputs = vlm.reader.prompt(language.QUESTIONS[category][0], picture if image else None)
+                rows.append(Row(prompt, inputs, [vlm.reader.response(text)[0] for text in options]))
+                answers.append((category, values.index(getattr(scene, attribute))))
+        right = [int(s.argmax()) == a for s, (_, a) in zip(scored(vlm, rows), answers, strict=True)]
+        scores = found.with_image if image else found.without
+        for category in CATEGORIES:
+            own = [r for r, (c, _) in zip(right, answers, strict=True) if c == category]
+            scores[f"{stream}/{category}"] = float(np.mean(own))
+        if image:
+            found.metrics[f"svco/accuracy_{stream}"] = float(np.mean(right))
+
+
+def _pope(vlm: VLM, group: Sequence[Scene], found: Found, seed: int, pixels: int) -> None:
+    draw = generator(seed, "unbiased")
+    asked = [
+        (scene, kind, noun)
+        for scene in group
+        for kind, noun in grounding.pope_questions(scene=scene, draw=draw).items()
+    ]
+    options = [vlm.reader.response(text)[0] for text in ("yes .", "no .")]
+    for image in (True, False):
+        rows = []
+        for scene, _, noun in asked:
+            question = language.ASK_OBJECT[0].format(noun=noun)
+            rows.append(Row(*vlm.reader.prompt(question, render(scene, pixels=pixels) if image else None), options))
+        says_yes = [bool(s[0] > s[1]) for s in scored(vlm, rows)]
+        rates = grounding.pope(kinds=[kind for _, kind, _ in asked], says_yes=says_yes)
+        scores = found.with_image if image else found.without
+        scores |= {"pope/random": rates["random"], "pope/adversarial": rates["adversarial"]}
+        if image:
+            found.metrics |= {f"svco/pope_{name}": value for name, value in rates.items()}
+
+
+def _perplexity(vlm: VLM, group: Sequence[Scene], found: Found, pixels: int) -> None:
+    """Per token, of true captions of scenes as in pretraining, with the image and as text alone: what must not be lost."""
+    for name, image in (("caption", True), ("text", False)):
+        rows = []
+        for number, scene in enumerate(group):
+            prompt, inputs = vlm.reader.prompt(DESCRIBE, render(scene, pixels=pixels) if image else None)
+            rows.append(Row(prompt, inputs, [vlm.reader.response(language.caption(scene, phrasing=number))[0]]))
+        total = float(torch.cat(scored(vlm, rows)).sum())
+        tokens = sum(len(row.responses[0]) for row in rows)
+        found.metrics[f"svco/ppl_{name}"] = math.exp(min(50.0, -total / tokens))

@@ -1,0 +1,132 @@
+"""Vision-language models: transformers' own classes with their processor, in full or with LoRA."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_modules.bounds import Whole
+from lightning_modules.svco.reader import Reader
+
+# Families whose image features, decoder and positions are known to be a plain sequence: what `scores.shared` needs.
+SHARED = {"llava": "language_model", "idefics3": "text_model", "smolvlm": "text_model"}
+
+
+class VLM(nn.Module):
+    """A network and the reader that makes its inputs.
+
+    Args:
+        net: a transformers image-text-to-text model, or PEFT's wrapper of one.
+        reader: `Reader` of its processor.
+    """
+
+    def __init__(self, *, net: nn.Module, reader: Reader) -> None:
+        super().__init__()
+        self.net, self.reader = net, reader
+
+    @property
+    def core(self) -> nn.Module:
+        """The transformers model, adapters (if any) inside its layers."""
+        return self.net.get_base_model() if hasattr(self.net, "get_base_model") else self.net
+
+    @property
+    def family(self) -> str:
+        return self.core.config.model_type
+
+    @property
+    def adapted(self) -> bool:
+        """True with LoRA: the untrained model is then the same weights with the adapters off."""
+        return hasattr(self.net, "disable_adapter")
+
+    @property
+    def decoder(self) -> nn.Module:
+        return getattr(self.core.model, SHARED[self.family])
+
+    def image_features(self, pixels: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        """Projected features of the images in order, [all image tokens, H]; one pass where the shapes allow it."""
+        wanted = ("pixel_values", "pixel_attention_mask")
+        together = [{k: p[k] for k in wanted if k in p} for p in pixels]
+        if len({tuple(p["pixel_values"].shape) for p in together}) == 1:
+            together = [{k: torch.cat([p[k] for p in together]) for k in together[0]}]
+        found = [self.core.model.get_image_features(**p).pooler_output for p in together]
+        return torch.cat([tokens for features in found for tokens in features])
+
+
+def load_vlm(
+    *,
+    path: str,
+    lora_rank: Whole = 0,
+    freeze_vision: bool = True,
+    max_response: Whole = 128,
+    attention: str = "sdpa",
+    local_files_only: bool = True,
+) -> VLM:
+    """A model by folder (or by hub name with local_files_only=False), in float32.
+
+    Raises ValueError when there is none, when it takes no images, or has no processor.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    if local_files_only and not (Path(path) / "config.json").is_file():
+        raise ValueError(
+            f"model.path={path}: no config.json there. Expected a folder written by save_pretrained; a hub name needs "
+            "model.local_files_only=false."
+        )
+    given = dict(local_files_only=local_files_only)
+    config = AutoConfig.from_pretrained(path, **given)
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise ValueError(
+            f"model.path={path} is a {config.model_type} model, which takes no images; expected an image-text-to-text "
+            "model such as llava, idefics3, smolvlm or qwen2_vl."
+        )
+    net = AutoModelForImageTextToText.from_pretrained(path, attn_implementation=attention, dtype=torch.float32, **given)
+    processor = AutoProcessor.from_pretrained(path, **given)
+    if not hasattr(processor, "image_processor"):
+        raise ValueError(
+            f"model.path={path} has no image processor beside its tokenizer; save the model's processor there."
+        )
+    return prepared(
+        net=net,
+        reader=Reader(processor=processor, max_response=max_response),
+        lora_rank=lora_rank,
+        freeze_vision=freeze_vision,
+    )
+
+
+def prepared(*, net: nn.Module, reader: Reader, lora_rank: int, freeze_vision: bool) -> VLM:
+    """Vision weights frozen, LoRA on the decoder's linear layers, both when asked."""
+    if lora_rank:
+        from peft import LoraConfig, get_peft_model
+
+        family = net.config.model_type
+        part = SHARED.get(family, "language_model")
+        config = LoraConfig(
+            r=lora_rank, lora_alpha=2 * lora_rank, target_modules=rf".*\b{part}\.layers\..*_proj", lora_dropout=0.0
+        )
+        net = get_peft_model(net, config)
+    elif freeze_vision:
+        for name, weight in net.named_parameters():
+            if any(part in name for part in ("vision_tower", "vision_model", "visual.")):
+                weight.requires_grad_(False)
+    return VLM(net=net, reader=reader)
+
+
+def count_parameters(net: nn.Module) -> dict[str, int]:
+    """All parameters and the trained ones."""
+    return {
+        "total": sum(p.numel() for p in net.parameters()),
+        "trained": sum(p.numel() for p in net.parameters() if p.requires_grad),
+    }
+
+
+def export(vlm: VLM, folder: Path) -> Path:
+    """A directory for AutoModelForImageTextToText and AutoProcessor, adapters merged in."""
+    net: Any = vlm.net
+    if vlm.adapted:
+        import copy
+
+        net = copy.deepcopy(net).merge_and_unload()
+    net.save_pretrained(folder)
+    vlm.reader.processor.save_pretrained(folder)
+    return folder

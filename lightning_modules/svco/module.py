@@ -1,0 +1,143 @@
+"""The LightningModule round a vision-language model: an objective on contrasting pairs. Shape legend: B pairs."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lightning_modules import metric_names as names
+from lightning_modules.optim import adamw_with_schedule
+from lightning_modules.svco.losses import Objective
+from lightning_modules.svco.models import VLM, count_parameters, export
+from lightning_modules.svco.reader import Encoded
+from lightning_modules.svco.scores import pair_scores, response_tokens
+
+CHOICE = ("ww", "wl", "lw", "ll")
+
+
+class SVCO(pl.LightningModule):
+    """S-VCO, or one of its peers: what differs is the objective.
+
+    Args:
+        model: `VLM` (`pretrained_vlm` or `load_vlm`).
+        objective: `Objective`. `cached` reference scores are computed once, of all pairs, before the first step; with
+            `live` they are computed in every step, by a frozen copy or, with LoRA, by the model without its adapters.
+        optimizer: plain arguments of `adamw_with_schedule`.
+    """
+
+    def __init__(self, *, model: VLM, objective: Objective, optimizer: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.vlm, self.objective, self.optimizer_args = model, objective, dict(optimizer or {})
+        # Not a submodule: it is not trained, not saved, and the same before and after a resume.
+        self._frozen: list[VLM] = []
+        if objective.reference == "live" and not model.adapted:
+            self._frozen.append(copy.deepcopy(model).eval().requires_grad_(False))
+        self._cache: dict[str, dict[str, Tensor]] = {}
+        self.cut = 0
+
+    def setup(self, stage: str) -> None:
+        """Reference scores of every pair. Runs before a checkpoint is loaded, so a resumed run has the same ones."""
+        if stage != "fit":
+            return
+        for split in ("train", "val"):
+            data = self.trainer.datamodule.split(split)
+            self.cut += sum(data[i].cut for i in range(len(data)))
+            if self.objective.reference == "cached":
+                self._cache[split] = self._scores_of_all(data)
+        if self.cut and self.trainer.is_global_zero:
+            print(
+                f"{self.cut} responses are longer than model.max_response={self.vlm.reader.max_response} tokens and "
+                "are cut."
+            )
+
+    def on_fit_start(self) -> None:
+        for scores in self._cache.values():
+            for name, value in scores.items():
+                scores[name] = value.to(self.device)
+
+    @torch.no_grad()
+    def _scores_of_all(self, data: Any, batch: int = 32) -> dict[str, Tensor]:
+        self.vlm.eval()
+        needs = self.objective.needs
+        chunks = [range(i, min(i + batch, len(data))) for i in range(0, len(data), batch)]
+        found = [pair_scores(self.vlm, [data[i] for i in chunk], needs) for chunk in chunks]
+        self.vlm.train()
+        return {name: torch.cat([f[name] for f in found]) for name in needs}
+
+    @torch.no_grad()
+    def reference(self, pairs: list[Encoded], numbers: list[int], split: str) -> dict[str, Tensor] | None:
+        """Scores of the untrained model, [B] by name; None for a reference-free objective."""
+        kind = self.objective.reference
+        if kind == "none":
+            return None
+        if kind == "cached":
+            return {name: value[numbers] for name, value in self._cache[split].items()}
+        if self._frozen:
+            self._frozen[0].to(self.device)
+            return pair_scores(self._frozen[0], pairs, self.objective.needs)
+        with self.vlm.net.disable_adapter():
+            return pair_scores(self.vlm, pairs, self.objective.needs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        scores = pair_scores(self.vlm, batch.pairs, self.objective.needs)
+        some = next(iter(scores.values()))
+        terms = self.objective.terms(
+            scores=scores,
+            tokens=response_tokens(batch.pairs, like=some),
+            reference=self.reference(batch.pairs, batch.numbers, "train"),
+        )
+        loss = torch.stack(list(terms.values())).sum(0).mean()
+        self.log(names.TRAIN_LOSS, loss.detach(), prog_bar=True, batch_size=len(batch.pairs))
+        self.log_dict({names.svco_term(t): v.detach().mean() for t, v in terms.items()}, batch_size=len(batch.pairs))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        needs = tuple(dict.fromkeys((*self.objective.needs, *CHOICE)))
+        scores = pair_scores(self.vlm, batch.pairs, needs)
+        tokens = response_tokens(batch.pairs, like=scores["ww"])
+        loss = self.objective(scores=scores, tokens=tokens, reference=self.reference(batch.pairs, batch.numbers, "val"))
+        right_B = paired_right(scores).float()
+        nll = -(scores["ww"] + scores["ll"]).sum() / (tokens["w"] + tokens["l"]).sum()
+        size = len(batch.pairs)
+        self.log(names.VAL_SVCO_LOSS, loss, batch_size=size, sync_dist=True)
+        self.log(names.VAL_PAIRED, right_B.mean(), prog_bar=True, batch_size=size, sync_dist=True)
+        self.log(names.VAL_PAIR_NLL, nll, batch_size=size, sync_dist=True)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        right_B = paired_right(pair_scores(self.vlm, batch.pairs, CHOICE)).float()
+        self.log(names.TEST_PAIRED, right_B.mean(), batch_size=len(batch.pairs), sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Frozen weights are not saved twice: they come with the base model."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+        """Into the trained weights; strict about those."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        missing = sorted(trained - set(state_dict))
+        if missing:
+            raise ValueError(
+                f"the checkpoint lacks {len(missing)} trained weights, {missing[0]} for one: it was written with other "
+                "model.freeze_vision or model.lora_rank. Restore them, or start anew with fresh=true."
+            )
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def count_parameters(self) -> dict[str, int]:
+        return count_parameters(self.vlm.net)
+
+    def export(self, folder: Path, *, datamodule: Any) -> Path:
+        return export(self.vlm, folder)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        return adamw_with_schedule(
+            module=self.vlm, total_steps=int(self.trainer.estimated_stepping_batches), **self.optimizer_args
+        )
+
+
+def paired_right(scores: dict[str, Tensor]) -> Tensor:
+    """Whether under both images of a pair its own response is the likelier one (as in MMVP), bool [B]."""
+    return (scores["ww"] > scores["wl"]) & (scores["ll"] > scores["lw"])

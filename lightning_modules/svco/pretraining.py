@@ -1,0 +1,197 @@
+"""The embedded base model, pretrained on rendered scenes: it sees well, and has learned to guess instead.
+
+The vision tower learns every attribute of unbiased scenes, then is frozen. Projector and decoder learn texts about
+scenes that follow the prior, so that guessing from the place is nearly always right. Shape legend: B samples.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from datamodules.scenes.pairs import generator, training_text
+from datamodules.scenes.render import render
+from datamodules.scenes.world import VALUES, Scene, draw_scene
+from lightning_modules.bounds import Count, Positive, Share, Whole
+from lightning_modules.callbacks.resume_point import random_state, set_random_state
+from lightning_modules.optim import adamw_with_schedule
+from lightning_modules.runtime.made import made
+from lightning_modules.svco.embedded import build_llava, build_processor
+from lightning_modules.svco.models import VLM, load_vlm, prepared
+from lightning_modules.svco.reader import Reader
+from lightning_modules.svco.scores import Row, scores_of
+
+# Raised when what is made of the same settings changes.
+VERSION = 4
+
+
+class SeeingModule(pl.LightningModule):
+    """The vision tower names every attribute of a scene from its mean patch feature; the heads are thrown away."""
+
+    def __init__(self, *, vlm: VLM, steps: int, lr: float) -> None:
+        super().__init__()
+        self.vlm, self.steps, self.lr = vlm, steps, lr
+        width = vlm.core.config.vision_config.hidden_size
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, len(v))) for v in VALUES.values()
+        )
+
+    def logits(self, pixels: Tensor) -> list[Tensor]:
+        features_BIH = self.vlm.core.model.vision_tower(pixels).last_hidden_state[:, 1:]
+        return [head(features_BIH.mean(1)) for head in self.heads]
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        pixels, labels_BA = batch
+        losses = [nn.functional.cross_entropy(x, labels_BA[:, i]) for i, x in enumerate(self.logits(pixels))]
+        return torch.stack(losses).sum()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        trained = nn.ModuleList([self.vlm.core.model.vision_tower, self.heads])
+        return adamw_with_schedule(module=trained, total_steps=self.steps, lr=self.lr, weight_decay=0.01)
+
+
+class TellingModule(pl.LightningModule):
+    """Next-token likelihood of responses about scenes, with the image and, for some, without it."""
+
+    def __init__(self, *, vlm: VLM, steps: int, lr: float) -> None:
+        super().__init__()
+        self.vlm, self.steps, self.lr = vlm, steps, lr
+        for weight in vlm.core.model.vision_tower.parameters():
+            weight.requires_grad_(False)
+
+    def training_step(self, rows: list[Row], batch_idx: int) -> Tensor:
+        with_image = [row for row in rows if row.inputs]
+        without = [row for row in rows if not row.inputs]
+        scores = [scores_of(self.vlm, part) for part in (with_image, without) if part]
+        return -torch.cat(scores).sum() / sum(len(row.responses[0]) for row in rows)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        return adamw_with_schedule(module=self.vlm, total_steps=self.steps, lr=self.lr, weight_decay=0.01)
+
+
+def pretrained_vlm(
+    *,
+    cache_dir: str,
+    seed: Whole = 0,
+    prior: Share = 1.0,
+    vision_steps: Count = 900,
+    steps: Count = 300,
+    scenes: Count = 5000,
+    batch: Count = 48,
+    vision_lr: Positive = 1e-3,
+    lr: Positive = 2e-3,
+    no_image: Share = 0.15,
+    width: Count = 128,
+    vision_layers: Count = 3,
+    layers: Count = 3,
+    heads: Count = 4,
+    pixels: Count = 48,
+    lora_rank: Whole = 0,
+    freeze_vision: bool = True,
+    max_response: Whole = 128,
+) -> VLM:
+    """The embedded model, made under `cache_dir` when it is not there (about two minutes on one core)."""
+    sizes = dict(width=width, vision_layers=vision_layers, layers=layers, heads=heads, pixels=pixels)
+    key = dict(
+        version=VERSION, seed=seed, prior=prior, vision_steps=vision_steps, steps=steps, scenes=scenes, batch=batch
+    )
+    key |= dict(vision_lr=vision_lr, lr=lr, no_image=no_image, **sizes)
+    folder = made(
+        folder=Path(cache_dir) / "svco" / "base",
+        key=key,
+        make=lambda place: _pretrain(
+            place, sizes=sizes, **{k: v for k, v in key.items() if k not in (*sizes, "version")}
+        ),
+    )
+    return load_vlm(path=str(folder), lora_rank=lora_rank, freeze_vision=freeze_vision, max_response=max_response)
+
+
+def _pretrain(place: Path, *, sizes: dict[str, int], seed: int, **settings: Any) -> None:
+    # A run that has to make its base first must go on with the random state of one that finds it.
+    before = random_state()
+    pl.seed_everything(seed, verbose=False)
+    try:
+        vlm, report = pretrain(sizes=sizes, seed=seed, **settings)
+    finally:
+        set_random_state(before)
+    vlm.core.save_pretrained(place)
+    vlm.reader.processor.save_pretrained(place)
+    (place / "pretraining.json").write_text(json.dumps(report, indent=1))
+
+
+def pretrain(
+    *,
+    sizes: dict[str, int],
+    seed: int,
+    prior: float,
+    vision_steps: int,
+    steps: int,
+    scenes: int,
+    batch: int,
+    vision_lr: float,
+    lr: float,
+    no_image: float,
+) -> tuple[VLM, dict[str, float]]:
+    """(model, accuracy of the vision tower per attribute on scenes it was not trained on)."""
+    processor = build_processor(pixels=sizes["pixels"])
+    image_token = processor.tokenizer.convert_tokens_to_ids("<image>")
+    net = build_llava(words=len(processor.tokenizer), image_token=image_token, **sizes)
+    vlm = prepared(net=net, reader=Reader(processor=processor), lora_rank=0, freeze_vision=False)
+    draw = generator(seed, "vision")
+    plain = [draw_scene(draw, prior=0.0) for _ in range(scenes + 300)]
+    pixels, labels = _pixels(vlm, plain, sizes["pixels"]), torch.tensor([_labels(s) for s in plain])
+    order = np.random.default_rng([seed, 1])
+    seeing = SeeingModule(vlm=vlm, steps=vision_steps, lr=vision_lr)
+    picks = [order.integers(scenes, size=batch) for _ in range(vision_steps)]
+    _fit(seeing, [(pixels[i], labels[i]) for i in map(torch.from_numpy, picks)], vision_steps)
+    with torch.no_grad():
+        guesses = seeing.eval().logits(pixels[scenes:])
+    report = {
+        f"vision_{name}": float((guess.argmax(1) == labels[scenes:, i]).float().mean())
+        for i, (name, guess) in enumerate(zip(VALUES, guesses, strict=True))
+    }
+    draw = generator(seed, "pretrain")
+    biased = [draw_scene(draw, prior=prior) for _ in range(scenes)]
+    pixels = _pixels(vlm, biased, sizes["pixels"])
+    side = sizes["pixels"] // 8
+    rows = []
+    for _ in range(steps):
+        rows.append([])
+        for number in draw.integers(scenes, size=batch):
+            question, answer = training_text(biased[number], draw)
+            blind = draw.random() < no_image
+            text = vlm.reader.prompt_text(question, image=not blind).replace("<image>", "<image> " * side**2)
+            ids = vlm.reader.tokenizer(text, return_tensors="pt").input_ids[0]
+            inputs = {} if blind else {"pixel_values": pixels[number][None]}
+            rows[-1].append(Row(ids, inputs, [vlm.reader.response(answer)[0]]))
+    _fit(TellingModule(vlm=vlm, steps=steps, lr=lr), rows, steps)
+    return vlm, report
+
+
+def _fit(module: pl.LightningModule, batches: list[Any], steps: int) -> None:
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=steps,
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = DataLoader(batches, batch_size=None, collate_fn=lambda b: b, generator=torch.Generator())
+    trainer.fit(module, train_dataloaders=loader)
+
+
+def _labels(scene: Scene) -> list[int]:
+    return [values.index(getattr(scene, name)) for name, values in VALUES.items()]
+
+
+def _pixels(vlm: VLM, scenes: list[Scene], size: int) -> Tensor:
+    images = [render(scene, pixels=size) for scene in scenes]
+    return torch.as_tensor(np.stack(vlm.reader.processor.image_processor(images)["pixel_values"]))

@@ -1,0 +1,153 @@
+"""Studies of objectives on one base model: compare (and ablate), and gain against visual dependency.
+
+Rules fixed beforehand: every arm trains equally many steps on the same pairs in the same order; an objective's learning
+rate is the one with the highest validation paired accuracy, the smaller one when two tie; test scenes are read once.
+"""
+
+import hashlib
+import json
+from functools import cached_property
+from typing import Any
+
+from datamodules.scenes.datamodule import Source
+from datamodules.scenes.pairs import scene_pairs
+from lightning_modules import metric_names as names
+from lightning_modules.bounds import Count, Positive, Whole
+from lightning_modules.reports import svco_figures as draw
+from lightning_modules.runtime.study import Desk
+from lightning_modules.svco import grounding
+from lightning_modules.svco.evaluation import Found, evaluate
+from lightning_modules.svco.models import VLM
+from lightning_modules.svco.tuning import Settings, tuned, weights_digest
+
+SHOWN = {
+    "svco/paired_all": "paired",
+    "svco/hallucination_rate": "hallucination",
+    "svco/caption_accuracy_unbiased": "caption accuracy",
+    "svco/accuracy_counterfactual": "counterfactual",
+    "svco/pope_adversarial": "POPE adversarial",
+    "svco/ppl_caption": "PPL caption",
+    "svco/ppl_text": "PPL text",
+}
+
+
+class Arms:
+    """What the studies share: the base, the arms with their learning rates chosen, and their evaluation.
+
+    Args:
+        model: the base `VLM`. objectives: `Objective` by name. learning_rates: tried for each objective.
+        source: of the pairs. steps, global_batch: of each arm. scenes_each, test_pairs: of the evaluation.
+        seed: of pairs, order and training.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: VLM,
+        objectives: dict[str, Any],
+        learning_rates: list[Positive],
+        source: Source,
+        cache_dir: str,
+        steps: Count = 120,
+        global_batch: Count = 16,
+        pixels: Count = 48,
+        scenes_each: Count = 60,
+        test_pairs: Count = 240,
+        seed: Whole = 1,
+    ) -> None:
+        self.vlm, self.objectives, self.learning_rates = model, objectives, sorted(learning_rates)
+        self.settings = Settings(cache_dir, source, steps, global_batch, seed, pixels)
+        self.scenes_each, self.test_pairs = scenes_each, test_pairs
+
+    @cached_property
+    def base_digest(self) -> str:
+        return weights_digest(self.vlm)
+
+    def prepare(self) -> None:
+        """Nothing to fetch: the base is made with the model."""
+
+    def fingerprint(self) -> dict[str, str]:
+        data = json.dumps(self.settings.source.description(), sort_keys=True)
+        return {"data": hashlib.sha256(data.encode()).hexdigest()[:16], "base": self.base_digest}
+
+    def measured(self, vlm: VLM) -> Found:
+        pairs = scene_pairs(count=self.test_pairs, seed=0, split="test", prior=0.0, describe=0.5)
+        return evaluate(vlm, pairs=pairs, scenes_each=self.scenes_each, pixels=self.settings.pixels)
+
+    def chosen(self, name: str, desk: Desk) -> tuple[VLM, float, list[tuple[str, str, float, float]]]:
+        """(trained model, its learning rate, a row for every rate tried)."""
+        tried = []
+        for lr in self.learning_rates:
+            vlm, val = tuned(
+                self.vlm, base=self.base_digest, objective=self.objectives[name], lr=lr, settings=self.settings
+            )
+            tried.append((val[names.VAL_PAIRED], -lr, vlm, val[names.VAL_PAIR_NLL]))
+            desk.say(f"{name} at {lr:g}: validation paired accuracy {val[names.VAL_PAIRED]:.3f}")
+        best = max(tried, key=lambda t: t[:2])
+        return best[2], -best[1], [(name, f"{-lr:.0e}", paired, nll) for paired, lr, _, nll in tried]
+
+
+class Base:
+    """The base model alone: what it says with the image, and what it would say without."""
+
+    def __init__(self, *, model: VLM, pixels: Count = 48, scenes_each: Count = 60, test_pairs: Count = 240) -> None:
+        self.vlm, self.pixels, self.scenes_each, self.test_pairs = model, pixels, scenes_each, test_pairs
+
+    def prepare(self) -> None:
+        """Nothing to fetch."""
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"data": weights_digest(self.vlm)}
+
+    def run(self, desk: Desk) -> dict[str, float]:
+        pairs = scene_pairs(count=self.test_pairs, seed=0, split="test", prior=0.0, describe=0.5)
+        found = evaluate(self.vlm, pairs=pairs, scenes_each=self.scenes_each, pixels=self.pixels)
+        rows = [[n, score, found.without[n], score - found.without[n]] for n, score in found.with_image.items()]
+        desk.table("base", ["benchmark", "with the image", "without", "dependency"], rows)
+        desk.figure("log_probabilities", draw.conditions_figure(before=found.scores, after=found.scores))
+        return found.metrics
+
+
+class Compare(Arms):
+    """Every objective at its own learning rate, on paired accuracy, hallucination and what must not be lost."""
+
+    def run(self, desk: Desk) -> dict[str, float]:
+        found = {"base": self.measured(self.vlm)}
+        rates, tried = {"base": float("nan")}, []
+        for name in self.objectives:
+            vlm, rates[name], rows = self.chosen(name, desk)
+            tried += rows
+            found[name] = self.measured(vlm)
+        desk.table("learning_rates", ["objective", "lr", "val paired", "val nll"], tried, show=False)
+        columns = ["objective", "lr", *SHOWN.values()]
+        rows = [[name, f"{rates[name]:.0e}", *(f.metrics[m] for m in SHOWN)] for name, f in found.items()]
+        desk.table("comparison", columns, rows)
+        categories = [n.rpartition("_")[2] for n in found["base"].metrics if n.startswith("svco/paired_")]
+        by_category = [[name, *(f.metrics[f"svco/paired_{c}"] for c in categories)] for name, f in found.items()]
+        desk.table("paired_by_category", ["objective", *categories], by_category, show=False)
+        desk.figure("objectives", draw.objectives_figure(values={n: f.metrics for n, f in found.items()}, shown=SHOWN))
+        last = "svco" if "svco" in found else list(found)[-1]
+        desk.figure("log_probabilities", draw.conditions_figure(before=found["base"].scores, after=found[last].scores))
+        pictures = dict(before=found["base"].captions, after=found[last].captions, pixels=self.settings.pixels)
+        desk.figure("examples", draw.examples_figure(**pictures))
+        return {f"{metric}_{name}": f.metrics[metric] for name, f in found.items() for metric in SHOWN}
+
+
+class Dependency(Arms):
+    """Does an objective gain most where the base model depends on the image most (section 5 of the paper)?"""
+
+    def run(self, desk: Desk) -> dict[str, float]:
+        base = self.measured(self.vlm)
+        depends = grounding.dependency(with_image=base.with_image, without=base.without)
+        metrics, rows = {}, []
+        for name in self.objectives:
+            vlm, _, _ = self.chosen(name, desk)
+            after = self.measured(vlm)
+            gain = {n: score - base.with_image[n] for n, score in after.with_image.items()}
+            fit = grounding.correlation(list(depends.values()), [gain[n] for n in depends])
+            metrics |= {f"svco/dependency_rho_{name}": fit["rho"], f"svco/dependency_p_{name}": fit["p"]}
+            title = f"{name}: gain against visual dependency (Spearman {fit['rho']:.2f}, p = {fit['p']:.2g})"
+            desk.figure(f"gain_{name}", draw.dependency_figure(dependency=depends, gain=gain, title=title))
+            rows += [[name, n, base.with_image[n], base.without[n], depends[n], gain[n]] for n in depends]
+        desk.table("dependency", ["objective", "benchmark", "base", "base, no image", "dependency", "gain"], rows)
+        return metrics

@@ -1,0 +1,103 @@
+"""One fine-tuning inside a study, by the project's own module and datamodule, kept by content."""
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+
+from datamodules.scenes.datamodule import PairsDataModule, Source
+from lightning_modules import metric_names as names
+from lightning_modules.callbacks.resume_point import random_state, set_random_state
+from lightning_modules.runtime.made import made
+from lightning_modules.svco.losses import Objective
+from lightning_modules.svco.models import VLM
+from lightning_modules.svco.module import SVCO
+
+# Raised when the same settings train something else.
+VERSION = 1
+
+
+class Settings(NamedTuple):
+    """What every arm of a study has in common."""
+
+    cache_dir: str
+    source: Source
+    steps: int
+    global_batch: int
+    seed: int
+    pixels: int
+
+
+def weights_digest(vlm: VLM) -> str:
+    """16 hex digits of the SHA-256 of every weight, by name."""
+    found = hashlib.sha256()
+    for name, weight in sorted(vlm.net.state_dict().items()):
+        found.update(name.encode())
+        found.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def tuned(vlm: VLM, *, base: str, objective: Objective, lr: float, settings: Settings) -> tuple[VLM, dict[str, float]]:
+    """(a copy of `vlm` trained with `objective`, its validation metrics); `base` is the digest of `vlm`'s weights."""
+    key = {
+        "version": VERSION,
+        "base": base,
+        "objective": objective.description(),
+        "lr": lr,
+        "data": settings.source.description(),
+        "steps": settings.steps,
+        "batch": settings.global_batch,
+        "seed": settings.seed,
+        "pixels": settings.pixels,
+        "lora": vlm.adapted,
+    }
+    copied = copy.deepcopy(vlm)
+    folder = made(
+        folder=Path(settings.cache_dir) / "svco" / "tuned",
+        key=key,
+        make=lambda place: _train(place, copied, objective=objective, lr=lr, settings=settings),
+    )
+    state = torch.load(folder / "trained.pt", weights_only=True)
+    copied.load_state_dict(state, strict=False)
+    return copied.eval(), json.loads((folder / "validation.json").read_text())
+
+
+def _train(place: Path, vlm: VLM, *, objective: Objective, lr: float, settings: Settings) -> None:
+    before = random_state()
+    pl.seed_everything(settings.seed, workers=True, verbose=False)
+    try:
+        metrics = fit(vlm, objective=objective, lr=lr, settings=settings)
+    finally:
+        set_random_state(before)
+    trained = {name: p.detach().cpu() for name, p in vlm.named_parameters() if p.requires_grad}
+    torch.save(trained, place / "trained.pt")
+    (place / "validation.json").write_text(json.dumps(metrics, indent=1))
+
+
+def fit(vlm: VLM, *, objective: Objective, lr: float, settings: Settings) -> dict[str, float]:
+    """Train `vlm` in place; validation metrics of the last step (the rule of every arm: no best step is picked)."""
+    data = PairsDataModule(
+        source=settings.source, global_batch=settings.global_batch, pixels=settings.pixels, seed=settings.seed
+    )
+    optimizer: dict[str, Any] = dict(lr=lr, warmup_steps=max(1, settings.steps // 20), weight_decay=0.02)
+    module = SVCO(model=vlm, objective=objective, optimizer=optimizer)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=settings.steps,
+        val_check_interval=settings.steps,
+        check_val_every_n_epoch=None,
+        gradient_clip_val=1.0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=data)
+    return {n: float(trainer.callback_metrics[n]) for n in (names.VAL_PAIRED, names.VAL_PAIR_NLL)}

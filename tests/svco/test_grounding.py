@@ -1,0 +1,60 @@
+"""Scorers against scenes checked by hand."""
+
+import numpy as np
+import pytest
+
+from datamodules.scenes.world import Scene
+from lightning_modules.svco import grounding
+
+ONE = Scene("meadow", "circle", "red", "small", "plain", 2, "left", "ring")
+TWO = Scene("night", "star", "blue", "large", "striped", 1, "right", "heart")
+
+
+def test_chair_by_hand():
+    captions = [
+        "two small red circles and a ring .",  # both right
+        "one star and a cross , and a star again .",  # star right, cross wrong, star counted once
+    ]
+    assert grounding.chair(captions=captions, scenes=[ONE, TWO]) == {"object": 1 / 4, "sentence": 0.5, "recall": 3 / 4}
+    silent = grounding.chair(captions=["nothing here .", "a bar ."], scenes=[ONE, TWO])
+    assert silent == {"object": 1.0, "sentence": 0.5, "recall": 0.0}
+
+
+def test_caption_accuracy_by_hand():
+    captions = ["a meadow with two small plain red circles on the left , and a ring .", "a night with two stars ."]
+    found = grounding.caption_accuracy(captions=captions, scenes=[ONE, TWO])
+    assert found == dict(place=1.0, shape=1.0, colour=0.5, size=0.5, material=0.5, count=0.5, side=0.5, other=0.5)
+
+
+def test_pope_by_hand():
+    kinds = ["present", "random", "adversarial", "present", "random", "present", "random", "adversarial"]
+    says = [True, False, True, True, True, False, False, True]
+    found = grounding.pope(kinds=kinds, says_yes=says)
+    assert found["random"] == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert found["adversarial"] == pytest.approx((2 / 3 + 0) / 2)
+    assert found["yes"] == 5 / 8
+
+
+def test_pope_asks_what_is_there_what_is_not_and_what_usually_would_be():
+    draw = np.random.default_rng(0)
+    for _ in range(30):
+        asked = grounding.pope_questions(scene=TWO, draw=draw)
+        assert asked["present"] in ("star", "heart")
+        assert asked["random"] not in ("star", "heart")
+        # At night the prior expects a triangle and a bar.
+        assert asked["adversarial"] in ("triangle", "bar")
+    usual = Scene("meadow", "circle", "red", "small", "plain", 1, "left", "ring")
+    assert "adversarial" not in grounding.pope_questions(scene=usual, draw=draw)
+
+
+def test_a_pair_counts_only_when_both_are_right():
+    found = grounding.paired(
+        right_w=[True, True, False, True], right_l=[True, False, True, True], categories=["a", "a", "b", "b"]
+    )
+    assert found == {"all": 0.5, "a": 0.5, "b": 0.5}
+
+
+def test_dependency_is_what_is_lost_without_the_image():
+    found = grounding.dependency(with_image={"a": 0.9, "b": 0.5}, without={"a": 0.3, "b": 0.6})
+    assert found == pytest.approx({"a": 0.6, "b": -0.1})
+    assert grounding.correlation([1, 2, 3, 4], [2, 4, 6, 9])["rho"] == pytest.approx(1.0)

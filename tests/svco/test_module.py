@@ -1,0 +1,168 @@
+"""The module in the real Trainer: cached against live reference, LoRA, resume, what is saved; and whole runs."""
+
+import subprocess
+import sys
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from datamodules.scenes.datamodule import PairsDataModule, SceneSource
+from lightning_modules.svco.losses import Objective
+from lightning_modules.svco.module import SVCO
+from tests.runtime.cli import PROJECT
+from tests.svco.toy import tiny_vlm
+
+FOUR = dict.fromkeys(("attend", "reject", "attend_mirror", "reject_mirror"), 0.1)
+
+
+class Curve(pl.Callback):
+    def __init__(self):
+        self.loss = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.loss.append(float(trainer.callback_metrics["train/loss"]))
+
+
+def fit(*, steps=6, reference="cached", lora_rank=0, folder=None, resume=None, stop=None, lr=3e-3):
+    pl.seed_everything(0, verbose=False)
+    module = SVCO(
+        model=tiny_vlm(lora_rank=lora_rank),
+        objective=Objective(betas=FOUR, reference=reference),
+        optimizer={"lr": lr, "warmup_steps": 1},
+    )
+    data = PairsDataModule(source=SceneSource(train=16, val=6, test=6), global_batch=4, eval_batch=4)
+    curve = Curve()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        logger=False,
+        callbacks=[curve],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        val_check_interval=3,
+        check_val_every_n_epoch=None,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    return curve, module, trainer
+
+
+def test_the_first_loss_is_four_log_2_and_training_moves_it():
+    curve, _, trainer = fit()
+    assert curve.loss[0] == pytest.approx(4 * 0.693147, abs=1e-4)
+    assert abs(curve.loss[-1] - curve.loss[0]) > 1e-3
+    assert {"val/loss", "val/paired_accuracy", "svco/loss_attend"} <= set(trainer.callback_metrics)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_cached_reference_scores_equal_live_ones(lora_rank):
+    cached, one, _ = fit(lora_rank=lora_rank)
+    live, other, _ = fit(lora_rank=lora_rank, reference="live")
+    assert cached.loss == pytest.approx(live.loss, abs=1e-4)
+    for (name, a), (_, b) in zip(one.named_parameters(), other.named_parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-4), name
+
+
+def test_frozen_weights_do_not_move_and_are_not_saved(tmp_path):
+    before = {n: p.clone() for n, p in tiny_vlm().named_parameters()}
+    _, module, trainer = fit()
+    moved = {n for n, p in module.vlm.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and not any("vision_tower" in n for n in moved)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
+    assert set(saved) == {n for n, p in module.named_parameters() if p.requires_grad}
+    with pytest.raises(ValueError, match=r"lacks \d+ trained weights.*model.freeze_vision"):
+        module.load_state_dict(dict(list(saved.items())[1:]))
+
+
+def test_a_resumed_run_ends_bitwise_as_an_undisturbed_one(tmp_path):
+    whole, module, _ = fit(steps=6)
+
+    class Save(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 3:
+                trainer.save_checkpoint(tmp_path / "three.ckpt")
+
+    pl.seed_everything(0, verbose=False)
+    half = SVCO(model=tiny_vlm(), objective=Objective(betas=FOUR), optimizer={"lr": 3e-3, "warmup_steps": 1})
+    data = PairsDataModule(source=SceneSource(train=16, val=6, test=6), global_batch=4, eval_batch=4)
+    settings = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    pl.Trainer(
+        accelerator="cpu",
+        max_steps=6,
+        callbacks=[Save()],
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        **settings,
+    ).fit(half, datamodule=data)
+    rest, resumed, _ = fit(steps=6, resume=tmp_path / "three.ckpt")
+    assert rest.loss == whole.loss[3:]
+    for (name, a), (_, b) in zip(module.named_parameters(), resumed.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_other_pairs_are_refused():
+    data = PairsDataModule(source=SceneSource(train=16), global_batch=4)
+    state = {"forwards": 2, "fingerprint": data.fingerprint()}
+    other = PairsDataModule(source=SceneSource(train=17), global_batch=4)
+    with pytest.raises(ValueError, match="started on other pairs: the fingerprint of data"):
+        other.load_state_dict(state)
+
+
+TINY = (
+    "threads=1 logger=none model.vision_steps=3 model.steps=3 model.scenes=40 model.batch=8 model.width=32 "
+    "model.vision_layers=1 model.layers=1 model.heads=2 data.source.train=32 data.source.val=6 data.source.test=6"
+)
+RUN = "trainer.max_steps=4 trainer.val_check_interval=2 trainer.enable_progress_bar=false data.global_batch=4"
+EVALUATION = "callbacks.scene_evaluation.scenes_each=4 callbacks.scene_evaluation.pairs=6"
+STUDY = "study.steps=3 study.scenes_each=4 study.test_pairs=6 study.learning_rates=[1e-3] data.global_batch=4"
+
+
+def main(folder, *overrides):
+    places = [f"paths.{name}={folder}/{name}" for name in ("cache", "runs", "tracking")]
+    command = [sys.executable, str(PROJECT / "main.py"), *places, *TINY.split(), *overrides]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_whole_runs_and_the_export(tmp_path):
+    code, text = main(tmp_path, "experiment=svco/train", *RUN.split(), *EVALUATION.split())
+    assert code == 0, text
+    folder = next(tmp_path.glob("runs/svco/train/*"))
+    assert (folder / "result.json").is_file()
+    assert {p.stem for p in (folder / "figures").glob("*.png")} == {
+        "log_probabilities",
+        "examples",
+        "gain_by_dependency",
+    }
+    # The export is a model by path: another objective trains on from it, with LoRA.
+    path = [f"model.path={folder}/export", "model.lora_rank=2", "model=vlm", "objective=sft_both"]
+    without = [o for o in TINY.split() if not o.startswith("model.")]
+    places = [f"paths.{name}={tmp_path}/{name}" for name in ("cache", "runs", "tracking")]
+    command = [
+        sys.executable,
+        str(PROJECT / "main.py"),
+        *places,
+        *without,
+        *path,
+        "experiment=svco/train",
+        *RUN.split(),
+    ]
+    done = subprocess.run([*command, *EVALUATION.split()], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_study_trains_nothing_twice(tmp_path):
+    code, text = main(tmp_path, "experiment=svco/ablate", *STUDY.split())
+    assert code == 0, text
+    made = sorted(p.name for p in tmp_path.glob("cache/svco/tuned/*/trained.pt"))
+    times = {p: p.stat().st_mtime_ns for p in tmp_path.glob("cache/svco/tuned/*/trained.pt")}
+    assert len(made) == 4
+    code, text = main(tmp_path, "experiment=svco/ablate", *STUDY.split(), "fresh=true")
+    assert code == 0, text
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("cache/svco/tuned/*/trained.pt")} == times
