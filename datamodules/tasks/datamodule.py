@@ -21,6 +21,8 @@ VERBALISERS = ("token", "prototype")
 class Source(Protocol):
     """Where tasks come from."""
 
+    def names(self) -> list[str]: ...
+
     def task(self, name: str) -> Task: ...
 
 

@@ -149,6 +149,9 @@ class Language:
             else:
                 yield SHARED[latents[latent]], [SHARED_CUE, cue], sentence
 
+    def names(self) -> list[str]:
+        return list(RECIPES)
+
     def task(self, name: str) -> Task:
         """One of `RECIPES`, balanced over classes, no sentence twice. ValueError for an unknown name."""
         check_choice("data.task", name, RECIPES)

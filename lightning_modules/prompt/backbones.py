@@ -3,7 +3,6 @@
 A backbone is named by a small object that knows its tokenizer, kind and positions before its weights are loaded.
 """
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -197,7 +196,3 @@ class HubBackbone:
                 torch.manual_seed(0)
                 return Backbone(self._class.from_config(self.config), self.tokenizer())
         return Backbone(self._found(self._class.from_pretrained, use_safetensors=True), self.tokenizer())
-
-
-def describe(key: dict[str, Any]) -> str:
-    return json.dumps(key, sort_keys=True)

@@ -13,7 +13,9 @@ from lightning_modules.bounds import Positive, Share, Weight, Whole
 from lightning_modules.optim import warm_up_and_cosine
 from lightning_modules.prompt.backbone import Backbone, Batch
 from lightning_modules.prompt.prompt_file import NAME, PromptFile
-from lightning_modules.prompt.tuners import FullFineTuning, Tuner, count
+from lightning_modules.prompt.tuners import FullFineTuning, SoftPrompt, Tuner, count
+
+ADAPTER = "adapter.safetensors"
 
 
 class BackboneSpec(Protocol):
@@ -134,8 +136,21 @@ class PromptTuning(pl.LightningModule):
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {n: p.detach().cpu().contiguous().clone() for n, p in self.trained().items()},
-            folder / "adapter.safetensors",
-        )
+        save_file({n: p.detach().cpu().contiguous().clone() for n, p in self.trained().items()}, folder / ADAPTER)
         return folder
+
+    @torch.no_grad()
+    def load_export(self, folder: Path) -> None:
+        """Take what `export` of the same tuner wrote."""
+        if isinstance(self.tuner, SoftPrompt):
+            found = PromptFile.load(folder)
+            found.check(self.backbone, length=self.tuner.length)
+            self.tuner.weight.copy_(found.weight)
+            return
+        from safetensors.torch import load_file
+
+        saved, own = load_file(folder / ADAPTER), self.trained()
+        if {n: v.shape for n, v in saved.items()} != {n: v.shape for n, v in own.items()}:
+            raise ValueError(f"{folder / ADAPTER}: of another tuner or backbone than {self.tuner.description()}.")
+        for name, value in saved.items():
+            own[name].copy_(value)

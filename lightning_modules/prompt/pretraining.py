@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_modules import metric_names as names
 from lightning_modules.optim import adamw_with_schedule
 from lightning_modules.prompt.backbones import LanguageBackbone
+from lightning_modules.runtime.inner import inner_trainer
 
 # The run of `experiment=prompt/pretrain` and the automatic one take the same: their weights are the same.
 TRAINER = {"gradient_clip_val": 1.0}
@@ -76,19 +77,8 @@ def pretrain(spec: LanguageBackbone, folder: Path) -> None:
     """Train `spec` from its seed and write it to `folder`."""
     from lightning_modules.callbacks.progress import Progress
 
-    module = MaskedLM(backbone=spec)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=spec.steps,
-        callbacks=[Progress()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-        **TRAINER,
-    )
+    trainer = inner_trainer(max_steps=spec.steps, callbacks=[Progress()], enable_progress_bar=True, **TRAINER)
     with torch.random.fork_rng():
+        module = MaskedLM(backbone=spec)
         trainer.fit(module, datamodule=spec.data())
     module.save(folder)

@@ -28,6 +28,10 @@ class Tuner(nn.Module):
     def prompt(self) -> Tensor | None:
         return None
 
+    def description(self) -> dict[str, Any]:
+        """All that its training depends on beside data, backbone and optimizer."""
+        return {"tuner": type(self).__name__}
+
     def trained(self, backbone: Backbone) -> dict[str, nn.Parameter]:
         """Name -> parameter of all that trains, for the optimizer, checkpoints and the exported file."""
         return dict(self.named_parameters())
@@ -68,6 +72,10 @@ class SoftPrompt(Tuner):
 
     def prompt(self) -> Tensor:
         return self.weight
+
+    def description(self) -> dict[str, Any]:
+        start = {"text": self.text, "file": self.file, "run": self.from_run}.get(self.init, self.seed)
+        return {"tuner": "SoftPrompt", "length": self.length, "init": self.init, "start": start}
 
     def _start(self, backbone: Backbone) -> Tensor:
         if self.init in ("file", "run"):
@@ -173,6 +181,9 @@ class Adapter(Hooked):
         width = module.nf if hasattr(module, "nf") else module.out_features
         return Bottleneck(width, self.rank)
 
+    def description(self) -> dict[str, Any]:
+        return {"tuner": "Adapter", "rank": self.rank}
+
 
 class LoRA(Tuner):
     """PEFT's low-rank adapters on every linear layer but the head (Hu et al. 2022)."""
@@ -195,6 +206,9 @@ class LoRA(Tuner):
 
     def trained(self, backbone: Backbone) -> dict[str, nn.Parameter]:
         return {n: p for n, p in backbone.model.named_parameters() if ".lora_" in n}
+
+    def description(self) -> dict[str, Any]:
+        return {"tuner": "LoRA", "rank": self.rank, "alpha": self.alpha}
 
 
 class FullFineTuning(Tuner):

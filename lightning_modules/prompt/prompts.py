@@ -1,0 +1,126 @@
+"""Tuned prompts, and other tuners, on demand: each trained once, kept by content, and taken by every later study."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from datamodules.tasks.datamodule import Source, TaskDataModule
+from lightning_modules.bounds import Count, Positive
+from lightning_modules.prompt.backbone import Backbone
+from lightning_modules.prompt.module import PromptTuning
+from lightning_modules.prompt.prompt_file import PromptFile
+from lightning_modules.prompt.tuners import SoftPrompt, Tuner
+from lightning_modules.runtime.inner import inner_trainer, seeded
+from lightning_modules.runtime.made import made
+
+VERSION = 1
+
+
+class Loaded:
+    """A backbone that stands in memory already, in the place of its spec."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    def load(self) -> Backbone:
+        return self.backbone
+
+
+class Prompts:
+    """What `experiment=prompt/tune` would train for a task and a seed, bitwise.
+
+    Args:
+        backbone: spec of the frozen model. source: of the tasks.
+        length, init: of the soft prompt, P. template, verbaliser: how a task is asked.
+        tuning: steps, batch, lr and the schedule of `tuning` in the config.
+        cache: git-ignored folder; prompts lie in `cache`/prompts.
+        runs: task -> ids of finished prompt/tune runs; their prompts are taken before any is trained.
+        tracking_uri: where `runs` are looked up.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Any,
+        source: Source,
+        tuning: dict[str, Any],
+        cache: str,
+        length: Count = 16,
+        init: str = "vocabulary",
+        template: str | None = None,
+        verbaliser: str = "token",
+        runs: dict[str, list[str]] | None = None,
+        tracking_uri: str | None = None,
+    ) -> None:
+        self.spec, self.source, self.tuning, self.cache = backbone, source, dict(tuning), Path(cache)
+        self.length, self.init, self.template, self.verbaliser = length, init, template, verbaliser
+        self.runs, self.tracking_uri = runs or {}, tracking_uri
+        self._data: dict[str, TaskDataModule] = {}
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        return self.spec.load()
+
+    def data(self, task: str) -> TaskDataModule:
+        """For evaluation: its training order is that of seed 0."""
+        if task not in self._data:
+            self._data[task] = self.datamodule(task, seed=0)
+        return self._data[task]
+
+    def datamodule(self, task: str, *, seed: int) -> TaskDataModule:
+        return TaskDataModule(
+            source=self.source,
+            task=task,
+            backbone=self.spec,
+            template=self.template,
+            prompt_length=self.length,
+            verbaliser=self.verbaliser,
+            batch=self.tuning["batch"],
+            seed=seed,
+        )
+
+    def soft(self, *, seed: int, init: str | None = None, file: str | None = None) -> SoftPrompt:
+        return SoftPrompt(length=self.length, init=init or self.init, file=file, seed=seed)
+
+    def prompt(self, task: str, *, seed: int, trial: int = 0) -> PromptFile:
+        """The tuned prompt of `task`: of a run when `runs` names one for this trial, else trained on demand."""
+        if trial < len(self.runs.get(task, ())):
+            found = PromptFile.of_run(self.runs[task][trial], self.tracking_uri)
+            found.check(self.backbone, length=self.length)
+            return found
+        return PromptFile.load(self.path(task, seed=seed))
+
+    def path(self, task: str, *, seed: int, tuner: Tuner | None = None, lr: Positive | None = None) -> Path:
+        """Folder with what `tuner` (a soft prompt) trained; trains it when it is not there."""
+        tuner = tuner or self.soft(seed=seed)
+        tuning = self.tuning | ({} if lr is None else {"lr": lr})
+        data = self.datamodule(task, seed=seed)
+        key = {
+            "prompt": VERSION,
+            "backbone": self.spec.key(),
+            "data": data.fingerprint(),
+            "tuner": tuner.description(),
+            "tuning": tuning,
+            "seed": seed,
+        }
+
+        def make(place: Path) -> None:
+            with seeded(seed):
+                module = self._module(tuner, tuning)
+                inner_trainer(max_steps=tuning["steps"]).fit(module, datamodule=data)
+            module.export(place, datamodule=data)
+
+        return made(folder=self.cache / "prompts", key=key, make=make)
+
+    def tuned(self, task: str, *, seed: int, tuner: Tuner, lr: Positive | None = None) -> PromptTuning:
+        """A module with what `tuner` trained in it, on a backbone of its own."""
+        folder = self.path(task, seed=seed, tuner=tuner, lr=lr)
+        module = self._module(tuner, self.tuning)
+        module.load_export(folder)
+        return module
+
+    def _module(self, tuner: Tuner, tuning: dict[str, Any]) -> PromptTuning:
+        # A prompt stands beside the model and changes nothing in it; the others do.
+        backbone = Loaded(self.backbone) if isinstance(tuner, SoftPrompt) else self.spec
+        settings = {name: value for name, value in tuning.items() if name not in ("steps", "batch")}
+        return PromptTuning(backbone=backbone, tuner=tuner, **settings)
