@@ -46,6 +46,9 @@ class Examples:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __getitem__(self, part: slice) -> Batch:
+        return self.__getitems__(list(range(*part.indices(len(self)))))
+
     def __getitems__(self, indices: list[int]) -> Batch:
         batch = collate([self.rows[i] for i in indices], pad=self.pad)
         return {**batch, **self.common, "ask": self.ask[indices], "labels": self.labels[indices]}

@@ -65,7 +65,10 @@ class Backbone(nn.Module):
 
     def answer(self, batch: Batch, prompt: Tensor | None = None) -> Tensor:
         """The hidden state [B, H] at the asked position."""
-        hidden = self.hidden(self.embed(batch, prompt), batch["attention_mask"])
+        return self.answer_of(self.embed(batch, prompt), batch)
+
+    def answer_of(self, embeds_BTH: Tensor, batch: Batch) -> Tensor:
+        hidden = self.hidden(embeds_BTH, batch["attention_mask"])
         if self.kind == "seq2seq":
             return hidden[:, 0]
         if "phrase_ids" in batch:
@@ -74,7 +77,11 @@ class Backbone(nn.Module):
 
     def scores(self, batch: Batch, prompt: Tensor | None = None) -> Tensor:
         """Class scores [B, C]: logits of the label words, or 20 x cosine to the embedded label phrases."""
-        hidden_BH = self.answer(batch, prompt)
+        return self.scores_of(self.embed(batch, prompt), batch)
+
+    def scores_of(self, embeds_BTH: Tensor, batch: Batch) -> Tensor:
+        """Class scores [B, C] of embedded inputs."""
+        hidden_BH = self.answer_of(embeds_BTH, batch)
         if "phrase_ids" in batch:
             prototypes_CH = self._prototype(batch["phrase_ids"], batch["phrase_mask"])
             return 20.0 * nn.functional.normalize(hidden_BH, dim=-1) @ prototypes_CH.T
