@@ -128,17 +128,17 @@ class Origin(Intervention):
         learning_rates: of the tuners whose models the prompt's skill neurons are perturbed in.
     """
 
-    def __init__(self, *, learning_rates: Mapping[str, Positive], random_backbone: Any, **shared: Any) -> None:
+    def __init__(self, *, learning_rates: Mapping[str, Positive], **shared: Any) -> None:
         super().__init__(**shared)
         for name in learning_rates:
             check_choice("study.learning_rates", name, TUNERS)
-        self.learning_rates, self.random_backbone = dict(learning_rates), random_backbone
+        self.learning_rates = dict(learning_rates)
 
     def run(self, desk: Desk) -> dict[str, float]:
         best: dict[str, list[float]] = {}
         hurt: dict[str, dict[str, list[float]]] = {}
         rows, metrics = [], {}
-        untrained = self.random_backbone.load()
+        untrained = self.prompts.untrained()
         for task in self.tasks:
             tops = {kind: self.predictivity(task, kind=kind) for kind in ("tuned", "hard", "random")}
             tops["random model"] = self.predictivity(task, kind="random", backbone=untrained)

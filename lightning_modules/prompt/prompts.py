@@ -1,5 +1,6 @@
 """Tuned prompts, and other tuners, on demand: each trained once, kept by content, and taken by every later study."""
 
+import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,12 @@ class Prompts:
     @cached_property
     def backbone(self) -> Backbone:
         return self.spec.load()
+
+    def untrained(self) -> Backbone:
+        """The same architecture with random weights: the control that shows what pretraining brings."""
+        spec = copy.copy(self.spec)
+        spec.random_init = True
+        return spec.load()
 
     def data(self, task: str) -> TaskDataModule:
         """For evaluation: its training order is that of seed 0."""

@@ -24,6 +24,8 @@ def hush() -> None:
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
     # What is logged on epoch level has been reduced over ranks by torchmetrics already.
     warnings.filterwarnings("ignore", message=r".*It is recommended to use `self.log.*sync_dist=True.*")
+    # A frozen backbone stands in evaluation mode on purpose.
+    warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training.*")
     warnings.filterwarnings("ignore", message=r".*Checkpoint directory .* exists and is not empty.*")
 
     from transformers.utils import logging as transformers_logging
