@@ -197,7 +197,9 @@ class LoRA(Tuner):
         from transformers.pytorch_utils import Conv1D
 
         body = backbone.model.base_model
-        targets = [n for n, m in body.named_modules() if isinstance(m, nn.Linear | Conv1D)]
+        targets = [
+            n for n, m in body.named_modules() if isinstance(m, nn.Linear | Conv1D) and not n.endswith("lm_head")
+        ]
         conv = any(isinstance(m, Conv1D) for m in body.modules())
         config = LoraConfig(
             r=self.rank, lora_alpha=self.alpha, target_modules=targets, lora_dropout=0.0, fan_in_fan_out=conv
