@@ -1,0 +1,117 @@
+"""Tuning: what a run leaves, that a study's prompts are a run's, and prompt files that do not fit."""
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from lightning_modules.prompt.backbones import HubBackbone
+from lightning_modules.prompt.module import PromptTuning
+from lightning_modules.prompt.prompt_file import PromptFile
+from lightning_modules.prompt.transfer import stack
+from lightning_modules.prompt.tuners import BitFit, SoftPrompt
+from lightning_modules.runtime.inner import inner_trainer, seeded
+from tests.prompt import toy
+
+TASK = "sentiment_film"
+
+
+def test_a_prompt_on_demand_is_trained_once_and_is_that_of_a_run_bitwise(tmp_path):
+    prompts = toy.prompts(tmp_path / "a")
+    on_demand = prompts.prompt(TASK, seed=3)
+    module = PromptTuning(backbone=toy.spec(tmp_path / "b"), tuner=SoftPrompt(length=4, seed=3), lr=0.01)
+    trainer = inner_trainer(max_steps=4, limit_val_batches=None, val_check_interval=2, check_val_every_n_epoch=None)
+    with seeded(3):
+        trainer.fit(module, datamodule=toy.prompts(tmp_path / "b").datamodule(TASK, seed=3))
+    assert torch.equal(module.tuner.weight, on_demand.weight)
+    stamp = prompts.path(TASK, seed=3).stat().st_mtime_ns
+    assert toy.prompts(tmp_path / "a").path(TASK, seed=3).stat().st_mtime_ns == stamp
+    assert not torch.equal(prompts.prompt(TASK, seed=4).weight, on_demand.weight)
+    other = toy.prompts(tmp_path / "a", tuning=toy.TUNING | {"lr": 0.02})
+    assert other.path(TASK, seed=3) != prompts.path(TASK, seed=3)
+
+
+def test_a_checkpoint_holds_the_prompt_alone_and_a_file_says_what_it_is_of(tmp_path):
+    prompts = toy.prompts(tmp_path)
+    module = PromptTuning(backbone=prompts.spec, tuner=SoftPrompt(length=4), lr=0.01)
+    assert {n: v.numel() for n, v in module.state_dict().items()} == {"tuner.weight": 4 * 16}
+    path = module.export(tmp_path / "export", datamodule=prompts.data(TASK))
+    assert path.stat().st_size < 4096
+    about = PromptFile.load(path).about
+    assert about["task"] == TASK and about["backbone"] == module.before and about["classes"] == ["good", "bad"]
+
+
+def test_a_backbone_that_changed_fails_the_run(tmp_path):
+    module = PromptTuning(backbone=toy.spec(tmp_path), tuner=BitFit())
+    next(iter(module.backbone.model.parameters())).data.add_(1.0)
+    with pytest.raises(AssertionError, match="frozen backbone changed"):
+        module.check_frozen()
+
+
+def test_another_tuner_is_taken_back_by_its_export(tmp_path):
+    prompts = toy.prompts(tmp_path)
+    module = prompts.tuned(TASK, seed=1, tuner=BitFit())
+    assert any(p.abs().sum() > 0 for p in module.trained().values())
+
+
+def test_prompt_files_that_do_not_fit(tmp_path):
+    prompts = toy.prompts(tmp_path)
+    prompt = prompts.prompt(TASK, seed=1)
+    wide = toy.spec(tmp_path, hidden_size=32).load()
+    with pytest.raises(ValueError, match=r"width 16; this backbone's is 32.*project"):
+        prompt.check(wide, length=4)
+    with pytest.raises(ValueError, match=r"4 prompt tokens; expected prompt.length=8; set it to 4"):
+        prompt.check(prompts.backbone, length=8)
+    with pytest.raises(ValueError, match=r"trained on the backbone"):
+        prompt.check(toy.spec(tmp_path, seed=9).load(), length=4)
+    with pytest.raises(ValueError, match="not there"):
+        PromptFile.load(tmp_path / "none")
+    (tmp_path / "broken.safetensors").write_bytes(b"not a prompt")
+    with pytest.raises(ValueError, match="damaged"):
+        PromptFile.load(tmp_path / "broken.safetensors")
+    save_file({"weights": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"holds \['weights'\]"):
+        PromptFile.load(tmp_path / "other.safetensors")
+    with safe_open(prompts.path(TASK, seed=1) / "prompt.safetensors", "pt") as file:
+        assert list(file.keys()) == ["prompt"]
+
+
+def test_prompts_of_other_lengths_or_backbones_do_not_stack(tmp_path):
+    prompts = toy.prompts(tmp_path)
+    one = prompts.prompt(TASK, seed=1)
+    longer = toy.prompts(tmp_path, length=6).prompt(TASK, seed=1)
+    with pytest.raises(ValueError, match=r"\(4, 16\).*\(6, 16\).*one prompt.length"):
+        stack([one, longer])
+    other = toy.prompts(tmp_path, backbone=toy.spec(tmp_path, seed=9)).prompt(TASK, seed=1)
+    with pytest.raises(ValueError, match="two backbones"):
+        stack([one, other])
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path):
+    prompts = toy.prompts(tmp_path, runs={TASK: ["0" * 32]}, tracking_uri=f"sqlite:///{tmp_path}/m.db")
+    with pytest.raises(ValueError, match=r"prompt.from_run=0{32}: no exported prompt"):
+        prompts.prompt(TASK, seed=1)
+
+
+def test_bad_tasks_words_templates_and_names(tmp_path):
+    prompts = toy.prompts(tmp_path)
+    with pytest.raises(ValueError, match="sentiment_film"):
+        prompts.data("sentiment_fil").prepare_data()
+    with pytest.raises(ValueError, match=r"leaves none for the text; the nearest is prompt.length="):
+        toy.prompts(tmp_path, length=64).data(TASK).prepare_data()
+    with pytest.raises(ValueError, match=r"one \{mask\}"):
+        toy.prompts(tmp_path, template="{prompt}{text}").data(TASK).prepare_data()
+    data = prompts.data("number_film")
+    object.__setattr__(data.task, "classes", ("unheardof", "many"))
+    with pytest.raises(ValueError, match=r"'unheardof' is 1 tokens"):
+        data.prepare_data()
+    with pytest.raises(ValueError, match="no example of class"):
+        type(data.task)(
+            "t",
+            "s",
+            ("a", "b"),
+            {s: ["x"] for s in ("train", "val", "test")},
+            {s: [0] for s in ("train", "val", "test")},
+        )
+    with pytest.raises(ValueError, match=r"backbone.name="):
+        HubBackbone(name=str(tmp_path / "nowhere")).tokenizer()
