@@ -68,6 +68,12 @@ class Prompts:
         spec.random_init = True
         return spec.load()
 
+    def with_tuning(self, **settings: Any) -> "Prompts":
+        """The same with other settings of tuning, from no run."""
+        other = copy.copy(self)
+        other.tuning, other.runs = self.tuning | settings, {}
+        return other
+
     def data(self, task: str) -> TaskDataModule:
         """For evaluation: its training order is that of seed 0."""
         if task not in self._data:
