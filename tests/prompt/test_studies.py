@@ -1,0 +1,66 @@
+"""Every study from start to figures on a toy: what it promises to write is there, and its numbers are of this world."""
+
+import pytest
+
+from lightning_modules.prompt.interventions import Origin, Perturb, Prune
+from lightning_modules.prompt.studies import SkillNeurons
+from lightning_modules.prompt.tpt import Project, Tpt
+from lightning_modules.prompt.transfer_studies import Indicators, Suggest, Transfer
+from lightning_modules.runtime.study import Desk
+from tests.prompt import toy
+
+TASKS = ["sentiment_film", "sentiment_shop", "number_film", "number_shop", "topic_four"]
+SHARED = dict(tasks=TASKS, trials=2, permutations=2, share=0.1)
+SMALL = dict(shares=[0.0, 0.1], draws=2, examples=20)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def across(cache):
+    other = toy.prompts(cache, backbone=toy.spec(cache, hidden_size=24, heads=2, seed=1))
+    return dict(source_prompts=other, train_tasks=["sentiment_film", "number_film"], steps=6)
+
+
+STUDIES = {
+    "skill_neurons": (SkillNeurons, {}, {"predictivity", "spearman", "layers"}),
+    "perturb": (Perturb, SMALL, {"perturbation"}),
+    "origin": (Origin, SMALL | {"learning_rates": {"bitfit": 0.01, "lora": 0.01}}, {"origin"}),
+    "prune": (Prune, {"keep": [0.1], "top_layers": 1, "retune": 2, "rounds": 3}, {"pruning"}),
+    "transfer": (Transfer, {}, {"transfer"}),
+    "indicators": (Indicators, {"draws": 5}, {"indicators"}),
+    "suggest": (Suggest, {"target": "number_shop", "probe_steps": 2, "cadence": 2}, {"tuning"}),
+    "project": (Project, "across", {"projected"}),
+    "tpt": (Tpt, "tpt", {"tuning"}),
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_writes_what_it_promises(name, cache, tmp_path):
+    kind, own, figures = STUDIES[name]
+    if isinstance(own, str):
+        own = across(cache) | ({"targets": ["sentiment_shop"], "cadence": 2} if own == "tpt" else {})
+    study = kind(prompts=toy.prompts(cache), **SHARED, **own)
+    study.prepare()
+    assert set(study.fingerprint()) == {"data", "backbone"}
+    metrics = study.run(Desk(folder=tmp_path))
+    assert {p.stem for p in (tmp_path / "figures").iterdir()} == figures
+    assert list((tmp_path / "tables").glob("*.csv"))
+    # Untrained models answer every prompt alike: their transfer has no ranks to correlate.
+    assert (metrics or name == "indicators") and all(value == value for value in metrics.values())
+    again = kind(prompts=toy.prompts(cache), **SHARED, **own).run(Desk(folder=tmp_path / "again"))
+    # All but measured speed is the same again.
+    assert {n: v for n, v in again.items() if "speed_up" not in n} == {
+        n: v for n, v in metrics.items() if "speed_up" not in n
+    }
+
+
+def test_what_is_not_there_is_refused(cache):
+    with pytest.raises(ValueError, match="target is null"):
+        Suggest(prompts=toy.prompts(cache), target=None, **SHARED)
+    with pytest.raises(ValueError, match="on_top"):
+        Indicators(prompts=toy.prompts(cache), names=["on_tip"], **SHARED)
+    with pytest.raises(ValueError, match="sentiment_film"):
+        Transfer(prompts=toy.prompts(cache), controls=["sentiment_fil"], **SHARED)
