@@ -53,9 +53,10 @@ class Backbone(nn.Module):
         """
         if self.kind == "seq2seq":
             start = torch.full((len(embeds_BTH), 1), self.model.config.decoder_start_token_id, device=embeds_BTH.device)
-            return self.model.base_model(
-                inputs_embeds=embeds_BTH, attention_mask=attention_mask, decoder_input_ids=start
-            ).last_hidden_state
+            read_BTH = self.model.get_encoder()(inputs_embeds=embeds_BTH, attention_mask=attention_mask)[0]
+            return self.model.get_decoder()(
+                input_ids=start, encoder_hidden_states=read_BTH, encoder_attention_mask=attention_mask, use_cache=False
+            )[0]
         position = (attention_mask.cumsum(1) - 1).clamp(min=0) + self._first_position
         if offset is not None:
             position = position + offset
