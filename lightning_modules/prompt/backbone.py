@@ -93,6 +93,16 @@ class Backbone(nn.Module):
         """The down-projection of every layer, in layer order."""
         return list(down_projections(self.model).values())
 
+    def read(self, x_BTF: Tensor, batch: Batch, length: int) -> Tensor:
+        """Neurons [B, P, F] at the `length` prompt tokens; of a causal LM [B, 1, F] at the asked position.
+
+        A causal LM's prompt stands before the text and cannot see it: there a neuron is the same in every example.
+        """
+        if self.kind == "causal":
+            return x_BTF[torch.arange(len(x_BTF), device=x_BTF.device), batch["ask"]][:, None]
+        at = int(batch["prompt_at"])
+        return x_BTF[:, at : at + length]
+
     def fingerprint(self) -> str:
         """16 hex digits over every weight by its original name, whatever adapters stand around it."""
         sums = hashlib.sha256()
