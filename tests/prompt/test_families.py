@@ -13,14 +13,14 @@ from lightning_modules.prompt.hooks import Perturbation, hooked
 from lightning_modules.prompt.pruning import keep_mask, parameters_left, pruned
 from tests.prompt import tiny
 
-ENCODERS = ("bert", "roberta", "deberta_v2", "distilbert", "t5")
 # The modules whose outputs, multiplied, are a layer's neurons.
 ACTIVATIONS = {
-    **dict.fromkeys(("bert", "roberta", "deberta_v2"), ("intermediate",)),
+    **dict.fromkeys(("bert", "roberta", "deberta_v2", "deberta_tied"), ("intermediate",)),
     "distilbert": ("ffn.activation",),
     "gpt2": ("mlp.act",),
     "llama": ("mlp.act_fn", "mlp.up_proj"),
     "t5": ("DenseReluDense.act",),
+    "t5_gated": ("DenseReluDense.act", "DenseReluDense.wi_1"),
 }
 
 
@@ -55,12 +55,10 @@ def whole_logits(backbone: Backbone, batch: dict) -> torch.Tensor:
 
 
 def test_neurons_are_the_output_of_the_activation_bit_for_bit(case):
-    encoder = case.backbone.model.get_encoder() if case.family == "t5" else case.backbone.model
+    encoder = case.backbone.model.get_encoder() if case.backbone.kind == "seq2seq" else case.backbone.model
     parts = [[m for n, m in encoder.named_modules() if n.endswith(ending)] for ending in ACTIVATIONS[case.family]]
     made: dict[torch.nn.Module, torch.Tensor] = {}
-    handles = [
-        m.register_forward_hook(lambda m, _a, out: made.update({m: out})) for modules in parts for m in modules
-    ]
+    handles = [m.register_forward_hook(lambda m, _a, out: made.update({m: out})) for modules in parts for m in modules]
     seen = {}
     with hooked(case.backbone.sites(), lambda layer, x_BTF: seen.update({layer: x_BTF.clone()})):
         case.scores()
@@ -144,7 +142,9 @@ def brute_force(case, *, labels_RN, balanced) -> torch.Tensor:
                 case.backbone.answer(batch, case.prompt)
             at = int(batch["prompt_at"])
             # A causal model's prompt cannot see the text: its neurons are read where it is asked.
-            place = slice(at, at + 3) if case.family in ENCODERS else slice(int(batch["ask"]), int(batch["ask"]) + 1)
+            place = (
+                slice(at, at + 3) if case.backbone.kind != "causal" else slice(int(batch["ask"]), int(batch["ask"]) + 1)
+            )
             found.append(torch.stack([layers[i][place] for i in range(tiny.LAYERS)]))
         return torch.stack(found)
 

@@ -17,7 +17,7 @@ NOUNS = ("film", "plot", "cast", "score", "scene", "end")
 MOODS = (("fine", "warm", "bright"), ("dull", "cold", "grim"))
 WORDS = (*SPECIAL, *CLASSES, "well", "made", "-", "the", "is", "it", "was", *NOUNS, *MOODS[0], *MOODS[1])
 POSITIONS, WIDTH, FFN, LAYERS = 40, 16, 24, 3
-FAMILIES = ("bert", "roberta", "deberta_v2", "distilbert", "gpt2", "llama", "t5")
+FAMILIES = ("bert", "roberta", "deberta_v2", "deberta_tied", "distilbert", "gpt2", "llama", "t5", "t5_gated")
 
 
 def tokenizer():
@@ -40,14 +40,18 @@ def network(family: str):
     distil = dict(dim=WIDTH, n_layers=LAYERS, n_heads=2, hidden_dim=FFN, max_position_embeddings=POSITIONS)
     gpt2 = dict(n_embd=WIDTH, n_layer=LAYERS, n_head=2, n_inner=FFN, n_positions=POSITIONS, initializer_range=0.3)
     t5 = dict(d_model=WIDTH, d_kv=8, d_ff=FFN, num_layers=LAYERS, num_heads=2, decoder_start_token_id=1)
+    # FLAN-T5's blocks; its head is not its embedding.
+    gated = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False)
     made = {
         "bert": (t.BertForMaskedLM, t.BertConfig, bert),
         "roberta": (t.RobertaForMaskedLM, t.RobertaConfig, bert | dict(max_position_embeddings=POSITIONS + 2)),
         "deberta_v2": (t.DebertaV2ForMaskedLM, t.DebertaV2Config, bert | deberta),
+        "deberta_tied": (t.DebertaV2ForMaskedLM, t.DebertaV2Config, bert | deberta | dict(legacy=False)),
         "distilbert": (t.DistilBertForMaskedLM, t.DistilBertConfig, common | distil | dict(initializer_range=0.3)),
         "gpt2": (t.GPT2LMHeadModel, t.GPT2Config, common | gpt2),
         "llama": (t.LlamaForCausalLM, t.LlamaConfig, bert | dict(num_key_value_heads=1)),
         "t5": (t.T5ForConditionalGeneration, t.T5Config, common | t5),
+        "t5_gated": (t.T5ForConditionalGeneration, t.T5Config, common | t5 | gated),
     }
     kind, config, settings = made[family]
     with torch.random.fork_rng():
