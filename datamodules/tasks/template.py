@@ -3,6 +3,7 @@
 Shape legend: N examples, T positions, C classes, W tokens of a label phrase.
 """
 
+import difflib
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -74,10 +75,11 @@ class Template:
         fixed = {i: self._fixed(slot, words, tokenizer) for i, (slot, words) in enumerate(parts) if slot != "text"}
         room = self.max_positions - sum(map(len, fixed.values()))
         if room < 1:
+            fits = self.prompt_length + room - 1
+            near = f"prompt.length={fits}" if fits >= 0 else "a template of fewer words"
             raise ValueError(
-                f"data.template with prompt.length={self.prompt_length} takes {sum(map(len, fixed.values()))} positions of "
-                f"the backbone's {self.max_positions} and leaves none for the text; "
-                f"the nearest is prompt.length={max(0, self.prompt_length + room - 1)}."
+                f"data.template with prompt.length={self.prompt_length} takes {self.max_positions - room} positions of "
+                f"the backbone's {self.max_positions} and leaves none for the text; the nearest is {near}."
             )
         encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
         rows, ask, prompt_at = [], [], 0
@@ -123,11 +125,15 @@ def label_ids(words: tuple[str, ...], tokenizer: Any) -> Tensor:
         readings = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (f" {word}", word)]
         single = [r for r in readings if len(r) == 1 and r[0] != tokenizer.unk_token_id]
         if not single:
-            pieces = tokenizer.convert_ids_to_tokens(readings[0])
+            known = [t for t in readings[1] if t != tokenizer.unk_token_id]
+            pieces = " ".join(map(str, tokenizer.convert_ids_to_tokens(readings[1])))
+            what = (
+                f"is {len(readings[1])} tokens of this backbone ({pieces})" if known else "is unknown to this backbone"
+            )
+            near = [tokenizer.decode(known[:1]).strip()] if known else _nearest(word, tokenizer)
             raise ValueError(
-                f"data.label_words: {word!r} is {len(pieces)} tokens of this backbone ({' '.join(map(str, pieces))}); "
-                f"expected a word that is one token, or data.verbaliser=prototype; the nearest is "
-                f"{tokenizer.decode(readings[0][:1]).strip()!r}."
+                f"data.label_words: {word!r} {what}; expected a word that is one token, or data.verbaliser=prototype"
+                f"{f'; the nearest is {near[0]!r}' if near else ''}."
             )
         found.append(single[0][0])
     if len(set(found)) < len(found):
@@ -135,6 +141,10 @@ def label_ids(words: tuple[str, ...], tokenizer: Any) -> Tensor:
             f"data.label_words: {', '.join(words)}: two classes have the same token; expected different words."
         )
     return torch.tensor(found)
+
+
+def _nearest(word: str, tokenizer: Any) -> list[str]:
+    return difflib.get_close_matches(word, list(tokenizer.get_vocab()), n=1, cutoff=0.0)
 
 
 def _pad(tokenizer: Any) -> int:

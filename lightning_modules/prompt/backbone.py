@@ -53,11 +53,10 @@ class Backbone(nn.Module):
         """
         if self.kind == "seq2seq":
             start = torch.full((len(embeds_BTH), 1), self.model.config.decoder_start_token_id, device=embeds_BTH.device)
-            read = self.model.get_encoder()(inputs_embeds=embeds_BTH, attention_mask=attention_mask).last_hidden_state
-            decoder = self.model.get_decoder()
-            return decoder(
-                input_ids=start, encoder_hidden_states=read, encoder_attention_mask=attention_mask
-            ).last_hidden_state
+            read_BTH = self.model.get_encoder()(inputs_embeds=embeds_BTH, attention_mask=attention_mask)[0]
+            return self.model.get_decoder()(
+                input_ids=start, encoder_hidden_states=read_BTH, encoder_attention_mask=attention_mask, use_cache=False
+            )[0]
         position = (attention_mask.cumsum(1) - 1).clamp(min=0) + self._first_position
         if offset is not None:
             position = position + offset
@@ -100,6 +99,16 @@ class Backbone(nn.Module):
     def sites(self) -> list[nn.Module]:
         """The down-projection of every layer, in layer order."""
         return list(down_projections(self.model).values())
+
+    def read(self, x_BTF: Tensor, batch: Batch, length: int) -> Tensor:
+        """Neurons [B, P, F] at the `length` prompt tokens; of a causal LM [B, 1, F] at the asked position.
+
+        A causal LM's prompt stands before the text and cannot see it: there a neuron is the same in every example.
+        """
+        if self.kind == "causal":
+            return x_BTF[torch.arange(len(x_BTF), device=x_BTF.device), batch["ask"]][:, None]
+        at = int(batch["prompt_at"])
+        return x_BTF[:, at : at + length]
 
     def fingerprint(self) -> str:
         """16 hex digits over every weight by its original name, whatever adapters stand around it."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from datamodules.tasks.language import SPECIAL, Language
@@ -141,7 +142,7 @@ class HubBackbone:
     def _found(self, load: Any, **settings: Any) -> Any:
         try:
             return load(self.name, revision=self.revision, **settings)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(
                 f"backbone.name={self.name}: not loaded ({str(error).splitlines()[0]}). Expected a folder written by "
                 "save_pretrained, or a hub name with the network or its cache at hand."

@@ -37,14 +37,13 @@ class Moments(NamedTuple):
 
 @torch.no_grad()
 def baseline_LPF(backbone: Backbone, batches: Iterable[Batch], prompt: Tensor) -> Tensor:
-    """Mean activation at each prompt token: a_bsl(N, p) of equation 2."""
+    """Mean activation at each prompt token, or where `Backbone.read` reads instead: a_bsl(N, p) of equation 2."""
     sums: dict[int, Tensor] = {}
     seen = 0
     for batch in batches:
-        at = int(batch["prompt_at"])
 
-        def see(layer: int, x_BTF: Tensor, at: int = at) -> None:
-            part = x_BTF[:, at : at + len(prompt)].double().sum(0)
+        def see(layer: int, x_BTF: Tensor, batch: Batch = batch) -> None:
+            part = backbone.read(x_BTF, batch, len(prompt)).double().sum(0)
             sums[layer] = sums[layer] + part if layer in sums else part
 
         with hooked(backbone.sites(), see):
@@ -69,13 +68,13 @@ def count_above(
     above = torch.zeros(layers, runs * classes, tokens * width)
     start = 0
     for batch in batches:
-        at, size = int(batch["prompt_at"]), len(batch["input_ids"])
+        size = len(batch["input_ids"])
         one_hot_RCB = torch.nn.functional.one_hot(labels_RN[:, start : start + size], classes).permute(0, 2, 1)
         rows_RCxB = one_hot_RCB.flatten(0, 1).float()
         start += size
 
-        def see(layer: int, x_BTF: Tensor, at: int = at, rows: Tensor = rows_RCxB) -> None:
-            bits_BPF = x_BTF[:, at : at + tokens] > baseline_LPF[layer]
+        def see(layer: int, x_BTF: Tensor, batch: Batch = batch, rows: Tensor = rows_RCxB) -> None:
+            bits_BPF = backbone.read(x_BTF, batch, tokens) > baseline_LPF[layer]
             above[layer].addmm_(rows, bits_BPF.flatten(1).float())
 
         with hooked(backbone.sites(), see):

@@ -245,12 +245,11 @@ def word_activation(
     """
     values = []
     for batch in data.fixed("test"):
-        at = int(batch["prompt_at"])
         kept: list[Tensor] = []
 
-        def see(i: int, x_BTF: Tensor, at: int = at, kept: list[Tensor] = kept) -> None:
+        def see(i: int, x_BTF: Tensor, batch=batch, kept: list[Tensor] = kept) -> None:
             if i == layer:
-                kept.append(x_BTF[:, at : at + len(prompt), unit])
+                kept.append(backbone.read(x_BTF, batch, len(prompt))[..., unit])
 
         with hooked(backbone.sites(), see):
             backbone.answer(batch, prompt)

@@ -196,10 +196,9 @@ class LoRA(Tuner):
         from peft import LoraConfig, inject_adapter_in_model
         from transformers.pytorch_utils import Conv1D
 
-        body = backbone.model.base_model
-        targets = [
-            n for n, m in body.named_modules() if isinstance(m, nn.Linear | Conv1D) and not n.endswith("lm_head")
-        ]
+        body, head = backbone.model.base_model, backbone.model.get_output_embeddings()
+        # T5's body is the whole model, head included.
+        targets = [n for n, m in body.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
         conv = any(isinstance(m, Conv1D) for m in body.modules())
         config = LoraConfig(
             r=self.rank, lora_alpha=self.alpha, target_modules=targets, lora_dropout=0.0, fan_in_fan_out=conv

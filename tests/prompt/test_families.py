@@ -1,213 +1,230 @@
-"""What is promised of every Hugging Face family, on tiny models loaded from disk."""
+"""Every family by path, on tiny models: what is read, edited, removed and tuned is the model's own.
+
+Shape legend: B examples, T positions, L layers, P prompt tokens, F neurons, C classes.
+"""
 
 import pytest
 import torch
-from torch import nn
 
-from datamodules.tasks.datamodule import TaskDataModule
-from datamodules.tasks.task import Task
-from datamodules.tasks.template import collate
-from lightning_modules.prompt import pruning
-from lightning_modules.prompt import skill_neurons as sn
-from lightning_modules.prompt.backbones import HubBackbone
-from lightning_modules.prompt.families import down_projections, up_projections
+from lightning_modules.prompt import skill_neurons
+from lightning_modules.prompt.backbone import Backbone
+from lightning_modules.prompt.families import down_projections, vocabulary_logits
 from lightning_modules.prompt.hooks import Perturbation, hooked
-from lightning_modules.prompt.indicators import active_LF
-from lightning_modules.prompt.module import PromptTuning
-from lightning_modules.prompt.tuners import Adapter, BitFit, FullFineTuning, LoRA, SoftPrompt
-from lightning_modules.runtime.inner import inner_trainer, seeded
-from tests.prompt import families
+from lightning_modules.prompt.pruning import keep_mask, parameters_left, pruned
+from tests.prompt import tiny
 
-TEXTS = ["the film was fine", "the shop was awful", "it was the film", "awful film it was the shop"]
-
-
-ACTIVATIONS = ("GELUActivation", "NewGELUActivation", "SiLUActivation", "SiLU", "ReLU")
-
-
-class Opinions:
-    """A source of one task."""
-
-    def names(self):
-        return ["opinion"]
-
-    def task(self, name):
-        texts = {split: [f"{t} {split}" for t in TEXTS] for split in ("train", "val", "test")}
-        return Task(name, "sentiment", ("good", "bad"), texts, {split: [0, 1, 0, 1] for split in texts})
-
-
-@pytest.fixture(scope="module", params=families.FAMILIES)
-def spec(request, tmp_path_factory):
-    folder = families.saved(request.param, tmp_path_factory.mktemp(request.param))
-    return HubBackbone(name=str(folder))
-
-
-def data_of(spec, length=3):
-    return TaskDataModule(source=Opinions(), task="opinion", backbone=spec, prompt_length=length, batch=2)
-
-
-@pytest.fixture
-def asked(spec):
-    data = data_of(spec)
-    backbone = spec.load()
-    prompt = torch.randn(3, backbone.width, generator=torch.Generator().manual_seed(0))
-    return backbone, data, prompt
-
-
-@torch.no_grad()
-def test_a_neuron_is_what_the_activation_gave(spec, asked):
-    """Bit for bit, so that nothing between activation and down-projection is missed."""
-    backbone, data, prompt = asked
-    seen, activations = {}, {}
-    names = list(down_projections(backbone.model))
-    handles = []
-    for layer, name in enumerate(names):
-        ups = up_projections(backbone.model, name)
-        assert ups, name
-        for up, module in ups.items():
-            key = (layer, up.rpartition(".")[2])
-            handles.append(module.register_forward_hook(lambda m, a, out, key=key: activations.__setitem__(key, out)))
-    with hooked(backbone.sites(), lambda layer, x: seen.__setitem__(layer, x)):
-        backbone.answer(data.examples("test")[:], prompt)
-    for handle in handles:
-        handle.remove()
-    config = backbone.model.config
-    act = next(m for m in backbone.model.modules() if type(m).__name__ in ACTIVATIONS)
-    for layer in range(len(names)):
-        outs = {key[1]: value for key, value in activations.items() if key[0] == layer}
-        if "gate_proj" in outs:
-            expected = act(outs["gate_proj"]) * outs["up_proj"]
-        elif "wi_0" in outs:
-            expected = act(outs["wi_0"]) * outs["wi_1"]
-        else:
-            expected = act(next(iter(outs.values())))
-        assert torch.equal(seen[layer], expected), (config.model_type, layer)
-
-
-@torch.no_grad()
-def test_observers_change_no_logit(asked):
-    backbone, data, prompt = asked
-    batch = data.examples("test")[:]
-    plain = backbone.scores(batch, prompt)
-    sn.moments(backbone, data.fixed("val"), prompt)
-    with hooked(backbone.sites(), lambda layer, x: None):
-        assert torch.equal(backbone.scores(batch, prompt), plain)
-    assert torch.equal(backbone.scores(batch, prompt), plain)
-    assert active_LF(backbone, data, prompt).shape == (2, 24)
-
-
-@torch.no_grad()
-def test_without_a_prompt_it_is_the_plain_model(spec, asked):
-    backbone, _, _ = asked
-    data = data_of(spec, length=0)
-    batch = data.examples("test")[:]
-    scores = backbone.scores(batch)
-    inputs = dict(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    if backbone.kind == "seq2seq":
-        start = torch.full((len(scores), 1), backbone.model.config.decoder_start_token_id)
-        logits = backbone.model(**inputs, decoder_input_ids=start).logits[:, 0]
-    else:
-        logits = backbone.model(**inputs).logits[torch.arange(len(scores)), batch["ask"]]
-    torch.testing.assert_close(scores, logits[:, batch["label_ids"]], atol=1e-5, rtol=1e-5)
-
-
-@torch.no_grad()
-def test_padding_changes_nothing_on_either_side(spec, asked):
-    backbone, data, prompt = asked
-    examples = data.examples("test")
-    together = backbone.scores(examples[:], prompt)
-    alone = torch.cat([backbone.scores(examples[n : n + 1], prompt) for n in range(len(examples))])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
-    batch = examples[:]
-    moved = collate(examples.rows, pad=examples.pad, left=True)
-    shift = (moved["attention_mask"] == 0).sum(1)
-    embeds = backbone.model.get_input_embeddings()(moved["input_ids"])
-    at = int(batch["prompt_at"])
-    for n, by in enumerate(shift.tolist()):
-        embeds[n, at + by : at + by + len(prompt)] = prompt
-    left = {**batch, **moved, "ask": batch["ask"] + shift}
-    torch.testing.assert_close(backbone.scores_of(embeds, left), together, atol=1e-5, rtol=1e-5)
-
-
-TUNERS = {
-    "soft_prompt": lambda: SoftPrompt(length=3),
-    "bitfit": BitFit,
-    "adapter": lambda: Adapter(rank=2),
-    "lora": lambda: LoRA(rank=2),
-    "full": FullFineTuning,
+# The modules whose outputs, multiplied, are a layer's neurons.
+ACTIVATIONS = {
+    **dict.fromkeys(("bert", "roberta", "deberta_v2", "deberta_tied"), ("intermediate",)),
+    "distilbert": ("ffn.activation",),
+    "gpt2": ("mlp.act",),
+    "llama": ("mlp.act_fn", "mlp.up_proj"),
+    "t5": ("DenseReluDense.act",),
+    "t5_gated": ("DenseReluDense.act", "DenseReluDense.wi_1"),
 }
 
 
-@pytest.mark.parametrize("name", TUNERS)
-def test_a_tuner_trains_what_is_its_own(spec, name, tmp_path):
-    data = data_of(spec, length=3 if name == "soft_prompt" else 0)
-    with seeded(0):
-        if name == "bitfit" and not any(hasattr(m, "bias") and m.bias is not None for m in spec.load().model.modules()):
-            with pytest.raises(ValueError, match="no bias"):
-                PromptTuning(backbone=spec, tuner=BitFit())
-            return
-        module = PromptTuning(backbone=spec, tuner=TUNERS[name](), lr=0.05)
-        batch = data.examples("test")[:]
+class Case:
+    def __init__(self, family: str, folder) -> None:
+        self.family, self.spec = family, tiny.HubBackbone(name=tiny.save(family, folder))
+        self.backbone, self.data = self.spec.load(), tiny.data(self.spec)
+        self.prompt = tiny.prompt_of(self.backbone)
+        self.batch = tiny.batches(self.data, "val", 8)[0]
+
+    def scores(self, model=None):
+        backbone = Backbone(model, self.backbone.tokenizer) if model is not None else self.backbone
         with torch.no_grad():
-            first = module(batch)
-            assert torch.equal(first, module.backbone.scores(batch, module.tuner.prompt()))
-        inner_trainer(max_steps=4).fit(module, datamodule=data)
-    with torch.no_grad():
-        assert not torch.allclose(module(batch), first)
-    trained = module.trained()
-    if name == "soft_prompt":
-        assert [tuple(p.shape) for p in trained.values()] == [(3, module.backbone.width)]
-    if name != "full":
-        assert module.backbone.fingerprint() == module.before == spec.load().fingerprint()
-        again = PromptTuning(backbone=spec, tuner=TUNERS[name]())
-        module.export(tmp_path, datamodule=data)
-        again.load_export(tmp_path)
-        with torch.no_grad():
-            assert torch.equal(again(batch), module(batch))
-    else:
-        assert module.backbone.fingerprint() != module.before
+            return backbone.scores(self.batch, self.prompt)
+
+    def hooks(self) -> int:
+        return sum(len(m._forward_pre_hooks) for m in self.backbone.modules())
+
+
+@pytest.fixture(scope="module", params=tiny.FAMILIES)
+def case(request, tmp_path_factory):
+    return Case(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def whole_logits(backbone: Backbone, batch: dict) -> torch.Tensor:
+    """[B, V] of the transformers model's own forward from token numbers."""
+    asked = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    if backbone.kind == "seq2seq":
+        start = torch.full((len(batch["ask"]), 1), backbone.model.config.decoder_start_token_id)
+        return backbone.model(**asked, decoder_input_ids=start).logits[:, 0]
+    return backbone.model(**asked).logits[torch.arange(len(batch["ask"])), batch["ask"]]
+
+
+def test_neurons_are_the_output_of_the_activation_bit_for_bit(case):
+    encoder = case.backbone.model.get_encoder() if case.backbone.kind == "seq2seq" else case.backbone.model
+    parts = [[m for n, m in encoder.named_modules() if n.endswith(ending)] for ending in ACTIVATIONS[case.family]]
+    made: dict[torch.nn.Module, torch.Tensor] = {}
+    handles = [m.register_forward_hook(lambda m, _a, out: made.update({m: out})) for modules in parts for m in modules]
+    seen = {}
+    with hooked(case.backbone.sites(), lambda layer, x_BTF: seen.update({layer: x_BTF.clone()})):
+        case.scores()
+    for handle in handles:
+        handle.remove()
+    assert sorted(seen) == list(range(tiny.LAYERS))
+    assert all(len(modules) == tiny.LAYERS for modules in parts)
+    for layer, factors in enumerate(zip(*parts, strict=True)):
+        expected = made[factors[0]] if len(factors) == 1 else made[factors[0]] * made[factors[1]]
+        assert seen[layer].shape[-1] == tiny.FFN
+        assert torch.equal(seen[layer], expected)
+
+
+def test_observers_change_no_bit_and_leave_no_hook(case):
+    plain = case.scores()
+    with hooked(case.backbone.sites(), lambda _layer, _x: None):
+        assert torch.equal(case.scores(), plain)
+    with pytest.raises(RuntimeError, match="on purpose"), hooked(case.backbone.sites(), lambda *_: 1 / 0):
+        raise RuntimeError("on purpose")
+    with pytest.raises(ZeroDivisionError), hooked(case.backbone.sites(), lambda *_: 1 / 0):
+        case.scores()
+    assert case.hooks() == 0
+    assert torch.equal(case.scores(), plain)
 
 
 @torch.no_grad()
-def test_pruned_equals_ablated_by_a_hook_and_keeping_all_is_the_identity(spec, asked):
-    backbone, data, prompt = asked
-    batch = data.examples("test")[:]
-    plain = backbone.scores(batch, prompt)
-    mean_LF = sn.moments(backbone, data.fixed("train"), prompt).mean_LF
-    keep = torch.rand(mean_LF.shape, generator=torch.Generator().manual_seed(1)) < 0.4
-    smaller = type(backbone)(pruning.pruned(backbone.model, keep_LF=keep, mean_LF=mean_LF), backbone.tokenizer)
-    with hooked(backbone.sites(), Perturbation(mask_LF=~keep, kind="mean", mean_LF=mean_LF)):
-        ablated = backbone.scores(batch, prompt)
-    torch.testing.assert_close(smaller.scores(batch, prompt), ablated, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(ablated, plain, atol=1e-6)
-    assert pruning.parameters_left(backbone.model, smaller.model) < 1
-    whole = pruning.pruned(backbone.model, keep_LF=torch.ones_like(keep), mean_LF=mean_LF)
-    assert torch.equal(type(backbone)(whole, backbone.tokenizer).scores(batch, prompt), plain)
+def test_without_a_prompt_it_is_the_models_own_forward(case):
+    batch = tiny.batches(tiny.data(case.spec, prompt_length=0), "val", 8)[0]
+    expected = whole_logits(case.backbone, batch)
+    for prompt in (None, torch.zeros(0, case.backbone.width)):
+        logits = vocabulary_logits(case.backbone.model, case.backbone.answer(batch, prompt))
+        assert torch.allclose(logits, expected, atol=1e-5)
+        assert torch.allclose(case.backbone.scores(batch, prompt), expected[:, batch["label_ids"]], atol=1e-5)
 
 
-def test_roberta_base_pruned_as_in_the_paper_leaves_two_thirds():
+@torch.no_grad()
+def test_a_prompt_of_word_embeddings_is_those_words(case):
+    ids = torch.tensor([12, 13, 10])
+    at = int(case.batch["prompt_at"])
+    written = {**case.batch, "input_ids": case.batch["input_ids"].clone()}
+    written["input_ids"][:, at : at + 3] = ids
+    prompt = case.backbone.model.get_input_embeddings().weight[ids]
+    expected = whole_logits(case.backbone, written)[:, case.batch["label_ids"]]
+    assert torch.allclose(case.backbone.scores(case.batch, prompt), expected, atol=1e-5)
+    per_example = prompt.expand(len(expected), -1, -1)
+    assert torch.equal(case.backbone.scores(case.batch, per_example), case.backbone.scores(case.batch, prompt))
+
+
+@torch.no_grad()
+def test_padding_says_nothing(case):
+    plain = case.scores()
+    wider = dict(case.batch)
+    size = len(case.batch["ask"])
+    wider["input_ids"] = torch.cat([case.batch["input_ids"], torch.full((size, 5), case.data.pad)], 1)
+    wider["attention_mask"] = torch.cat([case.batch["attention_mask"], torch.zeros(size, 5, dtype=torch.long)], 1)
+    assert torch.allclose(case.backbone.scores(wider, case.prompt), plain, atol=1e-5)
+
+
+@torch.no_grad()
+def test_left_padding_equals_right(case):
+    from datamodules.tasks.template import collate
+
+    data = tiny.data(case.spec, prompt_length=0)
+    right = tiny.batches(data, "val", 8)[0]
+    rows = [ids[mask.bool()].tolist() for ids, mask in zip(right["input_ids"], right["attention_mask"], strict=True)]
+    lengths = right["attention_mask"].sum(1)
+    left = {**right, **collate(rows, pad=data.pad, left=True)}
+    left["ask"] = right["ask"] + left["input_ids"].shape[1] - lengths
+    assert not torch.equal(left["input_ids"], right["input_ids"])
+    assert torch.allclose(case.backbone.scores(left), case.backbone.scores(right), atol=1e-5)
+
+
+def brute_force(case, *, labels_RN, balanced) -> torch.Tensor:
+    """Predictivity [R, L, F] by storing every activation, one example a forward."""
+
+    def stored(split: str) -> torch.Tensor:
+        found = []
+        for batch in tiny.batches(case.data, split, 1):
+            layers = {}
+            with hooked(case.backbone.sites(), lambda i, x, layers=layers: layers.update({i: x[0]})), torch.no_grad():
+                case.backbone.answer(batch, case.prompt)
+            at = int(batch["prompt_at"])
+            # A causal model's prompt cannot see the text: its neurons are read where it is asked.
+            place = (
+                slice(at, at + 3) if case.backbone.kind != "causal" else slice(int(batch["ask"]), int(batch["ask"]) + 1)
+            )
+            found.append(torch.stack([layers[i][place] for i in range(tiny.LAYERS)]))
+        return torch.stack(found)
+
+    above_NLPF = stored("val") > stored("train").double().mean(0).float()
+    rows = []
+    for labels_N in labels_RN:
+        sides = [(above_NLPF[labels_N == c] == bool(c)).double() for c in (0, 1)]
+        accuracy = (sides[0].mean(0) + sides[1].mean(0)) / 2 if balanced else torch.cat(sides).mean(0)
+        rows.append(torch.maximum(accuracy, 1 - accuracy).amax(1))
+    return torch.stack(rows).float()
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_streaming_finder_equals_brute_force_whatever_the_batch(case, balanced):
+    labels_N = torch.tensor(case.data.task.labels["val"])
+    labels_RN = skill_neurons.permuted_labels(labels_N, permutations=2, seed=3)
+    expected = brute_force(case, labels_RN=labels_RN, balanced=balanced)
+    assert expected[0].unique().numel() > 3
+    for size in (1, 5, 64):
+        train, dev = (tiny.batches(case.data, split, size) for split in ("train", "val"))
+        about = dict(labels_N=labels_N, prompt=case.prompt, classes=2, permutations=2, balanced=balanced, seed=3)
+        assert torch.allclose(skill_neurons.find(case.backbone, train=train, dev=dev, **about), expected, atol=1e-6)
+
+
+def some_neurons(seed: int = 2) -> torch.Tensor:
+    return torch.rand(tiny.LAYERS, tiny.FFN, generator=torch.Generator().manual_seed(seed)) < 0.3
+
+
+def test_keeping_all_neurons_is_the_identity(case):
+    keep_LF = torch.ones(tiny.LAYERS, tiny.FFN, dtype=torch.bool)
+    same = pruned(case.backbone.model, keep_LF=keep_LF, mean_LF=torch.ones(keep_LF.shape))
+    assert torch.equal(case.scores(same), case.scores())
+
+
+def test_removing_neurons_equals_fixing_them_to_their_mean(case):
+    moments = skill_neurons.moments(case.backbone, tiny.batches(case.data, "train", 8), case.prompt)
+    keep_LF = keep_mask(some_neurons(), layers=2)
+    assert keep_LF[0].all()
+    assert not keep_LF[1:].all()
+    ablation = Perturbation(mask_LF=~keep_LF, kind="mean", mean_LF=moments.mean_LF)
+    with hooked(case.backbone.sites(), ablation):
+        ablated = case.scores()
+    smaller = pruned(case.backbone.model, keep_LF=keep_LF, mean_LF=moments.mean_LF)
+    assert torch.allclose(case.scores(smaller), ablated, atol=1e-5)
+    assert not torch.allclose(ablated, case.scores(), atol=1e-2)
+    assert parameters_left(case.backbone.model, smaller) < 1
+    assert [m.weight.numel() for m in down_projections(smaller).values()] == [
+        tiny.WIDTH * int(n) for n in keep_LF.sum(1)
+    ]
+
+
+def test_no_noise_and_no_neurons_change_nothing(case):
+    plain = case.scores()
+    every = torch.ones(tiny.LAYERS, tiny.FFN, dtype=torch.bool)
+    for edit in (Perturbation(mask_LF=every, alpha=0.0), Perturbation(mask_LF=~every, kind="zero")):
+        with hooked(case.backbone.sites(), edit):
+            assert torch.equal(case.scores(), plain)
+    with hooked(case.backbone.sites(), Perturbation(mask_LF=every)):
+        assert not torch.allclose(case.scores(), plain, atol=1e-2)
+
+
+def test_moments_are_those_of_all_positions_but_padding(case):
+    stored = [[] for _ in range(tiny.LAYERS)]
+    for batch in tiny.batches(case.data, "train", 1):
+        with hooked(case.backbone.sites(), lambda i, x: stored[i].append(x[0])), torch.no_grad():
+            case.backbone.answer(batch, case.prompt)
+    rows = torch.stack([torch.cat(layer) for layer in stored]).double()
+    found = skill_neurons.moments(case.backbone, tiny.batches(case.data, "train", 7), case.prompt)
+    assert torch.allclose(found.mean_LF.double(), rows.mean(1), atol=1e-5)
+    assert torch.allclose(found.std_LF.double(), rows.std(1, correction=0), atol=1e-4)
+
+
+def test_roberta_base_pruned_as_in_the_paper_keeps_two_thirds_of_its_parameters():
     from transformers import RobertaConfig, RobertaForMaskedLM
 
-    base = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
+    shape = dict(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
     with torch.device("meta"):
-        model = RobertaForMaskedLM(base)
-    mask = torch.zeros(12, 3072, dtype=torch.bool)
-    mask[:, : round(0.02 * 3072)] = True
-    keep = pruning.keep_mask(mask, layers=9)
-    smaller = pruning.pruned(model, keep_LF=keep, mean_LF=torch.zeros(12, 3072))
-    assert pruning.parameters_left(model, smaller) == pytest.approx(0.666, abs=5e-4)
-
-
-def test_a_feed_forward_block_that_is_not_known_is_named():
-    class Odd(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.blocks_of_mine = nn.ModuleList([nn.Linear(4, 4)])
-
-    with pytest.raises(ValueError, match=r"Odd.*down-projection.*blocks_of_mine"):
-        down_projections(Odd())
-
-
-def test_a_name_that_is_not_there_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ValueError, match=r"backbone.name=.*nowhere"):
-        HubBackbone(name=str(tmp_path / "nowhere")).tokenizer()
+        model = RobertaForMaskedLM(RobertaConfig(**shape))
+        mean_LF = torch.empty(12, 3072)
+    predictivity_LF = torch.rand(12, 3072, generator=torch.Generator().manual_seed(0))
+    keep_LF = keep_mask(skill_neurons.select(predictivity_LF, share=0.02), layers=9)
+    left = parameters_left(model, pruned(model, keep_LF=keep_LF, mean_LF=mean_LF))
+    assert f"{left:.1%}" == "66.6%"

@@ -103,7 +103,7 @@ def test_bad_tasks_words_templates_and_names(tmp_path):
         toy.prompts(tmp_path, template="{prompt}{text}").data(TASK).prepare_data()
     data = prompts.data("number_film")
     object.__setattr__(data.task, "classes", ("unheardof", "many"))
-    with pytest.raises(ValueError, match=r"'unheardof' is 1 tokens"):
+    with pytest.raises(ValueError, match=r"'unheardof' is unknown"):
         data.prepare_data()
     with pytest.raises(ValueError, match="no example of class"):
         type(data.task)(

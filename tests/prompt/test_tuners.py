@@ -1,0 +1,97 @@
+"""Every tuner on every family: it trains, it alone trains, and a frozen backbone stays what it was."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from safetensors.torch import load_file
+
+from lightning_modules.prompt.module import PromptTuning
+from lightning_modules.prompt.tuners import Adapter, BitFit, FullFineTuning, LoRA, SoftPrompt
+from tests.prompt import tiny
+
+TUNERS = {"bitfit": BitFit, "adapter": Adapter, "lora": LoRA, "full": FullFineTuning}
+NO_BIAS = ("llama", "t5", "t5_gated")
+
+
+@pytest.fixture(scope="module", params=tiny.FAMILIES)
+def spec(request, tmp_path_factory):
+    found = tiny.HubBackbone(name=tiny.save(request.param, tmp_path_factory.mktemp(request.param)))
+    found.family = request.param
+    return found
+
+
+def trainer(steps: int) -> pl.Trainer:
+    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+    return pl.Trainer(max_steps=steps, accelerator="cpu", use_distributed_sampler=False, **quiet)
+
+
+def test_a_soft_prompt_is_all_that_trains(spec, tmp_path):
+    module = PromptTuning(backbone=spec, tuner=SoftPrompt(length=3), lr=0.05)
+    data = tiny.data(spec)
+    start, before = module.tuner.weight.detach().clone(), module.backbone.fingerprint()
+    fit = trainer(3)
+    fit.fit(module, data)
+    (group,) = fit.optimizers[0].param_groups
+    assert len(group["params"]) == 1 and group["params"][0] is module.tuner.weight
+    assert module.tuner.weight.shape == (3, tiny.WIDTH)
+    assert not torch.equal(module.tuner.weight, start)
+    assert module.backbone.fingerprint() == before == spec.load().fingerprint()
+    assert all(p.grad is None for p in module.backbone.parameters())
+    assert set(module.state_dict()) == {"tuner.weight"}
+    module.export(tmp_path, datamodule=data)
+    assert torch.equal(load_file(tmp_path / "prompt.safetensors")["prompt"], module.tuner.weight)
+    assert (tmp_path / "prompt.safetensors").stat().st_size < 2000
+    again = SoftPrompt(length=3, init="file", file=str(tmp_path))
+    again.attach(spec.load())
+    assert torch.equal(again.weight, module.tuner.weight)
+
+
+def test_a_changed_backbone_fails_the_run(spec):
+    module = PromptTuning(backbone=spec, tuner=SoftPrompt(length=3))
+    module.check_frozen()
+    with torch.no_grad():
+        next(iter(module.backbone.parameters())).view(-1)[0] += 1e-3
+    with pytest.raises(AssertionError, match="the frozen backbone changed"):
+        module.check_frozen()
+
+
+@pytest.mark.parametrize("name", TUNERS)
+def test_a_tuner_trains_and_leaves_the_rest_alone(spec, name, tmp_path):
+    if name == "bitfit" and spec.family in NO_BIAS:
+        with pytest.raises(ValueError, match="tuner=bitfit: .* has no bias to train; the nearest is lora"):
+            PromptTuning(backbone=spec, tuner=BitFit())
+        return
+    module = PromptTuning(backbone=spec, tuner=TUNERS[name](), lr=0.02)
+    data = tiny.data(spec, prompt_length=0)
+    (batch,) = tiny.batches(data, "train", 64)
+    trained, before = module.trained(), module.backbone.fingerprint()
+    if name != "full":
+        # All additions are zero at the start.
+        assert torch.allclose(module(batch), spec.load().scores(batch), atol=1e-6)
+    frozen = {n: p.detach().clone() for n, p in module.named_parameters() if all(p is not t for t in trained.values())}
+    optimizer = torch.optim.AdamW(trained.values(), lr=0.003 if name == "full" else 0.01)
+    losses = []
+    for _ in range(25):
+        losses.append(torch.nn.functional.cross_entropy(module(batch), batch["labels"]))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert min(losses) < 0.8 * losses[0]
+    after = dict(module.named_parameters())
+    assert all(torch.equal(after[n], p) for n, p in frozen.items())
+    assert (module.backbone.fingerprint() == before) == (name != "full")
+    assert module.count_parameters()["trained"] == sum(p.numel() for p in trained.values())
+    # What a checkpoint holds is enough to go on from.
+    fresh = PromptTuning(backbone=spec, tuner=TUNERS[name]())
+    fresh.load_state_dict(module.state_dict())
+    assert torch.allclose(fresh(batch), module(batch), atol=1e-6)
+    module.export(tmp_path, datamodule=data)
+    assert set(load_file(tmp_path / "adapter.safetensors")) == set(trained)
+
+
+def test_an_adapter_sees_every_layer_and_lora_no_head(spec):
+    module = PromptTuning(backbone=spec, tuner=Adapter(rank=4))
+    assert len(module.trained()) == 4 * tiny.LAYERS
+    module = PromptTuning(backbone=spec, tuner=LoRA(rank=2))
+    assert not any("lm_head" in n or "vocab_" in n or ".cls." in n for n in module.trained())
+    assert len(module.backbone.sites()) == tiny.LAYERS
