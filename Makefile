@@ -60,6 +60,7 @@ bench: $(READY) ## speed against a bare loop and the Hugging Face Trainer; write
 	$(BIN)/python -m tests.bench.moe
 	$(BIN)/python -m tests.bench.runtime
 	$(BIN)/python -m tests.bench.svco
+	$(BIN)/python -m tests.bench.prompt
 
 soak: $(READY) ## twenty kills of a two-rank run, each resumed; writes docs/results/soak.json (about ten minutes)
 	$(BIN)/python -m tests.robustness.soak

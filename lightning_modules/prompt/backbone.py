@@ -3,7 +3,9 @@
 Shape legend: B examples, T positions, H hidden width, V words, C classes, W tokens of a label phrase, P prompt tokens.
 """
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -68,7 +70,11 @@ class Backbone(nn.Module):
         """The hidden state [B, H] at the asked position."""
         return self.answer_of(self.embed(batch, prompt), batch)
 
-    def answer_of(self, embeds_BTH: Tensor, batch: Batch) -> Tensor:
+    def answer_of(self, embeds_BTH: Tensor, batch: Batch, *, lean: bool = False) -> Tensor:
+        layer = _last_layer(self.model) if lean and self.kind == "masked" and "phrase_ids" not in batch else None
+        if layer is not None:
+            with _asked_only(layer, batch["ask"]):
+                return self.hidden(embeds_BTH, batch["attention_mask"])[:, 0]
         hidden = self.hidden(embeds_BTH, batch["attention_mask"])
         if self.kind == "seq2seq":
             return hidden[:, 0]
@@ -80,9 +86,13 @@ class Backbone(nn.Module):
         """Class scores [B, C]: logits of the label words, or 20 x cosine to the embedded label phrases."""
         return self.scores_of(self.embed(batch, prompt), batch)
 
-    def scores_of(self, embeds_BTH: Tensor, batch: Batch) -> Tensor:
-        """Class scores [B, C] of embedded inputs."""
-        hidden_BH = self.answer_of(embeds_BTH, batch)
+    def scores_of(self, embeds_BTH: Tensor, batch: Batch, *, lean: bool = False) -> Tensor:
+        """Class scores [B, C] of embedded inputs.
+
+        lean: in the last layer of BERT's kin only the asked position goes through the feed-forward block. Equal up to
+        rounding; neurons of that layer are then seen at that position alone, so analyses do without.
+        """
+        hidden_BH = self.answer_of(embeds_BTH, batch, lean=lean)
         if "phrase_ids" in batch:
             prototypes_CH = self._prototype(batch["phrase_ids"], batch["phrase_mask"])
             return 20.0 * nn.functional.normalize(hidden_BH, dim=-1) @ prototypes_CH.T
@@ -117,6 +127,22 @@ class Backbone(nn.Module):
             sums.update(name.encode())
             sums.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return sums.hexdigest()[:16]
+
+
+def _last_layer(model: nn.Module) -> nn.Module | None:
+    layers = getattr(getattr(model.base_model, "encoder", None), "layer", None)
+    return layers[-1] if layers is not None and hasattr(layers[-1], "attention") else None
+
+
+@contextlib.contextmanager
+def _asked_only(layer: nn.Module, ask_B: Tensor) -> Iterator[None]:
+    rows = torch.arange(len(ask_B), device=ask_B.device)
+    cut = lambda _m, _a, out: (out[0][rows, ask_B][:, None], *out[1:])  # noqa: E731
+    handle = layer.attention.register_forward_hook(cut)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def own_weights(model: nn.Module) -> dict[str, Tensor]:

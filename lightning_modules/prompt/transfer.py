@@ -46,12 +46,12 @@ def stacked_scores(backbone: Backbone, batch: Batch, prompts_KPH: Tensor) -> Ten
         "attention_mask": batch["attention_mask"].repeat(number, 1),
         "ask": batch["ask"].repeat(number),
     }
-    return backbone.scores_of(stacked.flatten(0, 1), wide).unflatten(0, (number, size))
+    return backbone.scores_of(stacked.flatten(0, 1), wide, lean=True).unflatten(0, (number, size))
 
 
 @torch.no_grad()
 def stacked_accuracy(
-    backbone: Backbone, data: TaskDataModule, prompts_KPH: Tensor, *, split: str = "test", rows: Count = 128
+    backbone: Backbone, data: TaskDataModule, prompts_KPH: Tensor, *, split: str = "test", rows: Count = 56
 ) -> Tensor:
     """Accuracy [K] of each prompt on `split`; `rows` = prompts x examples of a forward, small enough for the cache."""
     examples = data.examples(split)
