@@ -75,9 +75,7 @@ def _download(pin: Pin | Wheel, folder: Path) -> None:
     done = subprocess.run([*command, f"{pin.name}=={pin.version}"], capture_output=True, text=True, check=False)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"
-        raise ValueError(
-            f"{pin.name}=={pin.version} could not be downloaded: {reason}. {pin.instead}."
-        )
+        raise ValueError(f"{pin.name}=={pin.version} could not be downloaded: {reason}. {pin.instead}.")
 
 
 def _check(path: Path, pin: Pin | Wheel) -> Path:

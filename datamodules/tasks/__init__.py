@@ -2,5 +2,6 @@
 
 from datamodules.tasks.datamodule import TaskDataModule
 from datamodules.tasks.language import Language
+from datamodules.tasks.vader import Vader
 
-__all__ = ["Language", "TaskDataModule"]
+__all__ = ["Language", "TaskDataModule", "Vader"]
