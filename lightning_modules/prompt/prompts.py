@@ -14,7 +14,7 @@ from lightning_modules.prompt.tuners import SoftPrompt, Tuner
 from lightning_modules.runtime.inner import inner_trainer, seeded
 from lightning_modules.runtime.made import made
 
-VERSION = 1
+VERSION = 2
 
 
 class Loaded:

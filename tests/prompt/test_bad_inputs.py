@@ -44,17 +44,18 @@ def test_a_label_word_that_is_not_one_token(spec):
     asked(spec, Named("good", "well-made"), verbaliser="prototype")
 
 
-@pytest.mark.parametrize(
-    ("template", "length", "message"),
-    [
-        (None, 39, r"data.template with prompt.length=39 takes 41 positions of the backbone's 40 .* nearest is prompt.length=37"),  # noqa: E501
-        ("{mask}{prompt}{text}" + " the film" * 19, 1, "takes 40 positions of the backbone's 40 and leaves none .* nearest is prompt.length=0"),  # noqa: E501
-        ("{mask}{prompt}{text}" + " the film" * 30, 1, "takes 62 positions of .* nearest is a template of fewer words"),
-        ("{mask}{promt}{text}", 3, "data.template has the slot {promt}; expected one of"),
-        ("{prompt}{text}", 3, "a masked language model needs one {mask}"),
-        ("{mask}{text}{prompt}", 3, "expected {prompt} before {text}"),
-    ],
-)  # fmt: skip
+FILM = "{mask}{prompt}{text}" + " the film"
+MISFITS = (
+    (None, 39, "takes 41 positions of the backbone's 40 and leaves none .* nearest is prompt.length=37"),
+    (FILM + " the film" * 18, 1, "takes 40 positions of the backbone's 40 .* nearest is prompt.length=0"),
+    (FILM + " the film" * 29, 1, "takes 62 positions of .* nearest is a template of fewer words"),
+    ("{mask}{promt}{text}", 3, "data.template has the slot {promt}; expected one of"),
+    ("{prompt}{text}", 3, "a masked language model needs one {mask}"),
+    ("{mask}{text}{prompt}", 3, "expected {prompt} before {text}"),
+)
+
+
+@pytest.mark.parametrize(("template", "length", "message"), MISFITS)
 def test_a_template_that_does_not_fit(spec, template, length, message):
     with pytest.raises(ValueError, match=message):
         tiny.data(spec, template=template, prompt_length=length).prepare_data()

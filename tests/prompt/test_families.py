@@ -10,6 +10,7 @@ from lightning_modules.prompt import skill_neurons
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import down_projections, vocabulary_logits
 from lightning_modules.prompt.hooks import Perturbation, hooked
+from lightning_modules.prompt.indicators import active_LF
 from lightning_modules.prompt.pruning import keep_mask, parameters_left, pruned
 from tests.prompt import tiny
 
@@ -228,3 +229,19 @@ def test_roberta_base_pruned_as_in_the_paper_keeps_two_thirds_of_its_parameters(
     keep_LF = keep_mask(skill_neurons.select(predictivity_LF, share=0.02), layers=9)
     left = parameters_left(model, pruned(model, keep_LF=keep_LF, mean_LF=mean_LF))
     assert f"{left:.1%}" == "66.6%"
+
+
+@torch.no_grad()
+def test_lean_scores_are_the_scores(case):
+    embeds = case.backbone.embed(case.batch, case.prompt)
+    lean = case.backbone.scores_of(embeds, case.batch, lean=True)
+    torch.testing.assert_close(lean, case.scores(), atol=1e-5, rtol=1e-5)
+    assert not any(m._forward_hooks for m in case.backbone.modules())
+
+
+@torch.no_grad()
+def test_firing_neurons_are_those_with_a_positive_gate_or_activation(case):
+    active = active_LF(case.backbone, case.data, case.prompt)
+    assert active.shape == (len(case.backbone.sites()), case.backbone.sites()[0].weight.numel() // case.backbone.width)
+    assert 0 < active.float().mean() < 1
+    assert case.hooks() == 0 and not any(m._forward_hooks for m in case.backbone.modules())
