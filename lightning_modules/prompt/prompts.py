@@ -49,7 +49,7 @@ class Prompts:
         length: Count = 16,
         init: str = "vocabulary",
         template: str | None = None,
-        verbaliser: str = "token",
+        verbaliser: str | None = None,
         runs: dict[str, list[str]] | None = None,
         tracking_uri: str | None = None,
     ) -> None:
