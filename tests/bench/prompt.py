@@ -238,11 +238,14 @@ def main() -> None:
             peer="frozen forward and gradient to the prompt",
         ),
         *finder_rows(),
+    ]
+    transfer = [
         row("transfer matrix", PROMPTS / middle["matrix ours"], "cells/s"),
         row("speed", ratio("matrix peft", "matrix ours"), "x", goal=">= 2", peer="one prompt at a time with PEFT"),
         row("GPU: matrix at MiniLM size", None, "", why="not measured: no GPU at hand"),
     ]
     write("prompt", rows, command="make bench")
+    write("transfer", transfer, command="make bench")
 
 
 if __name__ == "__main__":
