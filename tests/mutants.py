@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.prompt import mutants as prompt
 from tests.svco import mutants as svco
 
 PROJECT = Path(__file__).parents[1]
@@ -91,7 +92,7 @@ MUTANTS = (
         "scores_LT = stats.selected_scores_LT()",
         "tests/moe/test_specialization.py",
     ),
-    *(Mutant(*fault) for fault in svco.MUTANTS),
+    *(Mutant(*fault) for fault in svco.MUTANTS + prompt.MUTANTS),
 )
 
 

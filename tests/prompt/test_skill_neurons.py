@@ -99,6 +99,14 @@ def test_shuffled_labels_lie_inside_their_null(prompts):
     assert p.min() > 0 and 0.2 < p.mean() < 0.8
 
 
+def test_the_null_permutes_the_labels():
+    labels = torch.arange(60) % 3
+    rows = sn.permuted_labels(labels, permutations=4, seed=0)
+    assert torch.equal(rows[0], labels) and len({tuple(r.tolist()) for r in rows}) == 5
+    assert all(torch.equal(row.bincount(), labels.bincount()) for row in rows)
+    assert torch.equal(rows, sn.permuted_labels(labels, permutations=4, seed=0))
+
+
 def test_selection_is_stable_and_random_masks_match_it_per_layer():
     pred = torch.tensor([[0.9, 0.9, 0.9, 0.5], [0.6, 0.7, 0.8, 0.9]])
     mask = sn.select(pred, share=0.5)
