@@ -11,6 +11,7 @@ from lightning_modules.choices import check_choice
 
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 KEY = "data.source"
+USUAL = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
 class Hub:
@@ -27,7 +28,7 @@ class Hub:
         text: a column, or a pair of them, which `join` goes between.
         label: column of the class; a class is named by its name or its number.
         words: {class: label word}; rows of other classes are left out.
-        splits: {train, val, test: the dataset's split}; null: a part of `train`'s.
+        splits: {train, val, test: the dataset's split}, null a part of `train`'s; without it the usual names, or a part.
         train, val, test: examples of a split at most.
     """
 
@@ -57,15 +58,14 @@ class Hub:
         self.text = [text] if isinstance(text, str) else list(text)
         self.label, self.join = label, join
         self.words = {str(c): str(word) for c, word in words.items()}
-        given = dict(splits) if splits else {"train": "train", "val": "validation", "test": "test"}
-        for role in given:
+        self.splits = dict(splits) if splits else None
+        for role in self.splits or ():
             check_choice(f"{KEY}.splits", role, SPLITS)
-        if given.get("train") is None or len(self.words) < 2 or len(self.text) not in (1, 2):
+        if len(self.words) < 2 or len(self.text) not in (1, 2):
             raise ValueError(
-                f"{KEY}: splits.train is {given.get('train')}, {len(self.words)} words, {len(self.text)} columns of text; "
-                "expected a split to train on, a word for each of at least two classes, and one or two columns."
+                f"{KEY}: {len(self.words)} words and {len(self.text)} columns of text; expected a word for each of at least "
+                "two classes, and one or two columns."
             )
-        self.splits = {role: given.get(role) or given["train"] for role in SPLITS}
         self.sizes = {"train": train, "val": val, "test": test}
 
     def names(self) -> list[str]:
@@ -75,13 +75,13 @@ class Hub:
         """ValueError naming the key for a dataset, split, column or class that is not there."""
         check_choice("data.task", name, self.names())
         tables = self._load()
+        source = self._sources(tables)
         texts: dict[str, list[str]] = {}
         labels: dict[str, list[int]] = {}
         seen: set[str] = set()
         # Test comes first: a text that is in two splits of the dataset stays where it is measured.
-        for split in dict.fromkeys(self.splits[role] for role in reversed(SPLITS)):
-            roles = [role for role in SPLITS if self.splits[role] == split]
-            check_choice(f"{KEY}.splits.{roles[0]}", split, tables)
+        for split in dict.fromkeys(source[role] for role in reversed(SPLITS)):
+            roles = [role for role in SPLITS if source[role] == split]
             found_texts, found_labels = self._rows(tables[split], split, seen)
             sizes = {role: self.sizes[role] for role in roles}
             parts = balanced_split(
@@ -91,6 +91,15 @@ class Hub:
             labels |= parts[1]
         order = {role: texts[role] for role in SPLITS}, {role: labels[role] for role in SPLITS}
         return Task(name, self.skill, tuple(self.words.values()), *order, hint=self.hint)
+
+    def _sources(self, tables: Mapping[str, Any]) -> dict[str, str]:
+        """Role -> split of the dataset."""
+        given = self.splits or {role: next((n for n in USUAL[role] if n in tables), None) for role in SPLITS}
+        train = given.get("train") or next(iter(tables))
+        source = {role: given.get(role) or train for role in SPLITS}
+        for role, split in source.items():
+            check_choice(f"{KEY}.splits.{role}", split, tables)
+        return source
 
     def _rows(self, table: Any, split: str, seen: set[str]) -> tuple[list[str], list[int]]:
         """Texts and class numbers of the wanted classes, each text once."""
