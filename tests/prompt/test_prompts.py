@@ -9,7 +9,7 @@ from lightning_modules.prompt.backbones import HubBackbone
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.prompt_file import PromptFile
 from lightning_modules.prompt.transfer import stack
-from lightning_modules.prompt.tuners import BitFit, SoftPrompt
+from lightning_modules.prompt.tuners import Adapter, BitFit, SoftPrompt
 from lightning_modules.runtime.inner import inner_trainer, seeded
 from tests.prompt import toy
 
@@ -48,10 +48,15 @@ def test_a_backbone_that_changed_fails_the_run(tmp_path):
         module.check_frozen()
 
 
-def test_another_tuner_is_taken_back_by_its_export(tmp_path):
+def test_another_tuner_on_demand_is_that_of_a_run_too(tmp_path):
+    """An adapter's first weights come from the run's seed."""
     prompts = toy.prompts(tmp_path)
-    module = prompts.tuned(TASK, seed=1, tuner=BitFit())
-    assert any(p.abs().sum() > 0 for p in module.trained().values())
+    on_demand = prompts.tuned(TASK, seed=3, tuner=Adapter(rank=2)).trained()
+    with seeded(3):
+        module = PromptTuning(backbone=prompts.spec, tuner=Adapter(rank=2), lr=0.01)
+        inner_trainer(max_steps=4).fit(module, datamodule=prompts.datamodule(TASK, seed=3))
+    own = module.trained()
+    assert own.keys() == on_demand.keys() and all(torch.equal(own[n], on_demand[n]) for n in own)
 
 
 def test_prompt_files_that_do_not_fit(tmp_path):
