@@ -86,7 +86,7 @@ def curves_figure(curves: Mapping[str, Mapping[str, Sequence[Mapping[int, float]
     for axis in axes[:, 0]:
         axis.set_ylabel("validation accuracy")
     widest = max(axes.flat, key=lambda a: len(a.get_legend_handles_labels()[1]))
-    figure.legend(*widest.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*widest.get_legend_handles_labels(), loc="outside lower center", ncols=min(3, columns))
     return figure
 
 
