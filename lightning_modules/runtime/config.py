@@ -10,10 +10,12 @@ def register_resolvers(*, project: Path) -> None:
     """`${project:PATH}` is a path under the checkout; `${digest:TEXT}` eight hex digits of its SHA-256;
     `${gpu_precision:}` the widest mixed precision that the GPU has."""
     OmegaConf.register_new_resolver("project", lambda path="": str(project / path), replace=True)
-    OmegaConf.register_new_resolver(
-        "digest", lambda text: hashlib.sha256(str(text).encode()).hexdigest()[:8], replace=True
-    )
+    OmegaConf.register_new_resolver("digest", digest, replace=True)
     OmegaConf.register_new_resolver("gpu_precision", _gpu_precision, replace=True)
+
+
+def digest(text: object) -> str:
+    return hashlib.sha256(str(text).encode()).hexdigest()[:8]
 
 
 def _gpu_precision() -> str:

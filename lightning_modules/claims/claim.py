@@ -1,0 +1,174 @@
+"""A claim as a file: what is compared, in which unit, by which rule. Everything a verdict depends on stands in it."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import yaml
+from annotated_types import Gt, MinLen
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from lightning_modules.runtime.config import digest
+from lightning_modules.runtime.schema import nearest
+
+CONF = Path(__file__).parents[2] / "conf" / "experiment"
+SYSTEMS = ("moe", "prompt", "transfer", "svco")
+Text = Annotated[str, MinLen(1)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Arm(Strict):
+    """One setting: `run` are overrides beside the trial's, `metric` is another than the claim's.
+
+    `value` is a constant in the place of a measurement (a speed-up is compared with 1).
+    """
+
+    run: tuple[str, ...] = ()
+    metric: str | None = None
+    value: float | None = None
+
+
+class Trial(Strict):
+    """Where a claim is tried: an experiment of conf/, with overrides, at a scale, on a kind of data."""
+
+    experiment: Text
+    scale: Literal["small", "gpu"]
+    data: Literal["synthetic", "real"]
+    run: tuple[str, ...] = ()
+    seeds: Annotated[tuple[int, ...], MinLen(1)] | None = None
+
+
+class Job(NamedTuple):
+    """One run: `python main.py` with `overrides` and the seed."""
+
+    overrides: tuple[str, ...]
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Name of its run directory, which is also the tag `folder` of its MLflow run (conf/config.yaml)."""
+        return f"{digest(','.join(sorted(self.overrides)))}-s{self.seed}"
+
+    @property
+    def command(self) -> str:
+        return " ".join(["python main.py", *self.overrides, f"seed={self.seed}"])
+
+
+class Claim(Strict):
+    """One file of conf/experiment/SYSTEM/claims.
+
+    The effect of a seed is the sum over `contrast` of weight x (logarithm of, if `transform` is log) the arm's metric;
+    signs are such that the paper's direction is positive.
+
+    Args:
+        statement: the claim in one sentence. paper, place, number: who says it, where, with which figures.
+        metric: of a run, unless an arm names its own. unit: of the effect, for readers.
+        pairing: what runs of a seed have in common. seeds: of the verdict, at least five.
+        rule: `superiority` (effect > 0 and at least the margin), `noninferiority` (effect > -margin) or `equivalence`
+            (|effect| < margin). margin: in the effect's unit, above 0.
+        trials: where it is tried; each is a row of the table.
+    """
+
+    system: Literal["moe", "prompt", "transfer", "svco"]
+    statement: Text
+    paper: Text
+    place: Text
+    number: Text
+    metric: Text
+    transform: Literal["none", "log"]
+    unit: Text
+    arms: dict[str, Arm]
+    contrast: Annotated[dict[str, float], MinLen(1)]
+    pairing: Text
+    rule: Literal["superiority", "noninferiority", "equivalence"]
+    margin: Annotated[float, Gt(0)]
+    seeds: Annotated[tuple[int, ...], MinLen(5)]
+    trials: Annotated[tuple[Trial, ...], MinLen(1)]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Claim":
+        for name in self.contrast:
+            if name not in self.arms:
+                raise ValueError(f"contrast.{name} is no arm{nearest(name, list(self.arms))}")
+        if unused := [name for name in self.arms if name not in self.contrast]:
+            raise ValueError(f"arms.{unused[0]} has no weight in contrast")
+        if not any(self.contrast.values()):
+            raise ValueError("contrast has only zeros")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds has one twice: {list(self.seeds)}")
+        return self
+
+    def seeds_of(self, trial: Trial) -> tuple[int, ...]:
+        return trial.seeds or self.seeds
+
+    def job(self, trial: Trial, arm: str, seed: int) -> Job | None:
+        """The run that measures an arm; None for a constant."""
+        given = self.arms[arm]
+        if given.value is not None:
+            return None
+        return Job((f"experiment={trial.experiment}", *trial.run, *given.run), seed)
+
+    def effect(self, values: dict[str, float]) -> float:
+        """The contrast of one seed's values by arm; nan where a logarithm has nothing to work on."""
+        if self.transform == "log":
+            values = {name: math.log(v) if v > 0 else math.nan for name, v in values.items()}
+        return sum(weight * values[name] for name, weight in self.contrast.items())
+
+
+def load(path: Path) -> Claim:
+    """ValueError that names the file and every field that is missing, unknown or wrong."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: found {type(content).__name__}, expected the fields {', '.join(Claim.model_fields)}")
+    try:
+        return Claim.model_validate(content)
+    except ValidationError as error:
+        lines = [_problem(problem) for problem in error.errors()]
+        raise ValueError(f"{path}: {'; '.join(lines)}") from None
+
+
+def _problem(problem: dict) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{where} is missing"
+    if problem["type"] == "extra_forbidden":
+        return f"{where} is no field{nearest(str(problem['loc'][-1]), list(Claim.model_fields))}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where} is {problem['input']!r}: {message}" if where else message
+
+
+def load_all(systems: Iterable[str] = SYSTEMS, *, conf: Path = CONF) -> dict[str, Claim]:
+    """Every claim by `folder/name`, in the order of the names; ValueError lists the problems of all files at once."""
+    found, problems = {}, []
+    for path in sorted(conf.glob("*/claims/*.yaml")):
+        try:
+            claim = load(path)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if claim.system in systems:
+            found[f"{path.parent.parent.name}/{path.stem}"] = claim
+    if problems:
+        raise ValueError("\n".join(problems))
+    return found
+
+
+def jobs(claims: Iterable[Claim], *, scale: str, data: Iterable[str] = ("synthetic", "real")) -> list[Job]:
+    """Every run that the claims need at a scale, each once, seed by seed so that a broken series is balanced."""
+    wanted = [
+        (place, job)
+        for claim in claims
+        for trial in claim.trials
+        if trial.scale == scale and trial.data in data
+        for place, seed in enumerate(claim.seeds_of(trial))
+        for arm in claim.arms
+        if (job := claim.job(trial, arm, seed))
+    ]
+    return list(dict.fromkeys(job for _, job in sorted(wanted, key=lambda w: w[0])))

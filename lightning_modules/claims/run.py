@@ -1,0 +1,147 @@
+"""`make claims`: every run that the claims need, some at a time, each once; then the report.
+
+    python -m lightning_modules.claims.run [--systems moe,svco] [--scale small|gpu] [--jobs N]
+
+A run that is done (its result.json is there) is passed over, so the same command goes on where it was stopped.
+"""
+
+import argparse
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from threading import Lock
+
+from lightning_modules.claims.claim import SYSTEMS, Job, jobs, load_all
+from lightning_modules.runtime.sweep import PROJECT, environment, why
+
+RUNS = PROJECT / "runs"
+
+
+class Board:
+    """Done, failed and time left, told after every job."""
+
+    def __init__(self, *, total: int, together: int) -> None:
+        self.left, self.total, self.together = total, total, together
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.failed: list[tuple[Job, str]] = []
+        self.lock = Lock()
+
+    def tell(self, job: Job, *, seconds: float, failure: str, waiting: Sequence[Job]) -> None:
+        with self.lock:
+            self.left -= 1
+            self.seconds[job.overrides[0]].append(seconds)
+            if failure:
+                self.failed.append((job, failure))
+            said = f"failed: {failure}" if failure else "done"
+            line = f"[{self.total - self.left}/{self.total}] {job.command}: {said} in {seconds:.0f} s"
+            print(f"{line}; about {self.minutes(waiting):.0f} min left", flush=True)
+
+    def minutes(self, waiting: Sequence[Job]) -> float:
+        """For `waiting` jobs, by the mean of their experiment so far, or of all where there is none."""
+        everything = [s for found in self.seconds.values() for s in found]
+        usual = {name: statistics.mean(found) for name, found in self.seconds.items()}
+        expected = [usual.get(job.overrides[0], statistics.mean(everything)) for job in waiting]
+        return sum(expected) / self.together / 60
+
+
+def done(runs: Path) -> set[str]:
+    """Names of the run directories below `runs` that have a result."""
+    return {path.parent.name for path in runs.rglob("result.json")}
+
+
+def run_all(wanted: Sequence[Job], *, together: int, runs: Path = RUNS, extra: Sequence[str] = ()) -> Board:
+    """Run the jobs that are not done, `together` at a time, and say how it goes; a failed one stops no other.
+
+    extra: overrides of all of them that set no run apart (`threads`, `paths`), for tests and machines.
+    """
+    there = done(runs)
+    left = [job for job in wanted if job.folder not in there]
+    print(f"{len(wanted)} runs, {len(wanted) - len(left)} of them done already, {together} at a time.", flush=True)
+    board = Board(total=len(left), together=together)
+    waiting, running = list(left), []
+
+    def one(job: Job) -> None:
+        command = [sys.executable, str(PROJECT / "main.py"), *job.overrides, f"seed={job.seed}", *extra]
+        start = time.monotonic()
+        process = subprocess.Popen(
+            command, env=environment(together), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        running.append(process)
+        said = process.communicate()[1]
+        waiting.remove(job)
+        failure = f"{why(process.returncode, Path())}; {_last(said)}" if process.returncode else ""
+        board.tell(job, seconds=time.monotonic() - start, failure=failure, waiting=waiting)
+
+    pool = ThreadPoolExecutor(together)
+    try:
+        for future in as_completed([pool.submit(one, job) for job in left]):
+            future.result()
+    except BaseException:
+        # A run that gets SIGTERM saves before it leaves.
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in running:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        pool.shutdown(wait=True)
+        print("Stopped. The same command goes on where it was.", flush=True)
+        raise
+    return board
+
+
+def _last(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error")]
+    return (errors or lines or [""])[-1][:300]
+
+
+def prepare_database() -> None:
+    """Two processes that open a new MLflow database at once break it: it is made or upgraded here, once."""
+    from mlflow import MlflowClient
+
+    MlflowClient(f"sqlite:///{PROJECT}/mlflow.db").search_experiments(max_results=1)
+
+
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--systems", default=",".join(SYSTEMS), help="of " + ", ".join(SYSTEMS))
+    parser.add_argument("--scale", default="small", choices=("small", "gpu"))
+    parser.add_argument("--data", default="synthetic,real", help="kinds of data to run on")
+    parser.add_argument("--jobs", type=int, default=None, help="runs at a time; default: one a core, on gpu one")
+    given = parser.parse_args(argv)
+    given.systems = tuple(given.systems.split(","))
+    if unknown := [name for name in given.systems if name not in SYSTEMS]:
+        parser.error(f"--systems {unknown[0]}: expected some of {', '.join(SYSTEMS)}")
+    return given
+
+
+def main(argv: Sequence[str]) -> int:
+    given = arguments(argv)
+    try:
+        claims = load_all(given.systems)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    together = given.jobs or (1 if given.scale == "gpu" else os.cpu_count() or 1)
+    prepare_database()
+    wanted = jobs(claims.values(), scale=given.scale, data=tuple(given.data.split(",")))
+    try:
+        board = run_all(wanted, together=together, extra=["threads=1"] if together > 1 else [])
+    except KeyboardInterrupt:
+        return 130
+    from lightning_modules.claims import report
+
+    report.main([])
+    for job, reason in board.failed:
+        print(f"failed: {job.command}: {reason}", file=sys.stderr)
+    return 1 if board.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
