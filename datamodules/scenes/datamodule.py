@@ -34,6 +34,7 @@ class SceneSource:
 
     Args:
         describe: share of the questions that ask for a whole description.
+        unrelated: share of the training pairs whose scenes have nothing to do with each other.
         counts: pairs of train, validation and test.
     """
 
@@ -45,16 +46,20 @@ class SceneSource:
         test: Count = 240,
         prior: Share = 0.0,
         describe: Share = 0.5,
+        unrelated: Share = 0.0,
         seed: Whole = 0,
     ) -> None:
         self.counts = {"train": train, "val": val, "test": test}
         self.settings = {"prior": prior, "describe": describe, "seed": seed}
+        # In training only, and no part of the description where there are none.
+        self.unrelated = {"unrelated": unrelated} if unrelated else {}
 
     def description(self) -> dict[str, Any]:
-        return {"source": "scenes", **self.counts, **self.settings}
+        return {"source": "scenes", **self.counts, **self.settings, **self.unrelated}
 
     def pairs(self, split: str) -> list[ScenePair]:
-        return scene_pairs(count=self.counts[split], split=split, **self.settings)
+        more = self.unrelated if split == "train" else {}
+        return scene_pairs(count=self.counts[split], split=split, **self.settings, **more)
 
 
 class MVCSource:

@@ -33,17 +33,22 @@ def generator(seed: int, stream: str) -> np.random.Generator:
     return np.random.default_rng([seed, STREAMS[stream]])
 
 
-def scene_pairs(*, count: int, seed: int, split: str, prior: float, describe: float) -> list[ScenePair]:
+def scene_pairs(
+    *, count: int, seed: int, split: str, prior: float, describe: float, unrelated: float = 0.0
+) -> list[ScenePair]:
     """`count` pairs, the categories in turn; a share `describe` of the questions asks for a whole description.
 
-    The rest asks about the very attribute that differs.
+    The rest asks about the very attribute that differs. A share `unrelated` has two scenes that have nothing to do with
+    each other, which is what a filter is there to find; their category is `unrelated`.
     """
     draw = generator(seed, split)
     found = []
     for number in range(count):
         category = tuple(CATEGORIES)[number % len(CATEGORIES)]
         one = draw_scene(draw, prior=prior)
-        other = contrast(one, category=category, draw=draw)
+        # Without a share of them nothing is drawn, and pairs stay what they were.
+        foreign = bool(unrelated) and draw.random() < unrelated
+        other = draw_scene(draw, prior=prior) if foreign else contrast(one, category=category, draw=draw)
         whole, form = draw.random() < describe, int(draw.integers(12))
         if whole:
             question = language.DESCRIBE[form % len(language.DESCRIBE)]
@@ -51,7 +56,7 @@ def scene_pairs(*, count: int, seed: int, split: str, prior: float, describe: fl
         else:
             question = language.QUESTIONS[category][form % len(language.QUESTIONS[category])]
             texts = [language.answer(s, category=category, phrasing=form) for s in (one, other)]
-        found.append(ScenePair(one, other, question, texts[0], texts[1], category))
+        found.append(ScenePair(one, other, question, texts[0], texts[1], "unrelated" if foreign else category))
     return found
 
 

@@ -106,6 +106,7 @@ def _pairs(vlm: VLM, pairs: Sequence[ScenePair], found: Found, pixels: int) -> N
         "svco/logp_matching": float(matching.mean()),
         "svco/logp_none": float(none.mean()),
         "svco/logp_contradictory": float(other.mean()),
+        "svco/order_right": float(((matching > none) & (none > other)).double().mean()),
     }
 
 

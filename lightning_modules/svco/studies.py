@@ -28,6 +28,7 @@ SHOWN = {
     "svco/pope_adversarial": "POPE adversarial",
     "svco/ppl_caption": "PPL caption",
     "svco/ppl_text": "PPL text",
+    "svco/order_right": "order",
 }
 
 
@@ -74,13 +75,14 @@ class Arms:
         pairs = scene_pairs(count=self.test_pairs, seed=0, split="test", prior=0.0, describe=0.5)
         return evaluate(vlm, pairs=pairs, scenes_each=self.scenes_each, pixels=self.settings.pixels)
 
-    def chosen(self, name: str, desk: Desk) -> tuple[VLM, float, list[tuple[str, str, float, float]]]:
-        """(trained model, its learning rate, a row for every rate tried)."""
+    def chosen(
+        self, name: str, desk: Desk, *, source: Source | None = None
+    ) -> tuple[VLM, float, list[tuple[str, str, float, float]]]:
+        """(trained model, its learning rate, a row for every rate tried); `source`: of other pairs than the study's."""
+        settings = self.settings._replace(source=source) if source else self.settings
         tried = []
         for lr in self.learning_rates:
-            vlm, val = tuned(
-                self.vlm, base=self.base_digest, objective=self.objectives[name], lr=lr, settings=self.settings
-            )
+            vlm, val = tuned(self.vlm, base=self.base_digest, objective=self.objectives[name], lr=lr, settings=settings)
             tried.append((val[names.VAL_PAIRED], -lr, vlm, val[names.VAL_PAIR_NLL]))
             desk.say(f"{name} at {lr:g}: validation paired accuracy {val[names.VAL_PAIRED]:.3f}")
         best = max(tried, key=lambda t: t[:2])

@@ -1,0 +1,96 @@
+"""Does the MVC filter earn its keep (section 4 of Wu et al.)? The same objective on filtered and on unfiltered pairs."""
+
+from typing import Any
+
+from datamodules.scenes.datamodule import Source
+from lightning_modules.bounds import Count
+from lightning_modules.runtime.study import Desk
+from lightning_modules.svco.filters import Similarity, verdict
+from lightning_modules.svco.studies import Arms
+
+
+class Sieved:
+    """The first `count` training pairs of a source, of those that a filter keeps or, with `sieve` off, of all.
+
+    ValueError when the filter keeps fewer than `count`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        count: int,
+        sieve: bool,
+        semantic: Similarity,
+        visual: Similarity,
+        above: float,
+        below: float,
+        pixels: int,
+    ) -> None:
+        self.source, self.count, self.sieve, self.pixels = source, count, sieve, pixels
+        self.semantic, self.visual, self.above, self.below = semantic, visual, above, below
+
+    def description(self) -> dict[str, Any]:
+        told = {"source": "sieved", "of": self.source.description(), "count": self.count}
+        if not self.sieve:
+            return told
+        similarities = {"semantic": self.semantic.description(), "visual": self.visual.description()}
+        return {**told, **similarities, "above": self.above, "below": self.below}
+
+    def pairs(self, split: str) -> list[Any]:
+        found = self.source.pairs(split)
+        if split != "train":
+            return found
+        kept = [p for p, keep in zip(found, self.keeps(found), strict=True) if keep] if self.sieve else found
+        if len(kept) < self.count:
+            raise ValueError(
+                f"the filter keeps {len(kept)} of {len(found)} pairs, study.pairs is {self.count}; raise "
+                "data.source.train or loosen study.above and study.below."
+            )
+        return kept[: self.count]
+
+    def keeps(self, pairs: list[Any]) -> list[bool]:
+        ones, others = zip(*(pair.images(self.pixels) for pair in pairs), strict=True)
+        alike, seen = self.semantic(ones, others), self.visual(ones, others)
+        return [
+            verdict(
+                semantic=float(a),
+                visual=float(b),
+                flip=pair.category == "position",
+                above=self.above,
+                below=self.below,
+            ).startswith("kept")
+            for pair, a, b in zip(pairs, alike, seen, strict=True)
+        ]
+
+
+class Filtering(Arms):
+    """Equally many pairs from one pool, with the filter and without.
+
+    Args:
+        pairs: that either arm trains on. semantic, visual, above, below: the filter's, as in `BuildMVC`.
+        shared: of every study; `source` is the pool, with a share of unrelated pairs.
+    """
+
+    def __init__(
+        self, *, pairs: Count, semantic: Similarity, visual: Similarity, above: float, below: float, **shared: Any
+    ) -> None:
+        super().__init__(**shared)
+        self.pairs = pairs
+        self.filter = dict(semantic=semantic, visual=visual, above=above, below=below, pixels=self.settings.pixels)
+
+    def run(self, desk: Desk) -> dict[str, float]:
+        rows, metrics = [], {}
+        for arm, sieve in (("filtered", True), ("unfiltered", False)):
+            source = Sieved(self.settings.source, count=self.pairs, sieve=sieve, **self.filter)
+            train = source.pairs("train")
+            foreign = sum(pair.category == "unrelated" for pair in train) / len(train)
+            for name in self.objectives:
+                vlm, lr, _ = self.chosen(name, desk, source=source)
+                found = self.measured(vlm).metrics
+                values = {key: found[f"svco/{key}"] for key in ("paired_all", "hallucination_rate")}
+                rows.append([arm, name, foreign, f"{lr:.0e}", *values.values()])
+                metrics |= {f"svco/{key}_{name}_{arm}": value for key, value in values.items()}
+            metrics[f"svco/unrelated_{arm}"] = foreign
+        desk.table("filtering", ["pairs", "objective", "unrelated", "lr", "paired", "hallucination"], rows)
+        return metrics
