@@ -6,6 +6,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 E ?= moe/scope
 O ?=
+S ?= moe,prompt,transfer,svco
+C ?=
+SCALE ?= small
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -43,7 +46,13 @@ sync: $(READY) ## deliver to MLflow what runs could not
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest
 
-test-ui: $(READY) ## the MLflow UI in a headless browser (needs Debian's chromium); writes docs/ui/
+test-claims: $(READY) ## every claim of the papers tried, goes on where it was stopped: make claims S=moe C=moe/global_lowers_ppl SCALE=gpu
+	$(BIN)/python -m lightning_modules.claims.run --systems $(S) --claims "$(C)" --scale $(SCALE)
+
+report: $(READY) ## the claims table from the runs that MLflow has; writes docs/results/claims.md, .html and .json
+	$(BIN)/python -m lightning_modules.claims.report
+
+ui: $(READY) ## the MLflow UI in a headless browser (needs Debian's chromium); writes docs/ui/
 	@command -v chromium >/dev/null || { echo "make test-ui needs a browser: apt-get install chromium"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright==1.65.2
 	$(BIN)/python -m pytest tests/ui --override-ini addopts=-q
@@ -65,6 +74,12 @@ bench: $(READY) ## speed against a bare loop and the Hugging Face Trainer; write
 soak: $(READY) ## twenty kills of a two-rank run, each resumed; writes docs/results/soak.json (about ten minutes)
 	$(BIN)/python -m tests.robustness.soak
 
+claims: $(READY) ## every claim of the papers tried, goes on where it was stopped: make claims S=moe C=moe/global_lowers_ppl SCALE=gpu
+	$(BIN)/python -m lightning_modules.claims.run --systems $(S) --claims "$(C)" --scale $(SCALE)
+
+report: $(READY) ## the claims table from the runs that MLflow has; writes docs/results/claims.md, .html and .json
+	$(BIN)/python -m lightning_modules.claims.report
+
 ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (loopback only)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
 
@@ -80,4 +95,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run sweep resume replay diff plan sync test test-ui test-server mutants bench soak ui lint format hooks clean-runs
+.PHONY: help setup run sweep resume replay diff plan sync test test-ui test-server mutants bench soak claims report ui lint format hooks clean-runs

@@ -1,6 +1,7 @@
 """A claim as a file: what is compared, in which unit, by which rule. Everything a verdict depends on stands in it."""
 
 import math
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -51,11 +52,13 @@ class Job(NamedTuple):
     @property
     def folder(self) -> str:
         """Name of its run directory, which is also the tag `folder` of its MLflow run (conf/config.yaml)."""
-        return f"{digest(','.join(sorted(self.overrides)))}-s{self.seed}"
+        # Hydra resolves interpolations in the name, so a run with `language.seed=${seed}` is called by its seed.
+        name = ",".join(sorted(self.overrides)).replace("${seed}", str(self.seed))
+        return f"{digest(name)}-s{self.seed}"
 
     @property
     def command(self) -> str:
-        return " ".join(["python main.py", *self.overrides, f"seed={self.seed}"])
+        return shlex.join(["python", "main.py", *self.overrides, f"seed={self.seed}"])
 
 
 class Claim(Strict):

@@ -1,6 +1,6 @@
 """`make claims`: every run that the claims need, some at a time, each once; then the report.
 
-    python -m lightning_modules.claims.run [--systems moe,svco] [--scale small|gpu] [--jobs N]
+    python -m lightning_modules.claims.run [--systems moe,svco] [--claims FOLDER/NAME] [--scale small|gpu] [--jobs N]
 
 A run that is done (its result.json is there) is passed over, so the same command goes on where it was stopped.
 """
@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from threading import Lock
 
-from lightning_modules.claims.claim import SYSTEMS, Job, jobs, load_all
+from lightning_modules.claims.claim import SYSTEMS, Claim, Job, jobs, load_all
+from lightning_modules.runtime.schema import nearest
 from lightning_modules.runtime.sweep import PROJECT, environment, why
 
 RUNS = PROJECT / "runs"
@@ -96,9 +97,10 @@ def run_all(wanted: Sequence[Job], *, together: int, runs: Path = RUNS, extra: S
 
 
 def _last(text: str) -> str:
+    """The error that a run told, which may go over several lines, or its last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error")]
-    return (errors or lines or [""])[-1][:300]
+    first = next((n for n, line in enumerate(lines) if line.startswith("error")), len(lines) - 1)
+    return " ".join(lines[max(0, first) :])[:300]
 
 
 def prepare_database() -> None:
@@ -111,20 +113,29 @@ def prepare_database() -> None:
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", default=",".join(SYSTEMS), help="of " + ", ".join(SYSTEMS))
+    parser.add_argument("--claims", default="", help="folder/name of some claims; default: all of the systems")
     parser.add_argument("--scale", default="small", choices=("small", "gpu"))
     parser.add_argument("--data", default="synthetic,real", help="kinds of data to run on")
     parser.add_argument("--jobs", type=int, default=None, help="runs at a time; default: one a core, on gpu one")
     given = parser.parse_args(argv)
     given.systems = tuple(given.systems.split(","))
+    given.claims = tuple(given.claims.split(",")) if given.claims else ()
     if unknown := [name for name in given.systems if name not in SYSTEMS]:
         parser.error(f"--systems {unknown[0]}: expected some of {', '.join(SYSTEMS)}")
     return given
 
 
+def chosen(claims: dict[str, Claim], names: Sequence[str]) -> dict[str, Claim]:
+    """The claims named, or all; ValueError for a name that is none."""
+    if wrong := [name for name in names if name not in claims]:
+        raise ValueError(f"--claims {wrong[0]}: no such claim{nearest(wrong[0], list(claims))}")
+    return {name: claims[name] for name in names or claims}
+
+
 def main(argv: Sequence[str]) -> int:
     given = arguments(argv)
     try:
-        claims = load_all(given.systems)
+        claims = chosen(load_all(given.systems), given.claims)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

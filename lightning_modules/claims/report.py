@@ -1,0 +1,287 @@
+"""`make report`: the claims table from MLflow alone, as claims.json, claims.md and claims.html, logged on a run of its own.
+
+    python -m lightning_modules.claims.report [--out docs/results] [--uri sqlite:///mlflow.db]
+
+The same runs give the same files, byte for byte: nothing in them is of the moment they were written.
+"""
+
+import argparse
+import base64
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from mlflow import MlflowClient
+
+from lightning_modules.claims import statistics as st
+from lightning_modules.claims.claim import SYSTEMS, load_all
+from lightning_modules.claims.evidence import Row, finished, rows
+from lightning_modules.claims.pictures import Gallery
+from lightning_modules.reports import claims_figures as draw
+from lightning_modules.reports.tables import Estimate, mean_ci
+from lightning_modules.runtime.files import write_atomically
+from lightning_modules.runtime.schema import nearest
+from lightning_modules.runtime.sweep import PROJECT
+
+RESULTS = PROJECT / "docs" / "results"
+TITLES = {
+    "moe": "Global-batch load balancing (Qiu et al., ACL 2025)",
+    "prompt": "Skill neurons (Wang et al., EMNLP 2022)",
+    "transfer": "Prompt transfer (Su et al., NAACL 2022)",
+    "svco": "S-VCO (Wu et al., ACL 2025)",
+}
+VERDICTS = (st.REPRODUCED, st.NOT_REPRODUCED, st.INCONCLUSIVE)
+UI = "http://127.0.0.1:5000"
+MARKS = ("<!-- claims: written by make report -->", "<!-- end of claims -->")
+
+
+def as_json(row: Row, commits: Mapping[str, str]) -> dict[str, Any]:
+    """A row in the form that programs read; numbers that are not there are null."""
+    found, claim = row.finding, row.claim
+    ids = sorted({run for runs in row.runs.values() for run in runs.values()})
+
+    def number(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    return {
+        "system": claim.system,
+        "claim": row.name,
+        "paper": claim.paper,
+        "statement": claim.statement,
+        "verdict": row.verdict,
+        "effect": number(found.effect) if found else None,
+        "ci_low": number(found.low) if found else None,
+        "ci_high": number(found.high) if found else None,
+        "margin": claim.margin,
+        "seeds": row.seeds,
+        "scale": row.trial.scale,
+        "data": row.trial.data,
+        "runs": ids,
+        "rule": claim.rule,
+        "unit": claim.unit,
+        "p_holm": number(row.p_holm),
+        "experiment": row.trial.experiment,
+        "seeds_missing": list(row.missing),
+        "commit": ", ".join(sorted({commits[run] for run in ids})),
+        "commands": row.commands(),
+    }
+
+
+def view(row: Row, commits: Mapping[str, str], experiments: Mapping[str, str], discussion: str) -> dict[str, Any]:
+    """A row as the templates show it: strings."""
+    found, claim = row.finding, row.claim
+    effect = f"{found.effect:+.3g}" if found else "–"
+    interval = f"[{found.low:+.3g}, {found.high:+.3g}]" if found and found.n > 1 else ""
+    arms = [
+        {
+            "name": arm,
+            "value": str(_digits(mean_ci(row.arm(arm)))) if found else "–",
+            "metric": "" if given.value is not None else given.metric or claim.metric,
+        }
+        for arm, given in claim.arms.items()
+    ]
+    links = [
+        {"seed": seed, "runs": [{"arm": arm, "id": run, "url": _url(run, experiments)} for arm, run in runs.items()]}
+        for seed, runs in row.runs.items()
+    ]
+    return {
+        "anchor": _anchor(row),
+        "title": row.name.split("/")[1].replace("_", " ") + ("" if row.trial.data == "synthetic" else " (real data)"),
+        "claim": claim,
+        "trial": row.trial,
+        "rule": _rule(claim.rule, claim.margin, claim.unit),
+        "verdict": row.verdict,
+        "effect": effect,
+        "interval": interval,
+        "seeds": f"{len(row.seeds)} of {len(row.seeds) + len(row.missing)}",
+        "p": "" if math.isnan(row.p_holm) else f"{row.p_holm:.2g}",
+        "arms": arms,
+        "commands": row.commands(),
+        "links": links,
+        "commit": ", ".join(sorted({commits[run] for runs in row.runs.values() for run in runs.values()})),
+        "discussion": discussion,
+        "short": f"make claims C={row.name}" + (" SCALE=gpu" if row.trial.scale == "gpu" else ""),
+    }
+
+
+def _digits(found: Estimate) -> str:
+    """Four significant digits of the mean, as many decimals in the interval."""
+    decimals = max(0, 3 - math.floor(math.log10(abs(found.mean)))) if found.mean else 3
+    half = f" ± {found.half_width:.{decimals}f}" if found.n > 1 else ""
+    return f"{found.mean:.{decimals}f}{half}"
+
+
+def _rule(rule: str, margin: float, unit: str) -> str:
+    told = {
+        "superiority": f"superiority: above 0, and at least {margin:g}",
+        "noninferiority": f"noninferiority: above -{margin:g}",
+        "equivalence": f"equivalence: within ±{margin:g}",
+    }
+    return f"{told[rule]} {unit}"
+
+
+def _anchor(row: Row) -> str:
+    return row.key.replace("/", "-").replace("@", "-").replace("_", "-")
+
+
+def _url(run: str, experiments: Mapping[str, str]) -> str:
+    return f"{UI}/#/experiments/{experiments[run]}/runs/{run}"
+
+
+def load_discussion(path: Path, known: Sequence[Row]) -> dict[str, str]:
+    """Row key (`folder/name@experiment`, or `folder/name` for every trial) -> why the result may differ.
+
+    ValueError names a key that is no row.
+    """
+    if not path.is_file():
+        return {}
+    content = yaml.safe_load(path.read_text()) or {}
+    names = [name for row in known for name in (row.key, row.name)]
+    if wrong := [key for key in content if key not in names]:
+        raise ValueError(f"{path}: {wrong[0]} is no claim{nearest(wrong[0], names)}")
+    return content
+
+
+def forests(found: Sequence[Row]) -> dict[str, Any]:
+    """System -> its forest plot, of rows with an effect."""
+    figures = {}
+    for system in SYSTEMS:
+        own = [row for row in found if row.claim.system == system and row.finding]
+        lines = [
+            draw.Effect(
+                f"{row.name.split('/')[1].replace('_', ' ')}{' (real)' if row.trial.data == 'real' else ''}",
+                row.claim.rule,
+                row.verdict,
+                *(value / row.claim.margin for value in (row.finding.effect, row.finding.low, row.finding.high)),
+            )
+            for row in own
+        ]
+        if lines:
+            figures[system] = draw.forest_figure(lines, title=TITLES[system])
+    return figures
+
+
+def short_table(found: Sequence[Row]) -> str:
+    """Markdown of the README's front: per paper, which claims got which verdict."""
+    text = f"| paper | {' | '.join(VERDICTS)} |\n| --- | --- | --- | --- |\n"
+    for system in SYSTEMS:
+        own = [row for row in found if row.claim.system == system and row.finding]
+        cells = []
+        for verdict in VERDICTS:
+            names = [
+                f"{row.name.split('/')[1].replace('_', ' ')}{' (real)' if _has_both(row, own) else ''}"
+                for row in own
+                if row.verdict == verdict
+            ]
+            cells.append(f"**{len(names)}**" + (f": {', '.join(names)}" if names else ""))
+        if own:
+            text += f"| {TITLES[system]} | {' | '.join(cells)} |\n"
+    return text
+
+
+def _has_both(row: Row, own: Sequence[Row]) -> bool:
+    return row.trial.data == "real" and any(o.name == row.name and o.trial.data == "synthetic" for o in own)
+
+
+def write(
+    found: Sequence[Row], *, client: MlflowClient, out: Path, discussion: Path, runs: Mapping[str, Any]
+) -> list[Path]:
+    """Every file of the report; their paths. What was there before is replaced file by file."""
+    by_id = {run.info.run_id: run for run in runs.values()}
+    commits = {run: r.data.tags.get("git.commit", "unknown")[:12] for run, r in by_id.items()}
+    experiments = {run: r.info.experiment_id for run, r in by_id.items()}
+    why = load_discussion(discussion, found)
+    (out / "claims").mkdir(parents=True, exist_ok=True)
+    sections, pictures = [], {}
+    plots = forests(found)
+    for system in SYSTEMS:
+        own = [row for row in found if row.claim.system == system]
+        shown = {"forest": plots[system]} if system in plots else {}
+        shown |= Gallery([r for r in own if r.trial.data == _kind(own)], client).figures(system)
+        for name, figure in shown.items():
+            pictures[f"{system}_{name}"] = out / "claims" / f"{system}_{name}.png"
+            figure.savefig(pictures[f"{system}_{name}"], metadata={"Software": None})
+        views = [
+            view(r, commits, experiments, "" if r.verdict == st.REPRODUCED else why.get(r.key) or why.get(r.name, ""))
+            for r in own
+        ]
+        images = [{"name": f"{system}_{n}", "png": _base64(pictures[f"{system}_{n}"])} for n in shown]
+        tally = {verdict: sum(r.verdict == verdict and r.finding is not None for r in own) for verdict in VERDICTS}
+        sections.append({"title": TITLES[system], "rows": views, "images": images, "tally": tally})
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    environment.filters["e"] = jinja2.filters.do_forceescape
+    written = list(pictures.values())
+    for kind in ("md", "html"):
+        text = environment.get_template(f"report.{kind}.jinja").render(sections=sections, verdicts=VERDICTS)
+        write_atomically(out / f"claims.{kind}", text.rstrip() + "\n")
+        written.append(out / f"claims.{kind}")
+    content = [as_json(row, commits) for row in found]
+    write_atomically(out / "claims.json", json.dumps(content, indent=1) + "\n")
+    return [*written, out / "claims.json"]
+
+
+def _kind(own: Sequence[Row]) -> str:
+    """Pictures show one kind of data: the synthetic where claims were tried on it."""
+    return "synthetic" if any(r.trial.data == "synthetic" for r in own) else "real"
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def put_in_readme(path: Path, table: str) -> None:
+    """Replace what stands between the two marks; a README without them is left as it is."""
+    text = path.read_text()
+    if not all(mark in text for mark in MARKS):
+        return
+    before, rest = text.split(MARKS[0], 1)
+    after = rest.split(MARKS[1], 1)[1]
+    write_atomically(path, f"{before}{MARKS[0]}\n{table}{MARKS[1]}{after}")
+
+
+def log(client: MlflowClient, files: Sequence[Path], found: Sequence[Row]) -> str:
+    """A run of its own in the experiment `claims/report`, with the files and the number of each verdict; its id."""
+    known = client.get_experiment_by_name("claims/report")
+    experiment = known.experiment_id if known else client.create_experiment("claims/report", str(PROJECT / "mlruns"))
+    run = client.create_run(experiment, run_name="claims").info.run_id
+    for path in files:
+        client.log_artifact(run, str(path), "claims" if path.suffix == ".png" else None)
+    for verdict in VERDICTS:
+        count = sum(row.verdict == verdict and row.finding is not None for row in found)
+        client.log_metric(run, f"claims/{verdict.replace(' ', '_')}", count)
+    client.set_terminated(run)
+    return run
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--uri", default=f"sqlite:///{PROJECT}/mlflow.db")
+    given = parser.parse_args(argv)
+    client = MlflowClient(given.uri)
+    try:
+        claims, runs = load_all(), finished(client)
+        found = rows(claims, runs)
+        if not any(row.finding for row in found):
+            raise ValueError(f"{given.uri} holds no run of a claim; start with `make claims`.")
+        given.out.mkdir(parents=True, exist_ok=True)
+        files = write(found, client=client, out=given.out, discussion=RESULTS / "claims_discussion.yaml", runs=runs)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if given.out == RESULTS:
+        put_in_readme(PROJECT / "README.md", short_table(found))
+    run = log(client, files, found)
+    print(f"{given.out}/claims.md, claims.html, claims.json and {len(files) - 3} figures; MLflow run {run}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

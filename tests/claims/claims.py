@@ -1,0 +1,51 @@
+"""A claim made up for tests, and an MLflow store with runs of it."""
+
+import yaml
+from mlflow import MlflowClient
+
+from lightning_modules.claims.claim import Claim, load
+
+FIELDS = {
+    "system": "moe",
+    "statement": "A beats B.",
+    "paper": "Nobody, 2026",
+    "place": "table 1",
+    "number": "1 against 2",
+    "metric": "test/score",
+    "transform": "none",
+    "unit": "points",
+    "arms": {"a": {"run": ["balance=global"]}, "b": {"run": ["balance=micro"]}},
+    "contrast": {"a": 1, "b": -1},
+    "pairing": "same seed",
+    "rule": "superiority",
+    "margin": 0.1,
+    "seeds": [11, 12, 13, 14, 15],
+    "trials": [{"experiment": "moe/scope", "scale": "small", "data": "real"}],
+}
+
+
+def write(folder, name="a_beats_b", **changes):
+    """The claim's file below `folder`; a change to None leaves a field out."""
+    content = {k: v for k, v in {**FIELDS, **changes}.items() if v is not None}
+    path = folder / "moe" / "claims" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("# @package claim\n" + yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def made(folder, **changes) -> Claim:
+    return load(write(folder, **changes))
+
+
+def store(folder, claim, values, *, status="FINISHED"):
+    """An MLflow database with a run of the claim's first trial for every value; values: arm -> seed -> metric."""
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    known = client.get_experiment_by_name("moe/scope")
+    experiment = known.experiment_id if known else client.create_experiment("moe/scope", str(folder / "mlruns"))
+    for arm, by_seed in values.items():
+        for seed, value in by_seed.items():
+            job = claim.job(claim.trials[0], arm, seed)
+            run = client.create_run(experiment, tags={"folder": job.folder, "git.commit": "0123456789abcdef"})
+            client.log_metric(run.info.run_id, claim.metric, value)
+            client.set_terminated(run.info.run_id, status=status)
+    return client

@@ -1,0 +1,95 @@
+import math
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from lightning_modules.claims.claim import CONF, Job, jobs, load, load_all
+from tests.claims import claims
+from tests.runtime import cli
+
+EVERY = load_all()
+
+
+@pytest.mark.parametrize("field", list(claims.FIELDS))
+def test_a_missing_field_is_refused(tmp_path, field):
+    path = claims.write(tmp_path, **{field: None})
+    with pytest.raises(ValueError, match=rf"a_beats_b\.yaml: {field} is missing"):
+        load(path)
+
+
+def test_every_problem_of_every_file_is_told_at_once(tmp_path):
+    claims.write(tmp_path, "one", margin=-1, seeds=[1, 2])
+    claims.write(tmp_path, "two", marginn=1, contrast={"a": 1, "c": -1})
+    (tmp_path / "moe" / "claims" / "three.yaml").write_text("[1, 2")
+    with pytest.raises(ValueError, match="one.yaml") as told:
+        load_all(conf=tmp_path)
+    text = str(told.value)
+    for expected in (
+        "one.yaml: ",
+        "margin is -1",
+        "seeds is [1, 2]",
+        "marginn is no field; the nearest is 'margin'",
+        "three.yaml: not YAML",
+    ):
+        assert expected in text, text
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"contrast": {"a": 1, "c": -1}}, "contrast.c is no arm"),
+        ({"contrast": {"a": 1}}, "arms.b has no weight"),
+        ({"contrast": {"a": 0, "b": 0}}, "only zeros"),
+        ({"seeds": [1, 2, 3, 4, 4]}, "one twice"),
+        ({"rule": "better"}, "rule is 'better'"),
+    ],
+)
+def test_a_claim_that_does_not_hold_together_is_refused(tmp_path, changes, problem):
+    with pytest.raises(ValueError, match=problem):
+        claims.made(tmp_path, **changes)
+
+
+def test_the_effect_is_the_contrast(tmp_path):
+    claim = claims.made(tmp_path)
+    assert claim.effect({"a": 3.0, "b": 1.0}) == 2.0
+    logarithm = claims.made(tmp_path, transform="log")
+    assert logarithm.effect({"a": math.e, "b": 1.0}) == pytest.approx(1.0)
+    assert math.isnan(logarithm.effect({"a": 0.0, "b": 1.0}))
+
+
+def test_jobs_are_unique_and_go_seed_by_seed(tmp_path):
+    one = claims.made(tmp_path)
+    found = jobs([one, one], scale="small")
+    assert [job.seed for job in found] == [11, 11, 12, 12, 13, 13, 14, 14, 15, 15]
+    assert jobs([one], scale="gpu") == []
+
+
+def test_a_job_knows_the_folder_of_its_run(tmp_path):
+    places = [f"paths.{name}={tmp_path}/{name}" for name in ("cache", "runs", "tracking")]
+    job = Job(("debug=smoke", *places, "optimizer.lr=1e-3", "data.seed=${seed}", "trainer.max_steps=10"), 3)
+    done = cli.main(
+        tmp_path, "seed=3", "optimizer.lr=1e-3", "data.seed=${seed}", "trainer.max_steps=10", "logger=mlflow"
+    )
+    assert list(done.results()) != []
+    named = Job((*job.overrides, "logger=mlflow"), 3)
+    assert list(done.results()) == [named.folder]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_claim_of_this_project_composes(name):
+    """Each arm's overrides name keys that are there, and the seed reaches the study or the data order."""
+    claim = EVERY[name]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF.parent), version_base="1.3"):
+        for trial in claim.trials:
+            for arm in claim.arms:
+                job = claim.job(trial, arm, 11)
+                if job:
+                    cfg = compose("config", overrides=[*job.overrides, "seed=11"])
+                    assert cfg.seed == 11
+                    assert cfg.experiment_name != "moe/default"
+
+
+def test_the_verdicts_take_seeds_that_nobody_explored():
+    assert all(min(claim.seeds_of(trial)) > 10 for claim in EVERY.values() for trial in claim.trials)

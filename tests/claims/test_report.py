@@ -1,0 +1,124 @@
+import json
+import math
+
+import pytest
+
+from lightning_modules.claims import report
+from lightning_modules.claims.claim import load_all
+from lightning_modules.claims.evidence import finished, rows
+from tests.claims import claims
+
+SEEDS = claims.FIELDS["seeds"]
+STRONG = {"a": dict(zip(SEEDS, (1.0, 1.1, 1.05, 0.95, 1.0), strict=True)), "b": dict.fromkeys(SEEDS, 0.5)}
+
+
+@pytest.fixture
+def conf(tmp_path):
+    claims.write(tmp_path / "conf")
+    return tmp_path / "conf"
+
+
+def table(conf, client):
+    return rows(load_all(conf=conf), finished(client))
+
+
+def written(folder, found, client, discussion):
+    report.write(found, client=client, out=folder, discussion=discussion, runs=finished(client))
+    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_planted_effect_in_mlflow_becomes_a_row(tmp_path, conf):
+    client = claims.store(tmp_path, claims.made(tmp_path), STRONG)
+    (row,) = table(conf, client)
+    assert row.verdict == "reproduced"
+    assert row.finding.effect == pytest.approx(0.52)
+    assert row.seeds == SEEDS
+    assert row.missing == ()
+    files = written(tmp_path / "out", [row], client, tmp_path / "none.yaml")
+    (entry,) = json.loads(files[next(p for p in files if p.name == "claims.json")])
+    assert entry["claim"] == "moe/a_beats_b"
+    assert entry["verdict"] == "reproduced"
+    assert entry["ci_low"] > 0
+    assert len(entry["runs"]) == 10
+    assert entry["commit"] == "0123456789ab"
+    text = files[next(p for p in files if p.name == "claims.md")].decode()
+    assert "python main.py -m experiment=moe/scope balance=global seed=11,12,13,14,15" in text
+    for run in entry["runs"]:
+        assert f"/runs/{run})" in text
+        assert f'/runs/{run}"' in files[next(p for p in files if p.name == "claims.html")].decode()
+
+
+def test_built_twice_from_the_same_runs_it_is_the_same(tmp_path, conf):
+    client = claims.store(tmp_path, claims.made(tmp_path), STRONG)
+    first = written(tmp_path / "one", table(conf, client), client, tmp_path / "none.yaml")
+    second = written(tmp_path / "two", table(conf, client), client, tmp_path / "none.yaml")
+    assert first == second
+    assert len(first) > 3
+
+
+@pytest.mark.parametrize("status", ["FAILED", "RUNNING"])
+def test_a_run_that_did_not_finish_is_no_evidence(tmp_path, conf, status):
+    claim = claims.made(tmp_path)
+    claims.store(tmp_path, claim, {"a": {s: v for s, v in STRONG["a"].items() if s < 15}, "b": STRONG["b"]})
+    client = claims.store(tmp_path, claim, {"a": {15: 1.0}}, status=status)
+    (row,) = table(conf, client)
+    assert row.missing == (15,)
+    assert row.verdict == "inconclusive"
+
+
+def test_a_run_without_the_metric_or_with_nan_is_a_missing_seed(tmp_path, conf):
+    claim = claims.made(tmp_path)
+    client = claims.store(tmp_path, claim, {"a": {**STRONG["a"], 12: math.nan}, "b": STRONG["b"]})
+    (row,) = table(conf, client)
+    assert row.missing == (12,)
+
+
+def test_a_claim_without_runs_says_so(tmp_path, conf):
+    client = claims.store(tmp_path, claims.made(tmp_path), {"a": {11: 1.0}})
+    (row,) = table(conf, client)
+    assert row.finding is None
+    files = written(tmp_path / "out", [row], client, tmp_path / "none.yaml")
+    assert b"not run" in files[next(p for p in files if p.name == "claims.md")]
+
+
+def test_holm_counts_the_claims_of_a_paper(tmp_path, conf):
+    claims.write(conf, "another")
+    claims.write(conf, "elsewhere", paper="Somebody, 2026")
+    client = claims.store(tmp_path, claims.made(tmp_path), STRONG)
+    by_name = {row.name: row for row in table(conf, client)}
+    raw = by_name["moe/elsewhere"].finding.p_for
+    assert by_name["moe/elsewhere"].p_holm == pytest.approx(raw)
+    assert by_name["moe/another"].p_holm == pytest.approx(2 * raw)
+
+
+def test_a_discussion_of_no_claim_is_refused(tmp_path, conf):
+    client = claims.store(tmp_path, claims.made(tmp_path), STRONG)
+    path = tmp_path / "discussion.yaml"
+    path.write_text("moe/a_beats_c: why\n")
+    with pytest.raises(ValueError, match="moe/a_beats_c is no claim; the nearest is .moe/a_beats_b"):
+        report.load_discussion(path, table(conf, client))
+
+
+def test_a_discussion_stands_beside_what_was_not_reproduced(tmp_path, conf):
+    weak = {"a": STRONG["b"], "b": STRONG["a"]}
+    client = claims.store(tmp_path, claims.made(tmp_path), weak)
+    path = tmp_path / "discussion.yaml"
+    path.write_text("moe/a_beats_b: Because of the size.\n")
+    files = written(tmp_path / "out", table(conf, client), client, path)
+    text = files[next(p for p in files if p.name == "claims.md")].decode()
+    assert "not reproduced" in text
+    assert "Because of the size." in text
+
+
+def test_the_readme_keeps_what_stands_around_the_table(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{report.MARKS[0]}\nold\n{report.MARKS[1]}\nafter\n")
+    report.put_in_readme(path, "new\n")
+    assert path.read_text() == f"before\n{report.MARKS[0]}\nnew\n{report.MARKS[1]}\nafter\n"
+
+
+def test_without_any_run_the_command_says_what_to_do(tmp_path, capsys):
+    claims.store(tmp_path, claims.made(tmp_path), {})
+    assert report.main(["--uri", f"sqlite:///{tmp_path}/mlflow.db", "--out", str(tmp_path / "out")]) == 2
+    assert "make claims" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,47 @@
+import json
+
+import pytest
+
+from lightning_modules.claims import run
+from lightning_modules.claims.claim import Job
+from tests.claims import claims
+
+
+@pytest.fixture
+def places(tmp_path):
+    return [f"paths.{name}={tmp_path}/{name}" for name in ("cache", "runs", "tracking")]
+
+
+def test_jobs_run_side_by_side_what_is_done_is_passed_over_and_a_failure_stops_no_other(tmp_path, places, capsys):
+    base = ("debug=smoke", "logger=none", "trainer.max_steps=10", *places)
+    good, bad = Job((*base, "balance=micro"), 11), Job((*base, "data.micro_batch=3"), 11)
+    before = Job((*base, "balance=none"), 11)
+    folder = tmp_path / "runs" / "debug" / "smoke" / before.folder
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text("{}")
+    board = run.run_all([before, bad, good], together=2, runs=tmp_path / "runs")
+    assert [job for job, _ in board.failed] == [bad]
+    assert "micro_batch" in board.failed[0][1]
+    assert good.folder in run.done(tmp_path / "runs")
+    assert bad.folder not in run.done(tmp_path / "runs")
+    said = capsys.readouterr().out
+    assert "3 runs, 1 of them done already" in said
+    assert "min left" in said
+    assert (folder / "result.json").read_text() == "{}"
+    again = run.run_all([before, good], together=1, runs=tmp_path / "runs")
+    assert again.total == 0
+    assert json.loads((tmp_path / "runs" / "debug" / "smoke" / good.folder / "result.json").read_text())["metrics"]
+
+
+def test_the_time_left_goes_by_the_experiment():
+    board = run.Board(total=4, together=2)
+    board.seconds = {"experiment=a": [60.0], "experiment=b": [180.0, 300.0]}
+    waiting = [Job(("experiment=a",), 1), Job(("experiment=b",), 1), Job(("experiment=c",), 1)]
+    assert board.minutes(waiting) == pytest.approx((60 + 240 + 180) / 2 / 60)
+
+
+def test_one_claim_can_be_asked_for(tmp_path):
+    given = run.arguments(["--claims", "moe/global_lowers_ppl"])
+    assert given.claims == ("moe/global_lowers_ppl",)
+    with pytest.raises(ValueError, match="the nearest is .moe/a_beats_b"):
+        run.chosen({"moe/a_beats_b": claims.made(tmp_path)}, ("moe/a_beats_c",))
