@@ -132,7 +132,18 @@ class Compare(Arms):
         desk.figure("log_probabilities", draw.conditions_figure(before=found["base"].scores, after=found[last].scores))
         pictures = dict(before=found["base"].captions, after=found[last].captions, pixels=self.settings.pixels)
         desk.figure("examples", draw.examples_figure(**pictures))
-        return {f"{metric}_{name}": f.metrics[metric] for name, f in found.items() for metric in SHOWN}
+        metrics = {f"{m}_{name}": f.metrics[m] for name, f in found.items() for m in (*SHOWN, "svco/accuracy_biased")}
+        for name in self.objectives:
+            _, _, fit = dependency(found["base"], found[name])
+            metrics[f"svco/dependency_rho_{name}"] = fit["rho"]
+        return metrics
+
+
+def dependency(base: Found, after: Found) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
+    """Of each benchmark the base's visual dependency and the gain; their rank correlation."""
+    depends = grounding.dependency(with_image=base.with_image, without=base.without)
+    gain = {n: score - base.with_image[n] for n, score in after.with_image.items()}
+    return depends, gain, grounding.correlation(list(depends.values()), [gain[n] for n in depends])
 
 
 class Dependency(Arms):
@@ -140,13 +151,10 @@ class Dependency(Arms):
 
     def run(self, desk: Desk) -> dict[str, float]:
         base = self.measured(self.vlm)
-        depends = grounding.dependency(with_image=base.with_image, without=base.without)
         metrics, rows = {}, []
         for name in self.objectives:
             vlm, _, _ = self.chosen(name, desk)
-            after = self.measured(vlm)
-            gain = {n: score - base.with_image[n] for n, score in after.with_image.items()}
-            fit = grounding.correlation(list(depends.values()), [gain[n] for n in depends])
+            depends, gain, fit = dependency(base, self.measured(vlm))
             metrics |= {f"svco/dependency_rho_{name}": fit["rho"], f"svco/dependency_p_{name}": fit["p"]}
             title = f"{name}: gain against visual dependency (Spearman {fit['rho']:.2f}, p = {fit['p']:.2g})"
             desk.figure(f"gain_{name}", draw.dependency_figure(dependency=depends, gain=gain, title=title))
