@@ -208,6 +208,14 @@ class Tpt(Across):
             )
         columns = ["start", "target", "trial", "step 0", "last", "convergence", "comparable"]
         desk.table("speed_ups", columns, rows, show=False)
+        steps = [
+            [target, start, trial, step, accuracy]
+            for target, starts in curves.items()
+            for start, trials in starts.items()
+            for trial, found in enumerate(trials)
+            for step, accuracy in found.items()
+        ]
+        desk.table("curves", ["target", "start", "trial", "step", "accuracy"], steps, show=False)
         desk.figure("tuning", draw.curves_figure(curves))
         summary, metrics = [], {}
         for arm in dict.fromkeys(row[0] for row in rows):

@@ -5,6 +5,7 @@ together; relative performance is the score over that of the target's own prompt
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class Matrix(PromptStudy):
     def files(self, task: str) -> list[PromptFile]:
         return [self.prompts.prompt(task, seed=seed, trial=t) for t, seed in enumerate(self.seeds())]
 
+    @cached_property
     def scores(self) -> dict[str, Tensor]:
         """Test accuracy: `tuned` [targets, sources, trials]; `random` and `hard` (the target's hint) [targets, trials]."""
         files = {task: self.files(task) for task in self.tasks}
@@ -53,7 +55,10 @@ class Matrix(PromptStudy):
             rows["hard"].append(hard.expand(self.trials))
         return {kind: torch.stack(values) for kind, values in rows.items()}
 
-    def relative(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    @cached_property
+    def relative(self) -> dict[str, Tensor]:
+        """`scores` over that of the target's own prompt."""
+        scores = self.scores
         own = torch.stack([scores["tuned"][i, i] for i in range(len(self.tasks))])
         return {
             "tuned": scores["tuned"] / own[:, None],
@@ -79,8 +84,7 @@ class Transfer(Matrix):
     """The matrix (figure 3 of Su et al.)."""
 
     def run(self, desk: Desk) -> dict[str, float]:
-        scores = self.scores()
-        relative = self.relative(scores)
+        scores, relative = self.scores, self.relative
         for name, values in (("accuracy", scores), ("relative", relative)):
             extra = [values[kind].mean(1)[:, None] for kind in ("random", "hard")]
             table = torch.cat([values["tuned"].mean(2), *extra], 1)
@@ -110,8 +114,8 @@ class Transfer(Matrix):
         return metrics | {f"prompt/{row[0]}_from_its_skill": row[1] for row in rows}
 
 
-class Indicators(Matrix):
-    """Each indicator beside measured transfer, per target (table 6 of Su et al., section 6.2 of Wang et al.).
+class Indicators(Transfer):
+    """The matrix, and each indicator beside it, per target (table 6 of Su et al., section 6.2 of Wang et al.).
 
     Args:
         names: of `indicators.INDICATORS`; None takes all. draws: permutations and bootstrap samples.
@@ -132,11 +136,12 @@ class Indicators(Matrix):
         return found
 
     def run(self, desk: Desk) -> dict[str, float]:
-        relative = self.relative(self.scores())["tuned"].numpy()
+        metrics = super().run(desk)
+        relative = self.relative["tuned"].numpy()
         plain = np.array([task not in self.controls for task in self.tasks])
         chosen = {k: c & plain[:, None] & plain for k, c in ind.choices(self.skills, self.tasks).items()}
         transfer = relative.mean(2)
-        rows, metrics, points = [], {}, {}
+        rows, points = [], {}
         probes = [self.probes(trial) for trial in range(self.trials)]
         for name in self.names:
             matrix = np.mean([ind.indicator_matrix(p, name) for p in probes], axis=0)

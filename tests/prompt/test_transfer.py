@@ -52,7 +52,7 @@ def test_the_flipped_task_scores_one_minus_the_accuracy(prompts, drawn):
 
 def test_relative_performance_on_the_diagonal_is_one(prompts):
     study = Transfer(prompts=prompts, tasks=TASKS, trials=2, permutations=0)
-    relative = study.relative(study.scores())["tuned"]
+    relative = study.relative["tuned"]
     assert relative.shape == (3, 3, 2)
     assert (torch.stack([relative[i, i] for i in range(3)]) == 1).all()
 
