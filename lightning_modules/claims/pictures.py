@@ -96,7 +96,8 @@ class Gallery:
 
     def arms(self) -> Figure | None:
         shown = {name: {a: row.arm(a) for a in row.claim.arms} for name, row in self.rows.items()}
-        return draw.arms_figure(shown, title="What each arm measured, by seed") if shown else None
+        units = {name: row.claim.metric.split("/")[1] for name, row in self.rows.items()}
+        return draw.arms_figure(shown, units=units, title="What each arm measured, by seed") if shown else None
 
     def _matrix(self, claim: str, arm: str, table: str, figure: Callable[..., Figure]) -> Figure | None:
         """A tasks x tasks table, mean over seeds; a task's skill is the first part of its name."""

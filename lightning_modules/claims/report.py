@@ -9,6 +9,7 @@ import argparse
 import base64
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,7 +92,8 @@ def view(row: Row, commits: Mapping[str, str], experiments: Mapping[str, str], d
     ]
     return {
         "anchor": _anchor(row),
-        "title": row.name.split("/")[1].replace("_", " ") + ("" if row.trial.data == "synthetic" else " (real data)"),
+        "title": _title(row),
+        "measured": found is not None,
         "claim": claim,
         "trial": row.trial,
         "rule": _rule(claim.rule, claim.margin, claim.unit),
@@ -107,6 +109,12 @@ def view(row: Row, commits: Mapping[str, str], experiments: Mapping[str, str], d
         "discussion": discussion,
         "short": f"make claims C={row.name}" + (" SCALE=gpu" if row.trial.scale == "gpu" else ""),
     }
+
+
+def _title(row: Row) -> str:
+    """The claim's name in words; its data too where it is tried on two kinds."""
+    kinds = {trial.data for trial in row.claim.trials}
+    return row.name.split("/")[1].replace("_", " ") + (f" ({row.trial.data} data)" if len(kinds) > 1 else "")
 
 
 def _digits(found: Estimate) -> str:
@@ -154,7 +162,7 @@ def forests(found: Sequence[Row]) -> dict[str, Any]:
         own = [row for row in found if row.claim.system == system and row.finding]
         lines = [
             draw.Effect(
-                f"{row.name.split('/')[1].replace('_', ' ')}{' (real)' if row.trial.data == 'real' else ''}",
+                _title(row),
                 row.claim.rule,
                 row.verdict,
                 *(value / row.claim.margin for value in (row.finding.effect, row.finding.low, row.finding.high)),
@@ -173,19 +181,11 @@ def short_table(found: Sequence[Row]) -> str:
         own = [row for row in found if row.claim.system == system and row.finding]
         cells = []
         for verdict in VERDICTS:
-            names = [
-                f"{row.name.split('/')[1].replace('_', ' ')}{' (real)' if _has_both(row, own) else ''}"
-                for row in own
-                if row.verdict == verdict
-            ]
+            names = [_title(row) for row in own if row.verdict == verdict]
             cells.append(f"**{len(names)}**" + (f": {', '.join(names)}" if names else ""))
         if own:
             text += f"| {TITLES[system]} | {' | '.join(cells)} |\n"
     return text
-
-
-def _has_both(row: Row, own: Sequence[Row]) -> bool:
-    return row.trial.data == "real" and any(o.name == row.name and o.trial.data == "synthetic" for o in own)
 
 
 def write(
@@ -212,7 +212,9 @@ def write(
         ]
         images = [{"name": f"{system}_{n}", "png": _base64(pictures[f"{system}_{n}"])} for n in shown]
         tally = {verdict: sum(r.verdict == verdict and r.finding is not None for r in own) for verdict in VERDICTS}
-        sections.append({"title": TITLES[system], "rows": views, "images": images, "tally": tally})
+        left = [f"{v['title']} ({v['trial'].scale}, {v['trial'].data})" for v in views if not v["measured"]]
+        shown_views = [v for v in views if v["measured"]]
+        sections.append({"title": TITLES[system], "rows": shown_views, "left": left, "images": images, "tally": tally})
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
@@ -265,6 +267,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--uri", default=f"sqlite:///{PROJECT}/mlflow.db")
     given = parser.parse_args(argv)
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     client = MlflowClient(given.uri)
     try:
         claims, runs = load_all(), finished(client)

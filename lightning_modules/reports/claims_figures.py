@@ -30,7 +30,7 @@ def forest_figure(effects: Sequence[Effect], *, title: str) -> Figure:
     The bar is where the rule wants the interval: right of 0 (and the dot right of 1) for superiority, right of -1 for
     noninferiority, between -1 and 1 for equivalence.
     """
-    figure, axes = panels(1, 1, size=(8.2, 0.27 * len(effects) + 1.3), title=title)
+    figure, axes = panels(1, 1, size=(9.0, 0.27 * len(effects) + 1.3), title=title)
     axis = axes[0, 0]
     wanted = {"superiority": (0, FARTHEST), "noninferiority": (-1, FARTHEST), "equivalence": (-1, 1)}
     for place, line in enumerate(effects):
@@ -50,17 +50,18 @@ def forest_figure(effects: Sequence[Effect], *, title: str) -> Figure:
     axis.minorticks_off()
     axis.set(xlim=(-FARTHEST * 1.15, FARTHEST * 1.15), ylim=(len(effects) - 0.4, -0.6))
     axis.set_yticks(range(len(effects)), [line.label for line in effects], fontsize=8)
-    axis.set_xlabel(
-        "effect / margin, 95% bootstrap interval over seeds (right: the paper's direction; green: what the rule wants)"
-    )
+    axis.set_xlabel("effect / margin; the paper's direction is to the right; green: where the rule wants the interval")
     for name, colour in VERDICT_COLOURS.items():
         axis.plot([], [], "o-", color=colour, label=name)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
-def arms_figure(claims: Mapping[str, Mapping[str, Sequence[float]]], *, title: str) -> Figure:
-    """A panel per claim, a column per arm: every seed a dot, mean and 95% interval beside, seeds joined by thin lines."""
+def arms_figure(claims: Mapping[str, Mapping[str, Sequence[float]]], *, units: Mapping[str, str], title: str) -> Figure:
+    """A panel per claim, a column per arm: every seed a dot, seeds joined by thin lines, mean and 95% interval on top.
+
+    units: of a claim's arms, the label of its axis.
+    """
     columns = min(4, len(claims))
     rows = -(-len(claims) // columns)
     figure, axes = panels(rows, columns, size=(2.75, 2.15), title=title)
@@ -75,6 +76,7 @@ def arms_figure(claims: Mapping[str, Mapping[str, Sequence[float]]], *, title: s
         axis.set_title(name.replace("_", " "), fontsize=8, wrap=True)
         axis.set_xticks(places, [arm.replace("_", " ") for arm in arms], rotation=20, ha="right", fontsize=7)
         axis.set_xlim(-0.5, len(arms) - 0.5)
+        axis.set_ylabel(units[name], fontsize=7)
         axis.tick_params(axis="y", labelsize=7)
     for axis in axes.flat[len(claims) :]:
         axis.set_axis_off()

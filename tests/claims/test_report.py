@@ -78,7 +78,7 @@ def test_a_claim_without_runs_says_so(tmp_path, conf):
     (row,) = table(conf, client)
     assert row.finding is None
     files = written(tmp_path / "out", [row], client, tmp_path / "none.yaml")
-    assert b"not run" in files[next(p for p in files if p.name == "claims.md")]
+    assert b"Not run here: a beats b (small, real)" in files[next(p for p in files if p.name == "claims.md")]
 
 
 def test_holm_counts_the_claims_of_a_paper(tmp_path, conf):
