@@ -140,6 +140,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     together = given.jobs or (1 if given.scale == "gpu" else os.cpu_count() or 1)
+    # A SIGTERM stops it as Ctrl-C does: runs save and end, none is left alone.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     prepare_database()
     wanted = jobs(claims.values(), scale=given.scale, data=tuple(given.data.split(",")))
     try:
