@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.claims import mutants as claims
 from tests.prompt import mutants as prompt
 from tests.svco import mutants as svco
 
@@ -92,7 +93,7 @@ MUTANTS = (
         "scores_LT = stats.selected_scores_LT()",
         "tests/moe/test_specialization.py",
     ),
-    *(Mutant(*fault) for fault in svco.MUTANTS + prompt.MUTANTS),
+    *(Mutant(*fault) for fault in svco.MUTANTS + prompt.MUTANTS + claims.MUTANTS),
 )
 
 
@@ -121,8 +122,9 @@ def survives(mutant: Mutant) -> bool:
 if __name__ == "__main__":
     wanted = sys.argv[1:]
     # A test that fails anyway kills every mutant and shows nothing.
-    for tests in dict.fromkeys(m.tests for m in MUTANTS):
+    chosen = [m for m in MUTANTS if not wanted or any(w in m.name for w in wanted)]
+    for tests in dict.fromkeys(m.tests for m in chosen):
         if not survives(HEALTHY._replace(tests=tests)):
             sys.exit(f"the tests fail without a mutant: {tests}")
-    left = [m.name for m in MUTANTS if (not wanted or any(w in m.name for w in wanted)) and survives(m)]
+    left = [m.name for m in chosen if survives(m)]
     sys.exit(f"survived: {', '.join(left)}" if left else 0)
