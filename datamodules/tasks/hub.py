@@ -38,7 +38,7 @@ class Hub:
         name: str,
         dataset: str,
         text: str | Sequence[str],
-        words: Mapping[str, str],
+        words: Mapping[str | int, str],
         config: str | None = None,
         revision: str | None = None,
         data_files: Mapping[str, str] | None = None,
