@@ -3,11 +3,12 @@
 import pytest
 
 from lightning_modules.prompt.interventions import Origin, Perturb, Prune
+from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.prompt.studies import SkillNeurons
 from lightning_modules.prompt.tpt import Project, Tpt
 from lightning_modules.prompt.transfer_studies import Indicators, Suggest, Transfer
 from lightning_modules.runtime.study import Desk
-from tests.prompt import toy
+from tests.prompt import tiny, toy
 
 TASKS = ["sentiment_film", "sentiment_shop", "number_film", "number_shop", "topic_four"]
 SHARED = dict(tasks=TASKS, trials=2, permutations=2, share=0.1)
@@ -55,6 +56,36 @@ def test_a_study_writes_what_it_promises(name, cache, tmp_path):
     assert {n: v for n, v in again.items() if "speed_up" not in n} == {
         n: v for n, v in metrics.items() if "speed_up" not in n
     }
+
+
+class Moods(tiny.Reviews):
+    """Two tasks of one skill."""
+
+    def names(self):
+        return ["first", "second"]
+
+
+@pytest.mark.parametrize(("source", "target"), [("bert", "gpt2"), ("t5_gated", "roberta"), ("llama", "minilm")])
+def test_prompts_go_from_any_hugging_face_model_to_any_other(source, target, tmp_path):
+    def prompts(family):
+        # An encoder without a head answers by prototype, as MiniLM.
+        head, network = ("none", "bert") if family == "minilm" else ("auto", family)
+        spec = tiny.HubBackbone(name=tiny.save(network, tmp_path / family), head=head)
+        settings = dict(source=Moods(), tuning=toy.TUNING, cache=str(tmp_path), length=3)
+        return Prompts(backbone=spec, **settings)
+
+    study = Project(
+        prompts=prompts(target),
+        source_prompts=prompts(source),
+        tasks=["first", "second"],
+        train_tasks=["first"],
+        trials=2,
+        steps=4,
+    )
+    metrics = study.run(Desk(folder=tmp_path))
+    arms = ("random_prompt", "flat_distance", "flat_task", "per_token_distance", "per_token_task")
+    kinds = ("trained_on", "unseen_same_skill")
+    assert set(metrics) == {f"prompt/{arm}_{kind}" for arm in arms for kind in kinds}
 
 
 def test_what_is_not_there_is_refused(cache):
