@@ -95,3 +95,6 @@ def test_what_is_not_there_is_refused(cache):
         Indicators(prompts=toy.prompts(cache), names=["on_tip"], **SHARED)
     with pytest.raises(ValueError, match="sentiment_film"):
         Transfer(prompts=toy.prompts(cache), controls=["sentiment_fil"], **SHARED)
+    longer = across(cache) | dict(source_prompts=toy.prompts(cache, length=6))
+    with pytest.raises(ValueError, match="source_prompts.length is 6; expected prompt.length=4"):
+        Project(prompts=toy.prompts(cache), **SHARED, **longer)
