@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Hub:
         name: str,
         dataset: str,
         text: str | Sequence[str],
-        words: Mapping[str, str],
+        words: Mapping[str | int, str],
         config: str | None = None,
         revision: str | None = None,
         data_files: Mapping[str, str] | None = None,
@@ -153,6 +154,20 @@ class Hub:
                 "network or its cache at hand, a folder of data files, or a .csv, .json or .parquet file"
                 f"{f'; the nearest is {place.parent / near[0]}' if near else ''}."
             ) from error
+
+
+class Hubs:
+    """Several datasets at once, for studies of more than one task; `tasks`: name -> its `Hub`."""
+
+    def __init__(self, *, tasks: Mapping[str, Any]) -> None:
+        self.tasks = dict(tasks)
+
+    def names(self) -> list[str]:
+        return list(self.tasks)
+
+    def task(self, name: str) -> Task:
+        check_choice("data.task", name, self.tasks)
+        return replace(self.tasks[name].task(self.tasks[name].name), name=name)
 
 
 def _beside(place: Path) -> list[str]:

@@ -149,10 +149,14 @@ INDICATORS: dict[str, Callable[[Probe, Probe], float]] = {
 
 
 def per_target(indicator: np.ndarray, transfer: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Spearman of a target's row, over its chosen sources; nan for fewer than three or where either is constant."""
+    """Spearman of a target's row, over its chosen sources; nan for fewer than two or where either is constant.
+
+    Of two sources it is their order alone, 1 or -1: few tasks share a skill, and the mean over targets still tells more
+    right orders from fewer.
+    """
     found = []
     for x, y, mask in zip(indicator, transfer, chosen, strict=True):
-        few = mask.sum() < 3 or np.ptp(x[mask]) == 0 or np.ptp(y[mask]) == 0
+        few = mask.sum() < 2 or np.ptp(x[mask]) == 0 or np.ptp(y[mask]) == 0
         found.append(np.nan if few else stats.spearmanr(x[mask], y[mask]).statistic)
     return np.array(found)
 

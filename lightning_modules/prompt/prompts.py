@@ -7,6 +7,7 @@ from typing import Any
 
 from datamodules.tasks.datamodule import Source, TaskDataModule
 from lightning_modules.bounds import Count, Positive
+from lightning_modules.choices import check_choice
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.prompt_file import PromptFile
@@ -56,6 +57,8 @@ class Prompts:
         self.spec, self.source, self.tuning, self.cache = backbone, source, dict(tuning), Path(cache)
         self.length, self.init, self.template, self.verbaliser = length, init, template, verbaliser
         self.runs, self.tracking_uri = runs or {}, tracking_uri
+        for task in self.runs:
+            check_choice("prompts.runs", task, source.names())
         self._data: dict[str, TaskDataModule] = {}
 
     @cached_property
@@ -98,7 +101,10 @@ class Prompts:
     def prompt(self, task: str, *, seed: int, trial: int = 0) -> PromptFile:
         """The tuned prompt of `task`: of a run when `runs` names one for this trial, else trained on demand."""
         if trial < len(self.runs.get(task, ())):
-            found = PromptFile.of_run(self.runs[task][trial], self.tracking_uri)
+            run = self.runs[task][trial]
+            found = PromptFile.of_run(run, self.tracking_uri)
+            if found.about["task"] != task:
+                raise ValueError(f"prompts.runs: run {run} tuned {found.about['task']}; expected a run of {task}.")
             found.check(self.backbone, length=self.length)
             return found
         return PromptFile.load(self.path(task, seed=seed))

@@ -160,10 +160,11 @@ def select(pred_LF: Tensor, *, share: float, scope: str = "layer") -> Tensor:
     return torch.zeros(flat.shape, dtype=torch.bool).scatter_(1, order, True).view_as(pred_LF)
 
 
-def tied_share(pred_LF: Tensor, mask_LF: Tensor) -> float:
+def tied_share(pred_LF: Tensor, mask_LF: Tensor, *, scope: str = "layer") -> float:
     """Share of the selected neurons that tie with one left out: how far the choice rests on the tie-break."""
     tied = 0
-    for pred_F, mask_F in zip(pred_LF, mask_LF, strict=True):
+    pred, mask = (x if scope == "layer" else x.reshape(1, -1) for x in (pred_LF, mask_LF))
+    for pred_F, mask_F in zip(pred, mask, strict=True):
         if mask_F.any() and not mask_F.all():
             edge = pred_F[mask_F].min()
             tied += int((pred_F[mask_F] == edge).sum()) if (pred_F[~mask_F] == edge).any() else 0

@@ -15,6 +15,7 @@ from lightning_modules.prompt import skill_neurons as sn
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.hooks import hooked
 from lightning_modules.prompt.prompts import Prompts
+from lightning_modules.prompt.single_neurons import neuron_accuracy, top_by_layer, word_activation
 from lightning_modules.reports import prompt_figures as draw
 from lightning_modules.runtime.made import digest
 from lightning_modules.runtime.study import Desk
@@ -139,31 +140,6 @@ def accuracy(
     return right / seen
 
 
-@torch.no_grad()
-def neuron_accuracy(study: PromptStudy, task: str, neuron: tuple[int, int]) -> float:
-    """Test accuracy of one neuron as the classifier, mean over trials: baseline on train, token and side on validation.
-
-    Only for two classes.
-    """
-    data, (layer, unit) = study.prompts.data(task), neuron
-    found = []
-    for prompt in study.tuned(task):
-        base = sn.baseline_LPF(study.backbone, data.fixed("train"), prompt)
-        rates = {}
-        for split in ("val", "test"):
-            labels = data.examples(split).labels[None]
-            counts = sn.count_above(
-                study.backbone, data.fixed(split), prompt, baseline_LPF=base, labels_RN=labels, classes=2
-            )
-            above_CP = counts.above_RCLPF[0, :, layer, :, unit]
-            total_C = counts.total_RC[0]
-            rates[split] = (total_C[0] - above_CP[0] + above_CP[1]) / total_C.sum()
-        token = (rates["val"] - 0.5).abs().argmax()
-        high = rates["val"][token] >= 0.5
-        found.append(float(rates["test"][token] if high else 1 - rates["test"][token]))
-    return sum(found) / len(found)
-
-
 class SkillNeurons(PromptStudy):
     """Predictivity against its null, the likeness of tasks, where the neurons are, and the words that go with them."""
 
@@ -174,19 +150,29 @@ class SkillNeurons(PromptStudy):
             best = divmod(int(pred[0].argmax()), pred.shape[-1])
             p_LF = sn.p_values_LF(pred[0], pred[1:]) if self.permutations else torch.ones_like(pred[0])
             binary = len(self.prompts.data(task).task.classes) == 2
-            test = neuron_accuracy(self, task, best) if binary else float("nan")
+            asked = (self.backbone, self.prompts.data(task), self.tuned(task))
+            test = neuron_accuracy(*asked, layer=best[0], unit=best[1]) if binary else float("nan")
             null = float(pred[1:].flatten(1).amax(1).mean()) if self.permutations else float("nan")
             tuned = accuracy(self.backbone, self.prompts.data(task), self.tuned(task)[0])
             row = [float(pred[0].max()), test, null, tuned, int((p_LF <= 0.001).sum())]
             rows.append([task, self.skills[task], f"{best[0]}.{best[1]}", *row])
             metrics |= {f"prompt/best_neuron_{task}": row[0], f"prompt/best_neuron_null_{task}": null}
             desk.say(f"{task}: best neuron {row[0]:.3f}, null {null:.3f}, the prompt {tuned:.3f}")
-        columns = ["task", "skill", "best neuron", "val", "test", "null's best", "prompt's test", "neurons p<=.001"]
+        columns = [
+            "task",
+            "skill",
+            "best neuron",
+            "val",
+            "test",
+            "null's best",
+            "prompt's test",
+            "neurons p<=.001",
+            "tied",
+        ]
         desk.table("best_neurons", columns, rows)
         metrics |= self._likeness(preds, desk)
         desk.figure("predictivity", draw.predictivity_figure({t: (p[0], p[1:]) for t, p in preds.items()}))
-        layers = {t: [float(v) for v in top_by_layer(p[0], share=self.share)] for t, p in preds.items()}
-        desk.figure("layers", draw.layers_figure(layers, skills=self.skills))
+        metrics |= self._layers(preds, desk)
         self._words(preds, desk)
         gaps = [
             m - metrics[f"prompt/best_neuron_null_{t}"] for t, m in ((t, float(p[0].max())) for t, p in preds.items())
@@ -209,9 +195,11 @@ class SkillNeurons(PromptStudy):
             show=False,
         )
         found = dict(zip(("within", "across"), self._within_across(together), strict=True))
-        rows = [["all", *found.values()]]
+        rows, cells = [["all", *found.values()]], []
         for layer, matrix in enumerate(by_layer):
             rows.append([str(layer), *self._within_across(matrix)])
+            cells += [[layer, n, *map(float, r)] for n, r in zip(names, matrix, strict=True)]
+        desk.table("spearman_of_layers", ["layer", "task", *names], cells, show=False)
         desk.table("spearman_by_layer", ["layer", "same skill", "other skill"], rows)
         return {f"prompt/spearman_{side}": value for side, value in found.items()} | {
             f"prompt/spearman_gap_layer{row[0]}": row[1] - row[2] for row in rows[1:]
@@ -224,6 +212,22 @@ class SkillNeurons(PromptStudy):
                 kinds[self.skills[a] == self.skills[b]].append(float(matrix[i, j]))
         return mean(kinds[True]), mean(kinds[False])
 
+    def _layers(self, preds: dict[str, Tensor], desk: Desk) -> dict[str, float]:
+        """How predictive each layer's top neurons are, where the whole model's lie, and how far ties chose them."""
+        rows, profile, tied = [], {}, []
+        for task, pred in preds.items():
+            profile[task] = top_by_layer(pred[0], share=self.share).tolist()
+            chosen_L = sn.select(pred[0], share=self.share, scope="global").sum(1)
+            shares = (chosen_L / chosen_L.sum()).tolist()
+            rows += [[task, layer, *cells] for layer, cells in enumerate(zip(profile[task], shares, strict=True))]
+            tied.append(sn.tied_share(pred[0], self.skill_neurons(task), scope=self.scope))
+        columns = ["task", "layer", "predictivity of its top neurons", "share of the model's top neurons"]
+        desk.table("layers", columns, rows, show=False)
+        columns = ["task", "share of skill neurons tied with one left out"]
+        desk.table("ties", columns, list(zip(preds, tied, strict=True)), show=False)
+        desk.figure("layers", draw.layers_figure(profile, skills=self.skills))
+        return {"prompt/tied_skill_neurons": mean(tied)}
+
     def _words(self, preds: dict[str, Tensor], desk: Desk) -> None:
         """Words whose sentences drive a task's best neuron highest and lowest (appendix of the paper)."""
         rows = []
@@ -233,41 +237,6 @@ class SkillNeurons(PromptStudy):
             ranked = sorted(words, key=words.__getitem__)
             rows.append([task, f"{layer}.{unit}", " ".join(ranked[:-7:-1]), " ".join(ranked[:6])])
         desk.table("words", ["task", "best neuron", "highest with", "lowest with"], rows)
-
-
-@torch.no_grad()
-def word_activation(
-    backbone: Backbone, data, prompt: Tensor, *, layer: int, unit: int, least: int = 8
-) -> dict[str, float]:
-    """Word -> how far above its mean the neuron's strongest prompt token is, on average, in test texts with that word.
-
-    Words of fewer than `least` texts are left out.
-    """
-    values = []
-    for batch in data.fixed("test"):
-        kept: list[Tensor] = []
-
-        def see(i: int, x_BTF: Tensor, batch=batch, kept: list[Tensor] = kept) -> None:
-            if i == layer:
-                kept.append(backbone.read(x_BTF, batch, len(prompt))[..., unit])
-
-        with hooked(backbone.sites(), see):
-            backbone.answer(batch, prompt)
-        values.append(kept[0])
-    values_NP = torch.cat(values)
-    widest = values_NP.var(0).argmax()
-    centred = (values_NP[:, widest] - values_NP[:, widest].mean()).tolist()
-    of_word: dict[str, list[float]] = {}
-    for text, value in zip(data.task.texts["test"], centred, strict=True):
-        for word in set(text.lower().split()):
-            of_word.setdefault(word, []).append(value)
-    return {word: mean(found) for word, found in of_word.items() if len(found) >= least}
-
-
-def top_by_layer(pred_LF: Tensor, *, share: float) -> Tensor:
-    """Mean predictivity of each layer's top share, [L]."""
-    count = max(1, round(share * pred_LF.shape[1]))
-    return pred_LF.topk(count, dim=1).values.mean(1)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -95,6 +95,11 @@ class Across(Matrix):
     ) -> None:
         super().__init__(**shared)
         check_choice("study.variant", variant, pj.VARIANTS)
+        if source_prompts.length != self.prompts.length:
+            raise ValueError(
+                f"source_prompts.length is {source_prompts.length}; expected prompt.length={self.prompts.length}: a "
+                "projected prompt has as many tokens as its source."
+            )
         for name in train_tasks:
             check_choice("study.train_tasks", name, self.tasks)
         self.source_prompts, self.train_tasks = source_prompts, list(train_tasks)

@@ -223,8 +223,13 @@ class Suggest(Matrix):
         }
         desk.figure("tuning", draw.curves_figure({self.target: curves}))
         named = order[0]
-        desk.say(f"{self.target}: the best stored prompt is {named}'s; prompt.init=file takes it as the start.")
-        best.save(desk.folder / "export" / "prompt.safetensors")
+        place = best.save(desk.folder / "export" / "prompt.safetensors")
+        untuned = curves["vanilla"][0][0]
+        verdict = f"prompt.file={place} starts from it" if val[named] > untuned else "do not start from it"
+        desk.say(
+            f"{self.target}: the best stored prompt is {named}'s; untouched it scores {val[named]:.3f}, an untuned one "
+            f"{untuned:.3f}: {verdict}."
+        )
         own = {name: list(found[0].values())[-1] for name, found in curves.items()}
         return {
             "prompt/suggested_zero_shot": val[named],

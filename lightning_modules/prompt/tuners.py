@@ -44,7 +44,8 @@ class SoftPrompt(Tuner):
         length: P; 127 in Wang et al., 100 in Su et al.
         init: `random` normal of the embeddings' spread, `vocabulary` words drawn at random, `text` the words of `text`
             repeated, `file` a saved prompt, `run` the prompt of an MLflow run.
-        tracking_uri: where `run` is looked up.
+        text, file, from_run: of these inits; one that is given is taken instead of `vocabulary`.
+        tracking_uri: where a run is looked up.
     """
 
     def __init__(
@@ -61,8 +62,14 @@ class SoftPrompt(Tuner):
         super().__init__()
         check_choice("prompt.init", init, INITS)
         needed = {"text": ("prompt.text", text), "file": ("prompt.file", file), "run": ("prompt.from_run", from_run)}
+        given = [kind for kind, (_, value) in needed.items() if value is not None]
+        if init == "vocabulary" and len(given) == 1:
+            init = given[0]
         if init in needed and needed[init][1] is None:
             raise ValueError(f"{needed[init][0]} is null; prompt.init={init} needs it.")
+        if set(given) - {init}:
+            starts = " and ".join(f"{key}={value}" for key, value in needed.values() if value is not None)
+            raise ValueError(f"{starts} with prompt.init={init}; expected one start: leave out what is not meant.")
         self.length, self.init, self.text, self.seed = length, init, text, seed
         self.file, self.from_run, self.tracking_uri = file, from_run, tracking_uri
         self.weight: nn.Parameter

@@ -30,6 +30,10 @@ def predictivity_figure(preds: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
         axis.axvline(float(pred.max()), color=COLOURS[1], linewidth=1, linestyle="--", label="best neuron")
         axis.set_title(task, fontsize=8)
         axis.set_yscale("log")
+    # Every column ends with a scale, also where the last row is not full.
+    for axis in axes.flat[max(0, len(preds) - columns) : len(preds)]:
+        axis.set_xlabel("predictivity")
+        axis.tick_params(labelbottom=True)
     for axis in axes.flat[len(preds) :]:
         axis.set_axis_off()
     for axis in axes[:, 0]:

@@ -134,7 +134,9 @@ def _groups_of(parsed: list[Override], errors: list[str]) -> tuple[DictConfig | 
         errors += [_no_option(override.key_or_group, v, options) for v in wrong if v not in nested]
         if wrong == nested:
             right.append(override)
-            texts.append(f"{override.key_or_group}={values[0]}" if values else override.input_line)
+            # `backbone@source_backbone=hub` is an option of the group that stands at another key.
+            at = f"@{override.package}" if override.package else ""
+            texts.append(f"{override.key_or_group}{at}={values[0]}" if values else override.input_line)
     return _compose_strings(texts, errors), right
 
 

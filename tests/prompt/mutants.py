@@ -6,6 +6,7 @@ FAMILIES = "tests/prompt/test_families.py tests/prompt/test_tuners.py"
 NEURONS = "tests/prompt/test_skill_neurons.py"
 TRANSFER = "tests/prompt/test_transfer.py"
 PROMPTS = "tests/prompt/test_prompts.py"
+LANGUAGE = "tests/prompt/test_language.py"
 
 MUTANTS = (
     ("a neuron's mean counts as above it", FINDER, "> baseline_LPF[layer]", ">= baseline_LPF[layer] - 0.01", NEURONS),
@@ -117,5 +118,68 @@ MUTANTS = (
         "scores(examples, prompt)",
         "scores(examples, prompt.data.requires_grad_())",
         TRANSFER,
+    ),
+    (
+        "a neuron's token chosen on the test",
+        ROOM + "single_neurons.py",
+        '(rates["val"] - 0.5)',
+        '(rates["test"] - 0.5)',
+        NEURONS,
+    ),
+    (
+        "the best of the trials, not their mean",
+        ROOM + "studies.py",
+        "stack(found).mean(0)",
+        "stack(found).amax(0)",
+        NEURONS,
+    ),
+    (
+        "every batch has the first one's labels",
+        FINDER,
+        "labels_RN[:, start : start + size]",
+        "labels_RN[:, :size]",
+        NEURONS,
+    ),
+    (
+        "a run's prompt of another task is taken",
+        ROOM + "prompts.py",
+        'if found.about["task"] != task:',
+        "if False:",
+        PROMPTS,
+    ),
+    (
+        "from_run is ignored without its init",
+        ROOM + "tuners.py",
+        'if init == "vocabulary" and len(given) == 1:',
+        "if False:",
+        PROMPTS,
+    ),
+    (
+        "the flipped task is not flipped",
+        "datamodules/tasks/language.py",
+        "named[::-1] if flipped else named",
+        "named",
+        LANGUAGE,
+    ),
+    (
+        "the tag's positions are shifted with the sentence",
+        "datamodules/tasks/pretraining.py",
+        "(torch.arange(ids.shape[1]) >= heads)",
+        "(torch.arange(ids.shape[1]) >= 0)",
+        LANGUAGE,
+    ),
+    (
+        "label words are masked as rarely as others",
+        "datamodules/tasks/pretraining.py",
+        "] = MASKED_LABELS",
+        "] = MASKED_WORDS",
+        LANGUAGE,
+    ),
+    (
+        "an embedded backbone depends on what was drawn before",
+        ROOM + "backbones.py",
+        "torch.manual_seed(self.seed)\n            return RobertaForMaskedLM",
+        "return RobertaForMaskedLM",
+        LANGUAGE,
     ),
 )

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from datamodules.tasks import Hub
+from datamodules.tasks import Hub, Hubs
 from datamodules.tasks.task import SPLITS
 
 NAMES = ("down", "up", "odd")
@@ -70,6 +70,17 @@ def test_classes_by_number_words_for_three_and_pairs(tmp_path):
         number = int(text.split()[1])
         assert text == f"text {number} of a kind | pair {number}"
         assert label == {1: 0, 2: 1, 0: 2}[number % 3]
+
+
+def test_several_datasets_are_the_tasks_of_one_source(tmp_path):
+    folder = saved(tmp_path / "set")
+    source = Hubs(tasks={"moods": hub(folder), "ends": hub(folder, words={"up": "high", "odd": "low"}, skill="ends")})
+    assert source.names() == ["moods", "ends"]
+    ends = source.task("ends")
+    assert (ends.name, ends.skill, ends.classes) == ("ends", "ends", ("high", "low"))
+    assert source.task("moods").texts == hub(folder).task("mine").texts
+    with pytest.raises(ValueError, match="data.task is 'mood'; expected one of moods, ends; the nearest is moods"):
+        source.task("mood")
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "jsonl", "parquet"])
@@ -162,3 +173,7 @@ def test_every_preset_names_what_the_task_takes():
             source = {k: v for k, v in data["source"].items() if k != "_target_"}
             assert Hub(**source).names() == [preset]
             assert data["task"] == "${data.source.name}"
+        chosen = ["experiment=prompt/transfer", "backbone=roberta_base", "data=task_hubs"]
+        tasks = OmegaConf.to_container(compose("config", overrides=chosen).data.source.tasks)
+        assert sorted(tasks) == presets
+        assert all(tasks[p]["name"] == p and tasks[p]["_target_"] == "datamodules.tasks.Hub" for p in presets)

@@ -37,8 +37,17 @@ def test_a_checkpoint_holds_the_prompt_alone_and_a_file_says_what_it_is_of(tmp_p
     assert {n: v.numel() for n, v in module.state_dict().items()} == {"tuner.weight": 4 * 16}
     path = module.export(tmp_path / "export", datamodule=prompts.data(TASK))
     assert path.stat().st_size < 4096
-    about = PromptFile.load(path).about
-    assert about["task"] == TASK and about["backbone"] == module.before and about["classes"] == ["good", "bad"]
+    data = prompts.data(TASK)
+    assert PromptFile.load(path).about == {
+        "backbone": module.before,
+        "width": 16,
+        "task": TASK,
+        "skill": "sentiment",
+        "classes": ["good", "bad"],
+        "template": "{mask}{prompt}{text}{sep}",
+        "verbaliser": "token",
+        "data": data.task.fingerprint(),
+    }
 
 
 def test_a_backbone_that_changed_fails_the_run(tmp_path):
@@ -96,6 +105,75 @@ def test_a_run_that_is_not_there_is_named(tmp_path):
     prompts = toy.prompts(tmp_path, runs={TASK: ["0" * 32]}, tracking_uri=f"sqlite:///{tmp_path}/m.db")
     with pytest.raises(ValueError, match=r"prompt.from_run=0{32}: no exported prompt"):
         prompts.prompt(TASK, seed=1)
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """(run id of a prompt for sentiment_film, of a run without one, tracking address)."""
+    from mlflow import MlflowClient
+
+    tmp_path = tmp_path_factory.mktemp("logged")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("prompts", artifact_location=(tmp_path / "artifacts").as_uri())
+    run, empty = (client.create_run(experiment).info.run_id for _ in range(2))
+    client.log_artifact(run, str(toy.prompts(tmp_path).path(TASK, seed=7) / "prompt.safetensors"), "export")
+    return run, empty, uri
+
+
+def test_a_study_takes_a_runs_prompt_and_trains_the_other_trials(tmp_path, logged):
+    run, empty, uri = logged
+    prompts = toy.prompts(tmp_path, runs={TASK: [run]}, tracking_uri=uri)
+    kept = toy.prompts(tmp_path)
+    assert torch.equal(prompts.prompt(TASK, seed=1, trial=0).weight, kept.prompt(TASK, seed=7).weight)
+    assert torch.equal(prompts.prompt(TASK, seed=2, trial=1).weight, kept.prompt(TASK, seed=2).weight)
+    with pytest.raises(
+        ValueError, match=f"prompts.runs: run {run} tuned sentiment_film; expected a run of number_film"
+    ):
+        toy.prompts(tmp_path, runs={"number_film": [run]}, tracking_uri=uri).prompt("number_film", seed=1)
+    with pytest.raises(ValueError, match=f"prompt.from_run={empty}: no exported prompt found"):
+        toy.prompts(tmp_path, runs={TASK: [empty]}, tracking_uri=uri).prompt(TASK, seed=1)
+    with pytest.raises(ValueError, match="prompts.runs is 'sentiment_fil'; .* the nearest is sentiment_film"):
+        toy.prompts(tmp_path, runs={"sentiment_fil": [run]}, tracking_uri=uri)
+
+
+def test_every_way_to_begin(tmp_path, logged):
+    run, _, uri = logged
+    backbone, kept = toy.spec(tmp_path).load(), toy.prompts(tmp_path).path(TASK, seed=7)
+    embedding = backbone.model.get_input_embeddings().weight
+
+    def start(**settings):
+        tuner = SoftPrompt(**dict(length=4, seed=3, tracking_uri=uri) | settings)
+        tuner.attach(backbone)
+        return tuner.weight.detach()
+
+    # One that is given needs no init beside it.
+    for settings in (dict(init="run"), dict()):
+        assert torch.equal(start(from_run=run, **settings), PromptFile.load(kept).weight)
+    assert torch.equal(start(file=str(kept)), PromptFile.load(kept).weight)
+    ids = [backbone.tokenizer.convert_tokens_to_ids(word) for word in ("mood", "good", "bad", "mood")]
+    assert torch.equal(start(text="mood good bad"), embedding[ids])
+    drawn = start()
+    assert all((row == embedding).all(1).any() for row in drawn)
+    assert torch.equal(drawn, start()) and not torch.equal(drawn, start(seed=4))
+    long = start(init="random", length=500)
+    assert (long.mean(0) - embedding.mean(0)).abs().max() < 0.2 * embedding.std()
+    assert torch.allclose(long.std(0), embedding.std(0), rtol=0.2)
+
+
+WRONG_STARTS = (
+    (dict(init="text"), "prompt.text is null; prompt.init=text needs it"),
+    (dict(init="run"), "prompt.from_run is null; prompt.init=run needs it"),
+    (dict(init="runn"), "prompt.init is 'runn'; .* the nearest is run"),
+    (dict(from_run="a", file="b"), "prompt.file=b and prompt.from_run=a with prompt.init=vocabulary; expected one"),
+    (dict(from_run="a", init="random"), "prompt.from_run=a with prompt.init=random; expected one start"),
+)
+
+
+@pytest.mark.parametrize(("settings", "message"), WRONG_STARTS)
+def test_a_start_that_is_none_or_two(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SoftPrompt(**settings)
 
 
 def test_bad_tasks_words_templates_and_names(tmp_path):

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from datamodules.tasks.task import SPLITS
 from lightning_modules.prompt import skill_neurons as sn
 from lightning_modules.prompt.hooks import Perturbation, hooked
-from lightning_modules.prompt.studies import accuracy
+from lightning_modules.prompt.single_neurons import neuron_accuracy, top_by_layer, word_activation
+from lightning_modules.prompt.studies import PromptStudy, accuracy
 from tests.prompt import toy
 
 
@@ -61,6 +63,86 @@ def test_the_finder_equals_a_reference_that_stores_all(prompts, task, eval_batch
         torch.testing.assert_close(found[row], torch.stack(expected).mean(0), atol=1e-5, rtol=0)
 
 
+class Shuffled:
+    """A data set's batches in another order of its examples."""
+
+    def __init__(self, examples, order_N):
+        self.examples, self.order_N = examples, order_N.tolist()
+
+    def __iter__(self):
+        for start in range(0, len(self.order_N), 11):
+            yield self.examples.__getitems__(self.order_N[start : start + 11])
+
+
+def test_the_order_of_examples_changes_nothing(prompts):
+    data, prompt = prompts.data("sentiment_film"), start(prompts)
+    settings = dict(prompt=prompt, classes=2)
+    found = []
+    for seed in (0, 1):
+        orders = {
+            s: torch.randperm(len(data.examples(s)), generator=torch.Generator().manual_seed(seed)) for s in SPLITS
+        }
+        train, dev = (Shuffled(data.examples(s), orders[s]) for s in ("train", "val"))
+        labels = data.examples("val").labels[orders["val"]]
+        found.append(sn.find(prompts.backbone, train=train, dev=dev, labels_N=labels, **settings))
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=0)
+
+
+def test_predictivity_is_the_mean_over_the_trials_prompts(prompts):
+    study = PromptStudy(prompts=prompts, tasks=["number_film"], trials=3, permutations=2, seed=2)
+    assert study.seeds() == [2000, 2001, 2002]
+    data = prompts.data("number_film")
+    each = [
+        sn.find(
+            prompts.backbone,
+            train=data.fixed("train"),
+            dev=data.fixed("val"),
+            labels_N=data.examples("val").labels,
+            prompt=prompts.prompt("number_film", seed=seed).weight,
+            classes=2,
+            permutations=2,
+            seed=seed,
+        )
+        for seed in study.seeds()
+    ]
+    torch.testing.assert_close(study.predictivity("number_film"), (each[0] + each[1] + each[2]) / 3)
+
+
+def test_one_neuron_as_the_classifier_by_storing_all(prompts):
+    data = prompts.data("number_film")
+    starts, (layer, unit) = [start(prompts, seed) for seed in (0, 1)], (1, 5)
+    expected = []
+    for prompt in starts:
+        values = {split: stored(prompts, data, split, prompt)[:, layer, :, unit] for split in SPLITS}
+        right = {s: (values[s] > values["train"].mean(0)) == data.examples(s).labels[:, None].bool() for s in SPLITS}
+        shares = {s: r.float().mean(0) for s, r in right.items()}
+        # Token and side are chosen on validation examples, whatever is best on the test.
+        token = max(range(len(prompt)), key=lambda p, v=shares["val"]: abs(float(v[p]) - 0.5))
+        share = float(shares["test"][token])
+        expected.append(share if shares["val"][token] >= 0.5 else 1 - share)
+    found = neuron_accuracy(prompts.backbone, data, starts, layer=layer, unit=unit)
+    assert found == pytest.approx(sum(expected) / 2)
+
+
+def test_words_go_with_a_neuron_by_the_texts_they_are_in(prompts):
+    data, prompt, (layer, unit) = prompts.data("number_film"), start(prompts), (0, 3)
+    values = stored(prompts, data, "test", prompt)[:, layer, :, unit]
+    widest = values[:, values.var(0).argmax()]
+    texts = data.task.texts["test"]
+    found = word_activation(prompts.backbone, data, prompt, layer=layer, unit=unit, least=5)
+    for word in {w for text in texts for w in text.split()}:
+        rows = [n for n, text in enumerate(texts) if word in text.split()]
+        assert (word in found) == (len(rows) >= 5)
+        if word in found:
+            assert found[word] == pytest.approx(float(widest[rows].mean() - widest.mean()), abs=1e-6)
+    assert len(found) > 5
+
+
+def test_a_layers_top_share():
+    pred = torch.tensor([[0.5, 0.9, 0.7, 0.6], [0.5, 0.5, 0.5, 0.6]])
+    torch.testing.assert_close(top_by_layer(pred, share=0.5), torch.tensor([0.8, 0.55]))
+
+
 def counts_of(activations_NLPF, labels, base):
     above = torch.stack([(activations_NLPF[labels == c] > base).sum(0) for c in range(2)])
     return sn.Counts(above[None].float(), torch.bincount(labels, minlength=2)[None])
@@ -114,6 +196,9 @@ def test_selection_is_stable_and_random_masks_match_it_per_layer():
     assert sn.tied_share(pred, mask) == 0.5
     everywhere = sn.select(pred, share=0.5, scope="global")
     assert everywhere.sum() == 4 and everywhere[0].tolist() == [True, True, True, False]
+    # Both 0.9 of the first layer tie with the third; over all layers every 0.9 is in.
+    assert sn.tied_share(pred, everywhere, scope="global") == 0.0
+    assert sn.tied_share(pred, sn.select(pred, share=0.25, scope="global"), scope="global") == 1.0
     assert torch.equal(sn.random_like(mask, seed=3).sum(1), mask.sum(1))
 
 

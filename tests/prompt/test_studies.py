@@ -3,11 +3,12 @@
 import pytest
 
 from lightning_modules.prompt.interventions import Origin, Perturb, Prune
+from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.prompt.studies import SkillNeurons
 from lightning_modules.prompt.tpt import Project, Tpt
 from lightning_modules.prompt.transfer_studies import Indicators, Suggest, Transfer
 from lightning_modules.runtime.study import Desk
-from tests.prompt import toy
+from tests.prompt import tiny, toy
 
 TASKS = ["sentiment_film", "sentiment_shop", "number_film", "number_shop", "topic_four"]
 SHARED = dict(tasks=TASKS, trials=2, permutations=2, share=0.1)
@@ -57,6 +58,36 @@ def test_a_study_writes_what_it_promises(name, cache, tmp_path):
     }
 
 
+class Moods(tiny.Reviews):
+    """Two tasks of one skill."""
+
+    def names(self):
+        return ["first", "second"]
+
+
+@pytest.mark.parametrize(("source", "target"), [("bert", "gpt2"), ("t5_gated", "roberta"), ("llama", "minilm")])
+def test_prompts_go_from_any_hugging_face_model_to_any_other(source, target, tmp_path):
+    def prompts(family):
+        # An encoder without a head answers by prototype, as MiniLM.
+        head, network = ("none", "bert") if family == "minilm" else ("auto", family)
+        spec = tiny.HubBackbone(name=tiny.save(network, tmp_path / family), head=head)
+        settings = dict(source=Moods(), tuning=toy.TUNING, cache=str(tmp_path), length=3)
+        return Prompts(backbone=spec, **settings)
+
+    study = Project(
+        prompts=prompts(target),
+        source_prompts=prompts(source),
+        tasks=["first", "second"],
+        train_tasks=["first"],
+        trials=2,
+        steps=4,
+    )
+    metrics = study.run(Desk(folder=tmp_path))
+    arms = ("random_prompt", "flat_distance", "flat_task", "per_token_distance", "per_token_task")
+    kinds = ("trained_on", "unseen_same_skill")
+    assert set(metrics) == {f"prompt/{arm}_{kind}" for arm in arms for kind in kinds}
+
+
 def test_what_is_not_there_is_refused(cache):
     with pytest.raises(ValueError, match="target is null"):
         Suggest(prompts=toy.prompts(cache), target=None, **SHARED)
@@ -64,3 +95,6 @@ def test_what_is_not_there_is_refused(cache):
         Indicators(prompts=toy.prompts(cache), names=["on_tip"], **SHARED)
     with pytest.raises(ValueError, match="sentiment_film"):
         Transfer(prompts=toy.prompts(cache), controls=["sentiment_fil"], **SHARED)
+    longer = across(cache) | dict(source_prompts=toy.prompts(cache, length=6))
+    with pytest.raises(ValueError, match="source_prompts.length is 6; expected prompt.length=4"):
+        Project(prompts=toy.prompts(cache), **SHARED, **longer)

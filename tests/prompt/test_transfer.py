@@ -126,6 +126,12 @@ def test_correlation_finds_a_planted_indicator_and_no_more():
     assert planted["rho"] > 0.95 and planted["p"] < 0.01 and planted["low"] > 0.9
     noise = ind.correlation(draw.random((10, 10)), transfer, off, draws=200)
     assert noise["p"] > 0.05 and noise["low"] < 0 < noise["high"]
+    # Two sources of its skill a target: their order is right everywhere.
+    skills = {f"t{i}": str(i // 3) for i in range(10)}
+    cells = ind.choices(skills, list(skills))
+    within = ind.correlation(transfer, transfer, cells["within"], draws=200)
+    assert within["rho"] == pytest.approx(1.0) and within["p"] < 0.05
+    assert np.isnan(ind.per_target(transfer, transfer, cells["within"])).tolist() == [False] * 9 + [True]
     # The diagonal is left out: making it huge changes nothing.
     spoiled = ind.correlation(np.where(off, transfer, 1e6), transfer, off, draws=20)
     assert spoiled["rho"] == pytest.approx(1.0)
@@ -194,10 +200,18 @@ def test_speed_ups_are_censored_and_never_divide_by_zero():
 
 
 HASHED = """
-import sys, pathlib
+import hashlib, pathlib, sys
+from lightning_modules.prompt.studies import SkillNeurons
+from lightning_modules.prompt.transfer_studies import Indicators
+from lightning_modules.runtime.study import Desk
 from tests.prompt import toy
-prompts = toy.prompts(pathlib.Path(sys.argv[1]))
+prompts, folder = toy.prompts(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[1])
 print(prompts.prompt("domain_three", seed=1).weight.sum().item(), prompts.data("domain_three").fingerprint())
+tasks = ["sentiment_film", "sentiment_shop", "sentiment_flipped", "number_film"]
+for kind, own in ((SkillNeurons, {}), (Indicators, dict(draws=5, controls=["sentiment_flipped"]))):
+    print(kind(prompts=prompts, tasks=tasks, trials=2, permutations=2, share=0.1, **own).run(Desk(folder=folder)))
+for path in sorted(folder.glob("tables/*.csv")):
+    print(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
 """
 
 
@@ -208,8 +222,8 @@ def test_nothing_depends_on_the_hash_seed(tmp_path):
         out = subprocess.run(
             command, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
         )
-        found.add(out.stdout.strip().splitlines()[-1])
-    assert len(found) == 1
+        found.add(out.stdout)
+    assert len(found) == 1 and "indicators.csv" in found.pop()
 
 
 def test_prompts_of_one_matrix_stack(prompts):

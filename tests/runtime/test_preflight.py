@@ -33,6 +33,7 @@ MALFORMED = [
     (["experiment=scope"], ["experiment=scope: no such option", "moe/scope"]),
     (["balance=micro,globl"], ["balance=globl: no such option", "'global'"]),
     (["trainer=ddp"], ["trainer=ddp: no such option", "ddp_cpu"]),
+    (["experiment=prompt/project", "backbone@source_backbone=hubb"], ["backbone=hubb: no such option", "'hub'"]),
     # Types.
     (["optimizer.lr=abc"], ["optimizer.lr is 'abc'", "number"]),
     (["seed=one"], ["seed is 'one'", "integer"]),
@@ -115,6 +116,9 @@ def test_all_errors_come_at_once():
         ["trainer=ddp_cpu", "trainer.devices=4"],
         ["callbacks.figures=null", "logger=none"],
         ["model=paper_3b"],
+        ["experiment=prompt/transfer", "prompts.runs={sentiment_film: [0a1b]}"],
+        ["experiment=prompt/project", "backbone@source_backbone=hub", "source_backbone.name=/a/folder"],
+        ["experiment=prompt/tune", "data=task_hub", "data.source.dataset=a.csv", "data.source.words={0: no, 1: yes}"],
     ],
     ids=lambda o: " ".join(o) or "nothing",
 )
@@ -122,6 +126,16 @@ def test_what_is_right_passes(overrides):
     errors, cfg = preflight.examine(overrides)
     assert errors == []
     assert cfg is not None
+
+
+EXPERIMENTS = sorted(
+    str(p.relative_to(PROJECT / "conf" / "experiment")) for p in PROJECT.glob("conf/experiment/*/*.yaml")
+)
+
+
+@pytest.mark.parametrize("name", [e.removesuffix(".yaml") for e in EXPERIMENTS])
+def test_every_experiment_passes(name):
+    assert preflight.examine([f"experiment={name}"])[0] == []
 
 
 def run(folder, *arguments):

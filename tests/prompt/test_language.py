@@ -1,0 +1,164 @@
+"""The controlled language: its tasks are what the datasheet says, and the text that backbones learn it from."""
+
+import itertools
+import random
+
+import pytest
+import torch
+
+from datamodules.tasks import Language
+from datamodules.tasks.language import DOMAINS, LATENTS, RECIPES, SHARED, SPECIAL
+from datamodules.tasks.pretraining import IGNORE, MASK, MASKED_LABELS, MASKED_WORDS, MaskedSentences
+from datamodules.tasks.task import SPLITS
+from lightning_modules.prompt.backbones import LanguageBackbone
+from lightning_modules.prompt.pretraining import pretrain
+from lightning_modules.runtime.made import digest
+from tests.prompt import toy
+
+
+@pytest.fixture(scope="module")
+def language():
+    return Language()
+
+
+def read(language: Language, text: str, latent: str) -> int:
+    """The class most of whose words stand in `text`: what a reader who knows the lexicons would say."""
+    classes = {w: c for (name, c, _), words in language.lexicon.items() if name == latent for w in words}
+    if latent == "domain":
+        # The other latents' words of one domain tell it too.
+        classes |= {w: DOMAINS.index(d) for (_, _, d), words in language.lexicon.items() if d for w in words}
+    votes = [classes[word] for word in text.split() if word in classes]
+    return max(range(len(LATENTS[latent][1])), key=votes.count)
+
+
+def test_five_skills_of_two_to_three_tasks_one_flipped_and_two_of_more_classes(language):
+    tasks = [language.task(name) for name in language.names()]
+    of_skill = [[t.name for t in tasks if t.skill == skill] for skill in LATENTS]
+    assert len(tasks) == 14 and len(of_skill) == 5
+    assert {len(names) for names in of_skill} <= {2, 3}
+    assert [len(t.classes) for t in tasks if len(t.classes) > 2] == [4, 3]
+    assert [name for name in language.names() if RECIPES[name].flipped] == ["sentiment_flipped"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_task_is_balanced_and_its_splits_are_apart(language, name):
+    task = language.task(name)
+    assert [len(task.labels[split]) for split in SPLITS] == [512, 256, 512]
+    for split in SPLITS:
+        counts = [task.labels[split].count(c) for c in range(len(task.classes))]
+        assert max(counts) - min(counts) <= 1
+    texts = [text for split in SPLITS for text in task.texts[split]]
+    assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_label_is_its_latent_and_says_nothing_of_the_others(language, name):
+    task, (latent, domain, classes, flipped) = language.task(name), RECIPES[name]
+    words = LATENTS[latent][1]
+    labels = task.labels["train"]
+    for other in LATENTS:
+        found = [read(language, text, other) for text in task.texts["train"]]
+        if other == latent:
+            named = [words[c] for c in found]
+            right = [(n == task.classes[y]) != flipped for n, y in zip(named, labels, strict=True)]
+            assert sum(right) / len(right) > 0.9
+            continue
+        for c in range(len(LATENTS[other][1])):
+            shares = [
+                sum(f == c for f, y in zip(found, labels, strict=True) if y == label) / labels.count(label)
+                for label in range(len(classes))
+            ]
+            assert max(shares) - min(shares) < 0.16
+    if domain is not None:
+        found = [read(language, text, "domain") for text in task.texts["train"]]
+        assert found.count(DOMAINS.index(domain)) / len(found) > 0.8
+
+
+def test_label_words_are_the_skills_own_or_the_same_for_all(language):
+    shared = Language(label_words="shared")
+    of_skill: dict[str, set[str]] = {}
+    for name in language.names():
+        task, other = language.task(name), shared.task(name)
+        of_skill.setdefault(task.skill, set()).update(task.classes)
+        assert set(other.classes) <= set(SHARED)
+        assert other.texts == task.texts and other.labels == task.labels
+    for a, b in itertools.combinations(of_skill.values(), 2):
+        assert not a & b
+    # Both worlds are answered by one backbone.
+    assert shared.description() == language.description()
+    with pytest.raises(
+        ValueError, match="language.label_words is 'share'; expected one of own, shared; the nearest is"
+    ):
+        Language(label_words="share")
+
+
+def test_every_word_is_in_the_vocabulary(language):
+    known = set(language.vocabulary())
+    for name in language.names():
+        task = language.task(name)
+        words = [
+            *task.classes,
+            *task.hint.split(),
+            *(w for s in SPLITS for text in task.texts[s] for w in text.split()),
+        ]
+        assert set(words) <= known - set(SPECIAL)
+
+
+def test_noise_is_how_often_a_word_is_of_another_class():
+    for noise in (0.0, 0.3):
+        language, draw = Language(noise=noise), random.Random(0)
+        of_word = {word: (latent, c) for (latent, c, _), words in language.lexicon.items() for word in words}
+        wrong = seen = 0
+        for _ in range(400):
+            latents = language.latents(draw)
+            for latent, c in (of_word[w] for w in language.sentence(draw, latents).split() if w in of_word):
+                seen += 1
+                wrong += c != latents[latent]
+        assert wrong / seen == pytest.approx(noise, abs=0.02)
+
+
+def test_the_default_language_is_the_one_that_results_were_measured_on(language):
+    """Another digest means other data: results before and after it are not of one world."""
+    tasks = {name: language.task(name).fingerprint() for name in language.names()}
+    assert digest(tasks) == "f8de361597c31525"
+    assert digest(list(itertools.islice(language.pretraining(stream=0), 100))) == "9dadb1f0f1262640"
+    assert Language(seed=1).task("number_film").fingerprint() != tasks["number_film"]
+
+
+def test_label_words_are_masked_more_often_and_only_sentences_are_shifted(language):
+    tokenizer = LanguageBackbone(language=language, cache="").tokenizer()
+    made = MaskedSentences(language=language, count=2000, stream=0, offsets=40, tokenizer=tokenizer, seed=0)
+    batch = made.__getitems__(list(range(2000)))
+    real, masked = batch["attention_mask"].bool(), batch["labels"] != IGNORE
+    whole = torch.where(masked, batch["labels"], batch["input_ids"])
+    assert torch.equal(batch["input_ids"] == MASK, masked)
+    assert all(whole[i, : len(row)].tolist() == row for i, row in enumerate(made.rows))
+    assert not masked[~real].any() and not masked[whole == tokenizer.eos_token_id].any()
+    label = torch.zeros_like(masked)
+    label[:, 0] = torch.tensor(made.tagged)
+    assert torch.equal(batch["tag"], label & masked)
+    assert masked[label].float().mean() == pytest.approx(MASKED_LABELS, abs=0.03)
+    words = real & ~label & (whole != tokenizer.eos_token_id)
+    assert masked[words].float().mean() == pytest.approx(MASKED_WORDS, abs=0.01)
+    for offset, head in zip(batch["offset"], made.heads, strict=True):
+        assert (offset[:head] == 0).all() and offset[head:].unique().numel() == 1
+    assert set(batch["offset"].amax(1).tolist()) == set(range(41))
+    again = made.__getitems__(list(range(2000)))
+    assert all(torch.equal(again[name], batch[name]) for name in batch)
+
+
+def test_a_missing_backbone_is_trained_once_whatever_was_drawn_before(tmp_path):
+    spec = toy.spec(tmp_path, random_init=False, steps=3, batch=8, sentences=64)
+    torch.manual_seed(1)
+    weights = spec.load().fingerprint()
+    assert weights != toy.spec(tmp_path).load().fingerprint()
+    stamp = spec.path().stat().st_mtime_ns
+    again = toy.spec(tmp_path, random_init=False, steps=3, batch=8, sentences=64)
+    assert again.load().fingerprint() == weights and again.path().stat().st_mtime_ns == stamp
+    torch.manual_seed(2)
+    pretrain(spec, tmp_path / "beside")
+    kept, beside = (p / "model.safetensors" for p in (spec.path(), tmp_path / "beside"))
+    assert kept.read_bytes() == beside.read_bytes()
+    for other in (dict(steps=4), dict(seed=1), dict(hidden_size=32), dict(lr=1e-3)):
+        changed = toy.spec(tmp_path, **dict(random_init=False, steps=3, batch=8, sentences=64) | other)
+        assert digest(changed.key()) != digest(spec.key())
