@@ -158,17 +158,7 @@ class SkillNeurons(PromptStudy):
             rows.append([task, self.skills[task], f"{best[0]}.{best[1]}", *row])
             metrics |= {f"prompt/best_neuron_{task}": row[0], f"prompt/best_neuron_null_{task}": null}
             desk.say(f"{task}: best neuron {row[0]:.3f}, null {null:.3f}, the prompt {tuned:.3f}")
-        columns = [
-            "task",
-            "skill",
-            "best neuron",
-            "val",
-            "test",
-            "null's best",
-            "prompt's test",
-            "neurons p<=.001",
-            "tied",
-        ]
+        columns = ["task", "skill", "best neuron", "val", "test", "null's best", "prompt's test", "neurons p<=.001"]
         desk.table("best_neurons", columns, rows)
         metrics |= self._likeness(preds, desk)
         desk.figure("predictivity", draw.predictivity_figure({t: (p[0], p[1:]) for t, p in preds.items()}))
