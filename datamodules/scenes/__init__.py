@@ -1,5 +1,6 @@
 """Contrasting image pairs: rendered scenes with exact ground truth, emoji pictures, and MVC files."""
 
 from datamodules.scenes.datamodule import MVCSource, PairsDataModule, SceneSource
+from datamodules.scenes.emoji_source import EmojiSource
 
-__all__ = ["MVCSource", "PairsDataModule", "SceneSource"]
+__all__ = ["EmojiSource", "MVCSource", "PairsDataModule", "SceneSource"]

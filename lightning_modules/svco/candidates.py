@@ -9,6 +9,7 @@ from PIL import Image
 
 from datamodules.scenes import language
 from datamodules.scenes.emoji import contrasts, emojis
+from datamodules.scenes.emoji_source import caption, on_white
 from datamodules.scenes.pairs import generator
 from datamodules.scenes.render import render
 from datamodules.scenes.world import CATEGORIES, contrast, draw_scene
@@ -88,14 +89,6 @@ class EmojiCandidates:
 
     def part(self, start: int, stop: int) -> Iterator[Candidate]:
         for number, (one, other, category) in enumerate(self._pairs[start:stop], start=start):
-            pictures = [_on_white(e.image) for e in (one, other)]
-            captions = [f"a picture of {e.name} ." for e in (one, other)]
+            pictures = [on_white(e.image) for e in (one, other)]
+            captions = [caption(e) for e in (one, other)]
             yield Candidate(f"emoji-{number:06d}", *pictures, *captions, category, category == "position")
-
-
-def _on_white(path: Path) -> Image.Image:
-    """Emoji are transparent; on black, dark ones would vanish."""
-    with Image.open(path) as image:
-        picture = image.convert("RGBA")
-    ground = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(ground, picture).convert("RGB")

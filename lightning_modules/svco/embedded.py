@@ -1,5 +1,6 @@
 """The embedded vision-language model: a tiny LLaVA with a word tokenizer, made of transformers' own classes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -15,12 +16,12 @@ TEMPLATE = (
 )
 
 
-def build_processor(*, pixels: Count = 48, patch: Count = 8) -> Any:
-    """A LlavaProcessor over every word that scenes use."""
+def build_processor(*, pixels: Count = 48, patch: Count = 8, more: Sequence[str] = ()) -> Any:
+    """A LlavaProcessor over every word that scenes use, and `more`, whose numbers come after."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
-    words = {word: number for number, word in enumerate([*SPECIAL, *vocabulary()])}
+    words = {word: number for number, word in enumerate(dict.fromkeys([*SPECIAL, *vocabulary(), *more]))}
     plain = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(

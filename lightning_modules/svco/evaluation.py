@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,18 @@ def scores_of_pairs(vlm: VLM, encoded: Sequence[Encoded], *, batch: int = 32) ->
     return {name: torch.cat([part[name] for part in parts]) for name in SCORES}
 
 
-def _pairs(vlm: VLM, pairs: Sequence[ScenePair], found: Found, pixels: int) -> None:
+@torch.no_grad()
+def evaluate_pairs(vlm: VLM, *, pairs: Sequence[Any], pixels: Count = 48) -> Found:
+    """Of `evaluate` what asks for pairs alone, of any source: paired accuracy and log-probabilities."""
+    training = vlm.training
+    vlm.eval()
+    found = Found({}, {}, {})
+    _pairs(vlm, pairs, found, pixels)
+    vlm.train(training)
+    return found
+
+
+def _pairs(vlm: VLM, pairs: Sequence[Any], found: Found, pixels: int) -> None:
     encoded = [vlm.reader.encode(pair, pair.images(pixels)) for pair in pairs]
     s = scores_of_pairs(vlm, encoded)
     found.scores, found.categories = s, [pair.category for pair in pairs]

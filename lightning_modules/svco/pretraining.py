@@ -58,11 +58,11 @@ class SeeingModule(pl.LightningModule):
 class TellingModule(pl.LightningModule):
     """Next-token likelihood of responses about scenes, with the image and, for some, without it."""
 
-    def __init__(self, *, vlm: VLM, steps: int, lr: float) -> None:
+    def __init__(self, *, vlm: VLM, steps: int, lr: float, freeze_vision: bool = True) -> None:
         super().__init__()
         self.vlm, self.steps, self.lr = vlm, steps, lr
-        for weight in vlm.core.model.vision_tower.parameters():
-            weight.requires_grad_(False)
+        if freeze_vision:
+            vlm.core.model.vision_tower.requires_grad_(False)
 
     def training_step(self, rows: list[Row], batch_idx: int) -> Tensor:
         with_image = [row for row in rows if row.inputs]
@@ -148,7 +148,7 @@ def pretrain(
     order = np.random.default_rng([seed, 1])
     seeing = SeeingModule(vlm=vlm, steps=vision_steps, lr=vision_lr)
     picks = [order.integers(scenes, size=batch) for _ in range(vision_steps)]
-    _fit(seeing, [(pixels[i], labels[i]) for i in map(torch.from_numpy, picks)], vision_steps)
+    fit_batches(seeing, [(pixels[i], labels[i]) for i in map(torch.from_numpy, picks)], vision_steps)
     with torch.no_grad():
         guesses = seeing.eval().logits(pixels[scenes:])
     report = {
@@ -169,11 +169,11 @@ def pretrain(
             ids = vlm.reader.tokenizer(text, return_tensors="pt").input_ids[0]
             inputs = {} if blind else {"pixel_values": pixels[number][None]}
             rows[-1].append(Row(ids, inputs, [vlm.reader.response(answer)[0]]))
-    _fit(TellingModule(vlm=vlm, steps=steps, lr=lr), rows, steps)
+    fit_batches(TellingModule(vlm=vlm, steps=steps, lr=lr), rows, steps)
     return vlm, report
 
 
-def _fit(module: pl.LightningModule, batches: list[Any], steps: int) -> None:
+def fit_batches(module: pl.LightningModule, batches: list[Any], steps: int) -> None:
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=1,

@@ -16,7 +16,7 @@ from lightning_modules.bounds import Count, Positive, Whole
 from lightning_modules.reports import svco_figures as draw
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco import grounding
-from lightning_modules.svco.evaluation import Found, evaluate
+from lightning_modules.svco.evaluation import Found, evaluate, evaluate_pairs
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.tuning import Settings, tuned, weights_digest
 
@@ -113,6 +113,8 @@ class Base:
 class Compare(Arms):
     """Every objective at its own learning rate, on paired accuracy, hallucination and what must not be lost."""
 
+    shown = SHOWN
+
     def run(self, desk: Desk) -> dict[str, float]:
         found = {"base": self.measured(self.vlm)}
         rates, tried = {"base": float("nan")}, []
@@ -121,22 +123,42 @@ class Compare(Arms):
             tried += rows
             found[name] = self.measured(vlm)
         desk.table("learning_rates", ["objective", "lr", "val paired", "val nll"], tried, show=False)
-        columns = ["objective", "lr", *SHOWN.values()]
-        rows = [[name, f"{rates[name]:.0e}", *(f.metrics[m] for m in SHOWN)] for name, f in found.items()]
+        columns = ["objective", "lr", *self.shown.values()]
+        rows = [[name, f"{rates[name]:.0e}", *(f.metrics[m] for m in self.shown)] for name, f in found.items()]
         desk.table("comparison", columns, rows)
         categories = [n.rpartition("_")[2] for n in found["base"].metrics if n.startswith("svco/paired_")]
         by_category = [[name, *(f.metrics[f"svco/paired_{c}"] for c in categories)] for name, f in found.items()]
         desk.table("paired_by_category", ["objective", *categories], by_category, show=False)
-        desk.figure("objectives", draw.objectives_figure(values={n: f.metrics for n, f in found.items()}, shown=SHOWN))
+        values = {name: f.metrics for name, f in found.items()}
+        desk.figure("objectives", draw.objectives_figure(values=values, shown=self.shown))
         last = "svco" if "svco" in found else list(found)[-1]
         desk.figure("log_probabilities", draw.conditions_figure(before=found["base"].scores, after=found[last].scores))
+        return {f"{m}_{name}": f.metrics[m] for name, f in found.items() for m in self.shown} | self.more(
+            found, last, desk
+        )
+
+    def more(self, found: dict[str, Found], last: str, desk: Desk) -> dict[str, float]:
+        """What only scenes can tell: captions, scenes as in pretraining, gain against dependency."""
         pictures = dict(before=found["base"].captions, after=found[last].captions, pixels=self.settings.pixels)
         desk.figure("examples", draw.examples_figure(**pictures))
-        metrics = {f"{m}_{name}": f.metrics[m] for name, f in found.items() for m in (*SHOWN, "svco/accuracy_biased")}
+        metrics = {f"svco/accuracy_biased_{name}": f.metrics["svco/accuracy_biased"] for name, f in found.items()}
         for name in self.objectives:
             _, _, fit = dependency(found["base"], found[name])
             metrics[f"svco/dependency_rho_{name}"] = fit["rho"]
         return metrics
+
+
+class ComparePairs(Compare):
+    """The same on pairs of any source, as real pictures: judged by its test pairs alone."""
+
+    shown = {name: SHOWN[name] for name in ("svco/paired_all", "svco/order_right")}
+
+    def measured(self, vlm: VLM) -> Found:
+        pairs = self.settings.source.pairs("test")[: self.test_pairs]
+        return evaluate_pairs(vlm, pairs=pairs, pixels=self.settings.pixels)
+
+    def more(self, found: dict[str, Found], last: str, desk: Desk) -> dict[str, float]:
+        return {}
 
 
 def dependency(base: Found, after: Found) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:

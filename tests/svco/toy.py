@@ -8,8 +8,8 @@ from lightning_modules.svco.models import prepared
 from lightning_modules.svco.reader import Reader
 
 
-def tiny_vlm(*, lora_rank=0, freeze_vision=True, double=False, max_response=128, seed=0):
-    processor = build_processor()
+def tiny_vlm(*, lora_rank=0, freeze_vision=True, double=False, max_response=128, seed=0, more=()):
+    processor = build_processor(more=more)
     torch.manual_seed(seed)
     net = build_llava(
         words=len(processor.tokenizer),

@@ -1,0 +1,120 @@
+"""Emoji in contrasting pairs, as a source of `PairsDataModule`: real pictures, none of them in two splits.
+
+Pictures that a chain of contrasts connects (one figure in five skin tones and three genders) go to one split together, so a
+test picture has no near twin in training.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from datamodules.scenes.emoji import PACKAGE, Emoji, contrasts, emojis
+from lightning_modules.bounds import Count
+
+QUESTION = "describe the picture ."
+# Of a hundred groups of connected pictures: the rest is for training.
+TEST, VAL = 25, 10
+
+
+@dataclass(frozen=True)
+class EmojiPair:
+    """Two emoji that differ in one word of their names; each answers the question with its name."""
+
+    chosen_emoji: Emoji
+    rejected_emoji: Emoji
+    category: str
+    instruction: str = QUESTION
+    system: str = ""
+
+    @property
+    def chosen(self) -> str:
+        return caption(self.chosen_emoji)
+
+    @property
+    def rejected(self) -> str:
+        return caption(self.rejected_emoji)
+
+    def images(self, pixels: int) -> tuple[Image.Image, Image.Image]:
+        return picture(self.chosen_emoji, pixels), picture(self.rejected_emoji, pixels)
+
+
+def caption(emoji: Emoji) -> str:
+    return f"a picture of {emoji.name} ."
+
+
+def picture(emoji: Emoji, pixels: int) -> Image.Image:
+    side = (pixels, pixels)
+    return on_white(emoji.image).resize(side, Image.Resampling.BILINEAR)
+
+
+def on_white(path: Path) -> Image.Image:
+    """Emoji are transparent; on black, dark ones would vanish."""
+    with Image.open(path) as image:
+        found = image.convert("RGBA")
+    ground = Image.new("RGBA", found.size, "white")
+    return Image.alpha_composite(ground, found).convert("RGB")
+
+
+class EmojiSource:
+    """Pairs of each category, at most `most` of one in a split.
+
+    Args:
+        archive: the package's file where npm cannot fetch it.
+    """
+
+    def __init__(self, *, cache_dir: str, archive: str | None = None, most: Count = 300) -> None:
+        self.cache, self.archive, self.most = Path(cache_dir), Path(archive) if archive else None, most
+
+    def description(self) -> dict[str, Any]:
+        return {"source": "emoji", "sha256": PACKAGE.sha256, "most": self.most, "test": TEST, "val": VAL}
+
+    @cached_property
+    def contrasts(self) -> list[tuple[Emoji, Emoji, str]]:
+        return list(contrasts(emojis(self.cache, archive=self.archive)))
+
+    @cached_property
+    def splits(self) -> dict[Path, str]:
+        """The split of every picture that has a contrast."""
+        names = sorted({e.image for one, other, _ in self.contrasts for e in (one, other)})
+        number = {path: n for n, path in enumerate(names)}
+        edges = [[number[e.image] for e in pair[:2]] for pair in self.contrasts]
+        ones, others = np.array(edges).T
+        links = coo_matrix((np.ones(len(edges)), (ones, others)), shape=(len(names),) * 2)
+        group = connected_components(links, directed=False)[1]
+        first = {g: path.name for path, g in reversed(list(zip(names, group, strict=True)))}
+        return {path: _split(first[g]) for path, g in zip(names, group, strict=True)}
+
+    def pairs(self, split: str) -> list[EmojiPair]:
+        """Which of the two is the chosen one is drawn by their names, so that no word is always right."""
+        grouped: dict[str, list[EmojiPair]] = {}
+        for one, other, category in self.contrasts:
+            if self.splits[one.image] == split:
+                pair = (one, other) if _draw(f"{one.name} / {other.name}") % 2 else (other, one)
+                grouped.setdefault(category, []).append(EmojiPair(*pair, category))
+        # A draw, not every n-th: contrasts come in a rhythm of figure and tone, and a step would fall in with it.
+        for group in grouped.values():
+            group.sort(key=lambda p: _draw(f"{p.chosen} {p.rejected}"))
+        return [pair for group in grouped.values() for pair in group[: self.most]]
+
+    def pictures(self, split: str) -> list[Emoji]:
+        by_path = {e.image: e for one, other, _ in self.contrasts for e in (one, other)}
+        return [by_path[path] for path, own in self.splits.items() if own == split]
+
+    def words(self) -> list[str]:
+        return sorted({w for pair in self.contrasts for e in pair[:2] for w in caption(e).split()})
+
+
+def _draw(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def _split(name: str) -> str:
+    place = _draw(name) % 100
+    return "test" if place < TEST else "val" if place < TEST + VAL else "train"

@@ -1,0 +1,80 @@
+"""A base model for emoji: the embedded one, with their words, after captions of the training pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.scenes.emoji_source import QUESTION, EmojiSource, caption, picture
+from lightning_modules.bounds import Count, Positive, Share, Whole
+from lightning_modules.runtime.inner import seeded
+from lightning_modules.runtime.made import made
+from lightning_modules.svco.embedded import build_processor
+from lightning_modules.svco.models import VLM, load_vlm
+from lightning_modules.svco.pretraining import TellingModule, fit_batches, pretrained_vlm
+from lightning_modules.svco.reader import Reader
+from lightning_modules.svco.scores import Row
+
+VERSION = 1
+
+
+def emoji_vlm(
+    *,
+    source: EmojiSource,
+    cache_dir: str,
+    seed: Whole = 0,
+    pixels: Count = 48,
+    steps: Count = 400,
+    batch: Count = 32,
+    lr: Positive = 1e-3,
+    no_image: Share = 0.15,
+) -> VLM:
+    """The model, made under `cache_dir` when it is not there; its vision tower is frozen from then on.
+
+    no_image: share of its training captions that come without the picture.
+    """
+    key = dict(version=VERSION, source=source.description(), seed=seed, pixels=pixels)
+    key |= dict(steps=steps, batch=batch, lr=lr, no_image=no_image)
+
+    def make(place: Path) -> None:
+        with seeded(seed):
+            vlm = _learned(
+                source,
+                cache_dir=cache_dir,
+                seed=seed,
+                pixels=pixels,
+                steps=steps,
+                batch=batch,
+                lr=lr,
+                no_image=no_image,
+            )
+        vlm.core.save_pretrained(place)
+        vlm.reader.processor.save_pretrained(place)
+
+    folder = made(folder=Path(cache_dir) / "svco" / "emoji_base", key=key, make=make)
+    return load_vlm(path=str(folder))
+
+
+def _learned(
+    source: EmojiSource, *, seed: int, pixels: int, steps: int, batch: int, lr: float, no_image: float, cache_dir: str
+) -> VLM:
+    processor = build_processor(pixels=pixels, more=source.words())
+    net = pretrained_vlm(cache_dir=cache_dir, seed=seed, pixels=pixels, freeze_vision=False).net
+    net.resize_token_embeddings(len(processor.tokenizer))
+    vlm = VLM(net=net, reader=Reader(processor=processor))
+    known = source.pictures("train")
+    draw = np.random.default_rng([seed, 2])
+    shown = [vlm.reader.prompt(QUESTION, picture(e, pixels)) for e in known]
+    blind = vlm.reader.prompt(QUESTION)
+    rows: list[Any] = []
+    for _ in range(steps):
+        picks = draw.integers(len(known), size=batch)
+        prompts = [blind if draw.random() < no_image else shown[n] for n in picks]
+        rows.append(
+            [
+                Row(*prompt, [vlm.reader.response(caption(known[n]))[0]])
+                for n, prompt in zip(picks, prompts, strict=True)
+            ]
+        )
+    fit_batches(TellingModule(vlm=vlm, steps=steps, lr=lr, freeze_vision=False), rows, steps)
+    return vlm
