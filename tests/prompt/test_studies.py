@@ -31,7 +31,7 @@ STUDIES = {
     "origin": (Origin, SMALL | {"learning_rates": {"bitfit": 0.01, "lora": 0.01}}, {"origin"}),
     "prune": (Prune, {"keep": [0.1], "top_layers": 1, "retune": 2, "rounds": 3}, {"pruning"}),
     "transfer": (Transfer, {}, {"transfer"}),
-    "indicators": (Indicators, {"draws": 5}, {"indicators"}),
+    "indicators": (Indicators, {"draws": 5}, {"indicators", "transfer"}),
     "suggest": (Suggest, {"target": "number_shop", "probe_steps": 2, "cadence": 2}, {"tuning"}),
     "project": (Project, "across", {"projected"}),
     "tpt": (Tpt, "tpt", {"tuning"}),
