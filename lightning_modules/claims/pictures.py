@@ -96,7 +96,11 @@ class Gallery:
 
     def arms(self) -> Figure | None:
         shown = {name: {a: row.arm(a) for a in row.claim.arms} for name, row in self.rows.items()}
-        units = {name: row.claim.metric.split("/")[1] for name, row in self.rows.items()}
+        # The unit is the effect's: of a logarithm it says nothing of the arms.
+        units = {
+            name: row.claim.unit if row.claim.transform == "none" else row.claim.metric.split("/")[1]
+            for name, row in self.rows.items()
+        }
         return draw.arms_figure(shown, units=units, title="What each arm measured, by seed") if shown else None
 
     def _matrix(self, claim: str, arm: str, table: str, figure: Callable[..., Figure]) -> Figure | None:

@@ -1,5 +1,6 @@
 """Figures of the claims table: effects in units of their margin, and what each arm measured. Numbers in, a Figure out."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -76,7 +77,7 @@ def arms_figure(claims: Mapping[str, Mapping[str, Sequence[float]]], *, units: M
         axis.set_title(name.replace("_", " "), fontsize=8, wrap=True)
         axis.set_xticks(places, [arm.replace("_", " ") for arm in arms], rotation=20, ha="right", fontsize=7)
         axis.set_xlim(-0.5, len(arms) - 0.5)
-        axis.set_ylabel(units[name], fontsize=7)
+        axis.set_ylabel(textwrap.fill(units[name], 26), fontsize=7)
         axis.tick_params(axis="y", labelsize=7)
     for axis in axes.flat[len(claims) :]:
         axis.set_axis_off()
