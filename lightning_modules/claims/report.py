@@ -26,6 +26,7 @@ from lightning_modules.claims.pictures import Gallery
 from lightning_modules.reports import claims_figures as draw
 from lightning_modules.reports.tables import Estimate, mean_ci
 from lightning_modules.runtime.files import write_atomically
+from lightning_modules.runtime.provenance import machine
 from lightning_modules.runtime.schema import nearest
 from lightning_modules.runtime.sweep import PROJECT
 
@@ -69,6 +70,7 @@ def as_json(row: Row, commits: Mapping[str, str]) -> dict[str, Any]:
         "experiment": row.trial.experiment,
         "seeds_missing": list(row.missing),
         "commit": ", ".join(sorted({commits[run] for run in ids})),
+        "machine": machine(),
         "commands": row.commands(),
     }
 
@@ -221,12 +223,21 @@ def write(
     environment.filters["e"] = jinja2.filters.do_forceescape
     written = list(pictures.values())
     for kind in ("md", "html"):
-        text = environment.get_template(f"report.{kind}.jinja").render(sections=sections, verdicts=VERDICTS)
+        text = environment.get_template(f"report.{kind}.jinja").render(
+            sections=sections, verdicts=VERDICTS, machine=machine()
+        )
         write_atomically(out / f"claims.{kind}", text.rstrip() + "\n")
         written.append(out / f"claims.{kind}")
     content = [as_json(row, commits) for row in found]
     write_atomically(out / "claims.json", json.dumps(content, indent=1) + "\n")
     return [*written, out / "claims.json"]
+
+
+def _effort(own: Sequence[Row], by_id: Mapping[str, Any]) -> str:
+    """How many runs are behind the rows, and how long they took one after the other."""
+    used = [by_id[run].info for run in {run for row in own for runs in row.runs.values() for run in runs.values()}]
+    hours = sum(info.end_time - info.start_time for info in used) / 3_600_000
+    return f"{len(used)} runs, {hours:.1f} hours one after the other" if used else ""
 
 
 def _kind(own: Sequence[Row]) -> str:
