@@ -204,7 +204,7 @@ def write(
     for system in SYSTEMS:
         own = [row for row in found if row.claim.system == system]
         shown = {"forest": plots[system]} if system in plots else {}
-        shown |= Gallery([r for r in own if r.trial.data == _kind(own)], client).figures(system)
+        shown |= Gallery(_pictured(own), client).figures(system)
         for name, figure in shown.items():
             pictures[f"{system}_{name}"] = out / "claims" / f"{system}_{name}.png"
             figure.savefig(pictures[f"{system}_{name}"], metadata={"Software": None})
@@ -240,9 +240,11 @@ def _effort(own: Sequence[Row], by_id: Mapping[str, Any]) -> str:
     return f"{len(used)} runs, {hours:.1f} hours one after the other" if used else ""
 
 
-def _kind(own: Sequence[Row]) -> str:
-    """Pictures show one kind of data: the synthetic where claims were tried on it."""
-    return "synthetic" if any(r.trial.data == "synthetic" for r in own) else "real"
+def _pictured(own: Sequence[Row]) -> list[Row]:
+    """Rows of one scale and kind of data, which is what a picture can show: the first of these with runs."""
+    kinds = [(scale, data) for scale in ("small", "gpu") for data in ("synthetic", "real")]
+    groups = [[r for r in own if r.finding and (r.trial.scale, r.trial.data) == kind] for kind in kinds]
+    return next((group for group in groups if group), [])
 
 
 def _base64(path: Path) -> str:
