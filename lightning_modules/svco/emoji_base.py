@@ -11,6 +11,7 @@ from lightning_modules.runtime.inner import seeded
 from lightning_modules.runtime.made import made
 from lightning_modules.svco.embedded import build_processor
 from lightning_modules.svco.models import VLM, load_vlm
+from lightning_modules.svco.pretraining import VERSION as SCENES_VERSION
 from lightning_modules.svco.pretraining import TellingModule, fit_batches, pretrained_vlm
 from lightning_modules.svco.reader import Reader
 from lightning_modules.svco.scores import Row
@@ -33,7 +34,7 @@ def emoji_vlm(
 
     no_image: share of its training captions that come without the picture.
     """
-    key = dict(version=VERSION, source=source.description(), seed=seed, pixels=pixels)
+    key = dict(version=VERSION, scenes=SCENES_VERSION, source=source.description(), seed=seed, pixels=pixels)
     key |= dict(steps=steps, batch=batch, lr=lr, no_image=no_image)
 
     def make(place: Path) -> None:

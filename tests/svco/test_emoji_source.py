@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from itertools import product
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ THINGS = [f"{one}{two}ling" for one in "bdgkm" for two in "aeio"]
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
-    """Twenty things in four colours, packed as the package is."""
+    """Twenty things in four colours, and twenty in two genders, two ways to face and three tones, as the package is."""
     archive, entries = tmp_path / "emoji.tgz", []
     with tarfile.open(archive, "w:gz") as tar:
 
@@ -38,6 +39,20 @@ def source(tmp_path, monkeypatch):
                 image.save(picture, "PNG")
                 add(f"package/img/twitter/64/{name}", picture.getvalue())
                 entries.append({"name": f"{colour} {thing}", "subcategory": "toy", "image": name})
+        for number, (thing, way, who) in enumerate(product(THINGS, ("", " facing right"), ("man", "woman"))):
+            for tone in ("", "-1F3FB", "-1F3FF"):
+                picture = io.BytesIO()
+                Image.new("RGBA", (64, 64), (number, len(tone), ord(tone[-1:] or "0"), 255)).save(picture, "PNG")
+                add(f"package/img/twitter/64/f{number}{tone}.png", picture.getvalue())
+            tones = {tone: {"image": f"f{number}-{tone}.png"} for tone in ("1F3FB", "1F3FF")}
+            name = f"{who} {thing}er{way}"
+            entries.append({"name": name, "subcategory": "toy", "image": f"f{number}.png", "skin_variations": tones})
+        # One picture for two names.
+        for name in ("man drawn once", "woman drawn once"):
+            picture = io.BytesIO()
+            Image.new("RGBA", (64, 64), "white").save(picture, "PNG")
+            add(f"package/img/twitter/64/{name}.png", picture.getvalue())
+            entries.append({"name": name, "subcategory": "toy", "image": f"{name}.png"})
         add("package/emoji.json", json.dumps(entries).encode())
     pin = emoji.PACKAGE._replace(sha256=sha256(archive))
     monkeypatch.setattr(emoji, "PACKAGE", pin)
@@ -60,13 +75,32 @@ def test_no_picture_and_no_twin_is_in_two_splits(source):
     assert not train & {e.image for e in source.pictures("test")}
 
 
+def test_all_pictures_of_one_figure_are_in_one_split(source):
+    """The one without a tone, the tinted ones and those that face the other way, whoever it is."""
+    seen = {}
+    for split in ("train", "val", "test"):
+        for e in source.pictures(split):
+            seen.setdefault(next((w for w in e.name.split() if w.endswith("linger")), e.name), set()).add(split)
+    figures = [splits for thing, splits in seen.items() if thing.endswith("linger")]
+    assert len(figures) == len(THINGS)
+    assert all(len(splits) == 1 for splits in figures)
+    assert {"train", "test"} <= set().union(*figures)
+
+
+def test_one_picture_under_two_names_is_no_pair(source):
+    assert any("drawn once" in e.name for pair in source.contrasts for e in pair[:2])
+    assert not any("drawn once" in pair.chosen for split in ("train", "val", "test") for pair in source.pairs(split))
+
+
 def test_neither_word_is_always_the_chosen_one(source):
-    chosen = [pair.chosen_emoji.name.split()[0] for pair in source.pairs("train")]
+    pairs = [pair for pair in source.pairs("train") if pair.category == "colour"]
+    chosen = [pair.chosen_emoji.name.split()[0] for pair in pairs]
     assert min(chosen.count(colour) for colour in COLOURS) > 0.1 * len(chosen)
 
 
 def test_a_category_has_at_most_so_many_pairs(source):
-    assert len(source.pairs("train")) <= 40
+    pairs = [pair.category for pair in source.pairs("train")]
+    assert max(map(pairs.count, pairs)) == 40
 
 
 def test_the_study_counts_as_one_would_by_hand(source, tmp_path, monkeypatch):
