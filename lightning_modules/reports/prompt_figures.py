@@ -93,7 +93,13 @@ def perturbation_figure(
     curves: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]], *, xlabel: str = "share of neurons perturbed"
 ) -> Figure:
     """kind -> arm -> share -> accuracies of tasks and trials; mean with its 95% interval."""
-    figure, axes = panels(1, len(curves), size=(3.6, 3.1), title="Accuracy when neurons are perturbed", sharey=True)
+    figure, axes = panels(
+        1,
+        len(curves),
+        size=(3.6, 3.1 if len(curves) > 1 else 3.7),
+        title="Accuracy when neurons are perturbed",
+        sharey=True,
+    )
     for axis, (kind, arms) in zip(axes[0], curves.items(), strict=True):
         for number, (arm, points) in enumerate(arms.items()):
             shares = sorted(points)
@@ -104,7 +110,9 @@ def perturbation_figure(
             axis.fill_between(shares, middle - half, middle + half, color=COLOURS[number], alpha=0.15, linewidth=0)
         axis.set(title=kind, xlabel=xlabel)
     axes[0, 0].set_ylabel("test accuracy")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    # One panel is as wide as one entry.
+    columns = 1 if len(curves) == 1 else 3
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     return figure
 
 

@@ -79,7 +79,8 @@ def curves_figure(curves: Mapping[str, Mapping[str, Sequence[Mapping[int, float]
             middle = np.array([f.mean for f in found])
             half = np.nan_to_num(np.array([f.half_width for f in found]))
             axis.plot(steps, middle, color=colour, label=start)
-            axis.fill_between(steps, middle - half, middle + half, color=colour, alpha=0.15, linewidth=0)
+            low, high = np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
+            axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.set(title=target, xlabel="step")
     for axis in axes.flat[len(curves) :]:
         axis.set_axis_off()
