@@ -46,13 +46,7 @@ sync: $(READY) ## deliver to MLflow what runs could not
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest
 
-test-claims: $(READY) ## every claim of the papers tried, goes on where it was stopped: make claims S=moe C=moe/global_lowers_ppl SCALE=gpu
-	$(BIN)/python -m lightning_modules.claims.run --systems $(S) --claims "$(C)" --scale $(SCALE)
-
-report: $(READY) ## the claims table from the runs that MLflow has; writes docs/results/claims.md, .html and .json
-	$(BIN)/python -m lightning_modules.claims.report
-
-ui: $(READY) ## the MLflow UI in a headless browser (needs Debian's chromium); writes docs/ui/
+test-ui: $(READY) ## the MLflow UI in a headless browser (needs Debian's chromium); writes docs/ui/
 	@command -v chromium >/dev/null || { echo "make test-ui needs a browser: apt-get install chromium"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright==1.65.2
 	$(BIN)/python -m pytest tests/ui --override-ini addopts=-q

@@ -114,9 +114,10 @@ def view(row: Row, commits: Mapping[str, str], experiments: Mapping[str, str], d
 
 
 def _title(row: Row) -> str:
-    """The claim's name in words; its data too where it is tried on two kinds."""
+    """The claim's name in words; real data are marked where it is tried on synthetic ones too."""
     kinds = {trial.data for trial in row.claim.trials}
-    return row.name.split("/")[1].replace("_", " ") + (f" ({row.trial.data} data)" if len(kinds) > 1 else "")
+    mark = " (real data)" if len(kinds) > 1 and row.trial.data == "real" else ""
+    return row.name.split("/")[1].replace("_", " ") + mark
 
 
 def _digits(found: Estimate) -> str:
