@@ -217,7 +217,8 @@ def write(
         tally = {verdict: sum(r.verdict == verdict and r.finding is not None for r in own) for verdict in VERDICTS}
         left = [f"{v['title']} ({v['trial'].scale}, {v['trial'].data})" for v in views if not v["measured"]]
         shown_views = [v for v in views if v["measured"]]
-        sections.append({"title": TITLES[system], "rows": shown_views, "left": left, "images": images, "tally": tally})
+        told = dict(rows=shown_views, left=left, images=images, tally=tally, effort=_effort(own, by_id))
+        sections.append({"title": TITLES[system], **told})
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, autoescape=False
     )

@@ -43,6 +43,7 @@ def test_a_planted_effect_in_mlflow_becomes_a_row(tmp_path, conf):
     assert entry["commit"] == "0123456789ab"
     text = files[next(p for p in files if p.name == "claims.md")].decode()
     assert "python main.py -m experiment=moe/scope balance=global seed=11,12,13,14,15" in text
+    assert "10 runs, 0.0 hours one after the other." in text
     for run in entry["runs"]:
         assert f"/runs/{run})" in text
         assert f'/runs/{run}"' in files[next(p for p in files if p.name == "claims.html")].decode()
