@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from mlflow import MlflowClient
@@ -72,17 +72,9 @@ def finished(client: MlflowClient) -> dict[str, Run]:
     return found
 
 
-def rows(
-    claims: Mapping[str, Claim], runs: Mapping[str, Run], *, scales: Iterable[str] = ("small", "gpu")
-) -> list[Row]:
-    """A row for every trial at `scales`, verdicts included; rows without any run are there too, and say so."""
-    scales = tuple(scales)
-    measured = [
-        _measured(name, claim, trial, runs)
-        for name, claim in claims.items()
-        for trial in claim.trials
-        if trial.scale in scales
-    ]
+def rows(claims: Mapping[str, Claim], runs: Mapping[str, Run]) -> list[Row]:
+    """A row for every trial, verdicts included; rows without any run are there too, and say so."""
+    measured = [_measured(name, claim, trial, runs) for name, claim in claims.items() for trial in claim.trials]
     families: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for number, row in enumerate(measured):
         families[row.claim.paper, row.trial.scale, row.trial.data].append(number)

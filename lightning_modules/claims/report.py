@@ -214,10 +214,9 @@ def write(
             for r in own
         ]
         images = [{"name": f"{system}_{n}", "png": _base64(pictures[f"{system}_{n}"])} for n in shown]
-        tally = {verdict: sum(r.verdict == verdict and r.finding is not None for r in own) for verdict in VERDICTS}
         left = [f"{v['title']} ({v['trial'].scale}, {v['trial'].data})" for v in views if not v["measured"]]
         shown_views = [v for v in views if v["measured"]]
-        told = dict(rows=shown_views, left=left, images=images, tally=tally, effort=_effort(own, by_id))
+        told = dict(rows=shown_views, left=left, images=images, tally=tally(own), effort=_effort(own, by_id))
         sections.append({"title": TITLES[system], **told})
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, autoescape=False
@@ -233,6 +232,11 @@ def write(
     content = [as_json(row, commits) for row in found]
     write_atomically(out / "claims.json", json.dumps(content, indent=1) + "\n")
     return [*written, out / "claims.json"]
+
+
+def tally(found: Sequence[Row]) -> dict[str, int]:
+    """Verdict -> number of rows, of those with runs."""
+    return {verdict: sum(row.verdict == verdict and row.finding is not None for row in found) for verdict in VERDICTS}
 
 
 def _effort(own: Sequence[Row], by_id: Mapping[str, Any]) -> str:
@@ -270,8 +274,7 @@ def log(client: MlflowClient, files: Sequence[Path], found: Sequence[Row]) -> st
     run = client.create_run(experiment, run_name="claims").info.run_id
     for path in files:
         client.log_artifact(run, str(path), "claims" if path.suffix == ".png" else None)
-    for verdict in VERDICTS:
-        count = sum(row.verdict == verdict and row.finding is not None for row in found)
+    for verdict, count in tally(found).items():
         client.log_metric(run, f"claims/{verdict.replace(' ', '_')}", count)
     client.set_terminated(run)
     return run
