@@ -34,12 +34,16 @@ class Arm(Strict):
 
 
 class Trial(Strict):
-    """Where a claim is tried: an experiment of conf/, with overrides, at a scale, on a kind of data."""
+    """Where a claim is tried: an experiment of conf/, with overrides, at a scale, on a kind of data.
+
+    A `confirmation` asks again, on seeds of its own, what the first series left open; its runs count for it alone.
+    """
 
     experiment: Text
     scale: Literal["small", "gpu"]
     data: Literal["synthetic", "real"]
     run: tuple[str, ...] = ()
+    series: Literal["first", "confirmation"] = "first"
     seeds: Annotated[tuple[int, ...], MinLen(1)] | None = None
 
 
@@ -103,10 +107,17 @@ class Claim(Strict):
             raise ValueError("contrast has only zeros")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds has one twice: {list(self.seeds)}")
+        for trial in self.trials:
+            if trial.series == "confirmation" and (known := set(self.seeds) & set(self.seeds_of(trial))):
+                raise ValueError(f"a confirmation takes seeds of its own; found {sorted(known)}, which are the claim's")
         return self
 
     def seeds_of(self, trial: Trial) -> tuple[int, ...]:
         return trial.seeds or self.seeds
+
+    def needed(self, trial: Trial) -> int:
+        """Seeds that a verdict wants: all of the trial's, and no fewer than the claim's."""
+        return max(len(self.seeds), len(self.seeds_of(trial)))
 
     def job(self, trial: Trial, arm: str, seed: int) -> Job | None:
         """The run that measures an arm; None for a constant."""

@@ -19,7 +19,7 @@ class Row(NamedTuple):
     """A claim at one trial.
 
     values, runs: seed -> arm -> measurement and MLflow run id, of seeds whose every arm is measured. missing: the other
-    seeds. finding: None without any seed. p_holm: corrected over the rows of the same paper, scale and data.
+    seeds. finding: None without any seed. p_holm: corrected over the rows of the same paper, scale, data and series.
     """
 
     name: str
@@ -34,8 +34,9 @@ class Row(NamedTuple):
 
     @property
     def key(self) -> str:
-        """`folder/name@experiment`: unique among rows."""
-        return f"{self.name}@{self.trial.experiment}"
+        """`folder/name@experiment`, with `+confirmation` for that series: unique among rows."""
+        series = "" if self.trial.series == "first" else f"+{self.trial.series}"
+        return f"{self.name}@{self.trial.experiment}{series}"
 
     @property
     def seeds(self) -> list[int]:
@@ -75,9 +76,9 @@ def finished(client: MlflowClient) -> dict[str, Run]:
 def rows(claims: Mapping[str, Claim], runs: Mapping[str, Run]) -> list[Row]:
     """A row for every trial, verdicts included; rows without any run are there too, and say so."""
     measured = [_measured(name, claim, trial, runs) for name, claim in claims.items() for trial in claim.trials]
-    families: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    families: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number, row in enumerate(measured):
-        families[row.claim.paper, row.trial.scale, row.trial.data].append(number)
+        families[row.claim.paper, row.trial.scale, row.trial.data, row.trial.series].append(number)
     for members in families.values():
         found = [measured[n].finding for n in members]
         corrected = st.holm([math.nan if f is None else f.p_for for f in found])
@@ -110,5 +111,6 @@ def _judged(row: Row, p_holm: float) -> Row:
     if row.finding is None:
         return row
     claim = row.claim
-    said = st.verdict(row.finding, p_holm=p_holm, rule=claim.rule, margin=claim.margin, needed=len(claim.seeds))
+    needed = claim.needed(row.trial)
+    said = st.verdict(row.finding, p_holm=p_holm, rule=claim.rule, margin=claim.margin, needed=needed)
     return row._replace(p_holm=p_holm, verdict=said)

@@ -1,6 +1,6 @@
 """`make report`: the claims table from MLflow alone, as claims.json, claims.md and claims.html, logged on a run of its own.
 
-    python -m lightning_modules.claims.report [--out docs/results] [--uri sqlite:///mlflow.db]
+    python -m lightning_modules.claims.report [--out FOLDER] [--uri sqlite:///mlflow.db]
 
 The same runs give the same files, byte for byte: nothing in them is of the moment they were written.
 """
@@ -8,7 +8,6 @@ The same runs give the same files, byte for byte: nothing in them is of the mome
 import argparse
 import base64
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,14 +22,15 @@ from lightning_modules.claims import statistics as st
 from lightning_modules.claims.claim import SYSTEMS, load_all
 from lightning_modules.claims.evidence import Row, finished, rows
 from lightning_modules.claims.pictures import Gallery
+from lightning_modules.claims.views import as_json, title, view
 from lightning_modules.reports import claims_figures as draw
-from lightning_modules.reports.tables import Estimate, mean_ci
 from lightning_modules.runtime.files import write_atomically
 from lightning_modules.runtime.provenance import machine
 from lightning_modules.runtime.schema import nearest
 from lightning_modules.runtime.sweep import PROJECT
 
 RESULTS = PROJECT / "docs" / "results"
+OWN = PROJECT / "runs" / "claims"
 TITLES = {
     "moe": "Global-batch load balancing (Qiu et al., ACL 2025)",
     "prompt": "Skill neurons (Wang et al., EMNLP 2022)",
@@ -38,110 +38,7 @@ TITLES = {
     "svco": "S-VCO (Wu et al., ACL 2025)",
 }
 VERDICTS = (st.REPRODUCED, st.NOT_REPRODUCED, st.INCONCLUSIVE)
-UI = "http://127.0.0.1:5000"
 MARKS = ("<!-- claims: written by make report -->", "<!-- end of claims -->")
-
-
-def as_json(row: Row, commits: Mapping[str, str]) -> dict[str, Any]:
-    """A row in the form that programs read; numbers that are not there are null."""
-    found, claim = row.finding, row.claim
-    ids = sorted({run for runs in row.runs.values() for run in runs.values()})
-
-    def number(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    return {
-        "system": claim.system,
-        "claim": row.name,
-        "paper": claim.paper,
-        "statement": claim.statement,
-        "verdict": row.verdict,
-        "effect": number(found.effect) if found else None,
-        "ci_low": number(found.low) if found else None,
-        "ci_high": number(found.high) if found else None,
-        "margin": claim.margin,
-        "seeds": row.seeds,
-        "scale": row.trial.scale,
-        "data": row.trial.data,
-        "runs": ids,
-        "rule": claim.rule,
-        "unit": claim.unit,
-        "p_holm": number(row.p_holm),
-        "experiment": row.trial.experiment,
-        "seeds_missing": list(row.missing),
-        "commit": ", ".join(sorted({commits[run] for run in ids})),
-        "machine": machine(),
-        "commands": row.commands(),
-    }
-
-
-def view(row: Row, commits: Mapping[str, str], experiments: Mapping[str, str], discussion: str) -> dict[str, Any]:
-    """A row as the templates show it: strings."""
-    found, claim = row.finding, row.claim
-    effect = f"{found.effect:+.3g}" if found else "–"
-    interval = f"[{found.low:+.3g}, {found.high:+.3g}]" if found and found.n > 1 else ""
-    arms = [
-        {
-            "name": arm,
-            "value": str(_digits(mean_ci(row.arm(arm)))) if found else "–",
-            "metric": "" if given.value is not None else given.metric or claim.metric,
-        }
-        for arm, given in claim.arms.items()
-    ]
-    links = [
-        {"seed": seed, "runs": [{"arm": arm, "id": run, "url": _url(run, experiments)} for arm, run in runs.items()]}
-        for seed, runs in row.runs.items()
-    ]
-    return {
-        "anchor": _anchor(row),
-        "title": _title(row),
-        "measured": found is not None,
-        "claim": claim,
-        "trial": row.trial,
-        "rule": _rule(claim.rule, claim.margin, claim.unit),
-        "verdict": row.verdict,
-        "effect": effect,
-        "interval": interval,
-        "seeds": f"{len(row.seeds)} of {len(row.seeds) + len(row.missing)}",
-        "p": "" if math.isnan(row.p_holm) else f"{row.p_holm:.2g}",
-        "arms": arms,
-        "commands": row.commands(),
-        "links": links,
-        "commit": ", ".join(sorted({commits[run] for runs in row.runs.values() for run in runs.values()})),
-        "discussion": discussion,
-        "short": f"make claims C={row.name}" + (" SCALE=gpu" if row.trial.scale == "gpu" else ""),
-    }
-
-
-def _title(row: Row) -> str:
-    """The claim's name in words; real data are marked where it is tried on synthetic ones too."""
-    kinds = {trial.data for trial in row.claim.trials}
-    mark = " (real data)" if len(kinds) > 1 and row.trial.data == "real" else ""
-    return row.name.split("/")[1].replace("_", " ") + mark
-
-
-def _digits(found: Estimate) -> str:
-    """Four significant digits of the mean, as many decimals in the interval."""
-    decimals = max(0, 3 - math.floor(math.log10(abs(found.mean)))) if found.mean else 3
-    half = f" ± {found.half_width:.{decimals}f}" if found.n > 1 else ""
-    return f"{found.mean:.{decimals}f}{half}"
-
-
-def _rule(rule: str, margin: float, unit: str) -> str:
-    told = {
-        "superiority": f"superiority: above 0, and at least {margin:g}",
-        "noninferiority": f"noninferiority: above -{margin:g}",
-        "equivalence": f"equivalence: within ±{margin:g}",
-    }
-    return f"{told[rule]} {unit}"
-
-
-def _anchor(row: Row) -> str:
-    return row.key.replace("/", "-").replace("@", "-").replace("_", "-")
-
-
-def _url(run: str, experiments: Mapping[str, str]) -> str:
-    return f"{UI}/#/experiments/{experiments[run]}/runs/{run}"
 
 
 def load_discussion(path: Path, known: Sequence[Row]) -> dict[str, str]:
@@ -165,7 +62,7 @@ def forests(found: Sequence[Row]) -> dict[str, Any]:
         own = [row for row in found if row.claim.system == system and row.finding]
         lines = [
             draw.Effect(
-                _title(row),
+                title(row),
                 row.claim.rule,
                 row.verdict,
                 *(value / row.claim.margin for value in (row.finding.effect, row.finding.low, row.finding.high)),
@@ -184,7 +81,7 @@ def short_table(found: Sequence[Row]) -> str:
         own = [row for row in found if row.claim.system == system and row.finding]
         cells = []
         for verdict in VERDICTS:
-            names = [_title(row) for row in own if row.verdict == verdict]
+            names = [title(row) for row in own if row.verdict == verdict]
             cells.append(f"**{len(names)}**" + (f": {', '.join(names)}" if names else ""))
         if own:
             text += f"| {TITLES[system]} | {' | '.join(cells)} |\n"
@@ -249,12 +146,21 @@ def _effort(own: Sequence[Row], by_id: Mapping[str, Any]) -> str:
 def _pictured(own: Sequence[Row]) -> list[Row]:
     """Rows of one scale and kind of data, which is what a picture can show: the first of these with runs."""
     kinds = [(scale, data) for scale in ("small", "gpu") for data in ("synthetic", "real")]
-    groups = [[r for r in own if r.finding and (r.trial.scale, r.trial.data) == kind] for kind in kinds]
+    first = [r for r in own if r.finding and r.trial.series == "first"]
+    groups = [[r for r in first if (r.trial.scale, r.trial.data) == kind] for kind in kinds]
     return next((group for group in groups if group), [])
 
 
 def _base64(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode()
+
+
+def lost(found: Sequence[Row], path: Path) -> list[str]:
+    """Claims of the table at `path` that have fewer seeds in `found`: what writing over it would lose."""
+    now = {(row.name, row.trial.experiment, row.trial.series): len(row.seeds) for row in found}
+    before = json.loads(path.read_text()) if path.is_file() else []
+    named = [((row["claim"], row["experiment"], row.get("series", "first")), row) for row in before]
+    return [row["claim"] for key, row in named if len(row["seeds"]) > now.get(key, 0)]
 
 
 def put_in_readme(path: Path, table: str) -> None:
@@ -282,7 +188,7 @@ def log(client: MlflowClient, files: Sequence[Path], found: Sequence[Row]) -> st
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="default: docs/results, or runs/claims if that would lose rows there")
     parser.add_argument("--uri", default=f"sqlite:///{PROJECT}/mlflow.db")
     given = parser.parse_args(argv)
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
@@ -292,15 +198,19 @@ def main(argv: Sequence[str]) -> int:
         found = rows(claims, runs)
         if not any(row.finding for row in found):
             raise ValueError(f"{given.uri} holds no run of a claim; start with `make claims`.")
-        given.out.mkdir(parents=True, exist_ok=True)
-        files = write(found, client=client, out=given.out, discussion=RESULTS / "claims_discussion.yaml", runs=runs)
+        gone = [] if given.out else lost(found, RESULTS / "claims.json")
+        out = given.out or (OWN if gone else RESULTS)
+        out.mkdir(parents=True, exist_ok=True)
+        files = write(found, client=client, out=out, discussion=RESULTS / "claims_discussion.yaml", runs=runs)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if given.out == RESULTS:
+    if gone:
+        print(f"{RESULTS}: left as it is, as {len(gone)} of its rows have more seeds there than in {given.uri}.")
+    if out == RESULTS:
         put_in_readme(PROJECT / "README.md", short_table(found))
     run = log(client, files, found)
-    print(f"{given.out}/claims.md, claims.html, claims.json and {len(files) - 3} figures; MLflow run {run}.")
+    print(f"{out}/claims.md, claims.html, claims.json and {len(files) - 3} figures; MLflow run {run}.")
     return 0
 
 

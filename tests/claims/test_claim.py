@@ -50,6 +50,14 @@ def test_a_claim_that_does_not_hold_together_is_refused(tmp_path, changes, probl
         claims.made(tmp_path, **changes)
 
 
+def test_a_confirmation_takes_seeds_of_its_own(tmp_path):
+    trial = {"experiment": "moe/scope", "scale": "small", "data": "real", "series": "confirmation"}
+    with pytest.raises(ValueError, match=r"a confirmation takes seeds of its own; found \[11, 12, 13, 14, 15\]"):
+        claims.made(tmp_path, trials=[trial])
+    with pytest.raises(ValueError, match=r"found \[15\]"):
+        claims.made(tmp_path, trials=[{**trial, "seeds": [15, 16, 17, 18, 19]}])
+
+
 def test_the_effect_is_the_contrast(tmp_path):
     claim = claims.made(tmp_path)
     assert claim.effect({"a": 3.0, "b": 1.0}) == 2.0

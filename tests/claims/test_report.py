@@ -1,11 +1,13 @@
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from lightning_modules.claims import report
 from lightning_modules.claims.claim import load_all
 from lightning_modules.claims.evidence import finished, rows
+from lightning_modules.claims.views import as_json
 from tests.claims import claims
 
 SEEDS = claims.FIELDS["seeds"]
@@ -90,6 +92,62 @@ def test_holm_counts_the_claims_of_a_paper(tmp_path, conf):
     raw = by_name["moe/elsewhere"].finding.p_for
     assert by_name["moe/elsewhere"].p_holm == pytest.approx(raw)
     assert by_name["moe/another"].p_holm == pytest.approx(2 * raw)
+
+
+def test_a_confirmation_is_a_family_and_a_row_of_its_own(tmp_path, conf):
+    first = claims.FIELDS["trials"][0]
+    again = {**first, "series": "confirmation", "seeds": [21, 22, 23, 24, 25, 26]}
+    claims.write(conf, trials=[first, again])
+    claims.write(conf, "another")
+    values = {arm: by_seed | {seed + 10: value for seed, value in by_seed.items()} for arm, by_seed in STRONG.items()}
+    client = claims.store(tmp_path, claims.made(tmp_path), values)
+    found = {row.key: row for row in table(conf, client)}
+    one, two = found["moe/a_beats_b@moe/scope"], found["moe/a_beats_b@moe/scope+confirmation"]
+    assert one.p_holm == pytest.approx(2 * one.finding.p_for)
+    assert two.p_holm == pytest.approx(two.finding.p_for)
+    assert (two.missing, two.verdict) == ((26,), "inconclusive")
+    claims.store(tmp_path, claims.made(tmp_path), {arm: {26: by_seed[15]} for arm, by_seed in STRONG.items()})
+    assert {row.key: row.verdict for row in table(conf, client)}[two.key] == "reproduced"
+
+
+def test_a_table_is_not_replaced_by_one_of_fewer_seeds(tmp_path, conf, monkeypatch, capsys):
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "committed")
+    monkeypatch.setattr(report, "OWN", tmp_path / "own")
+    monkeypatch.setattr(report, "PROJECT", tmp_path)
+    monkeypatch.setattr(report, "load_all", lambda: load_all(conf=conf))
+    (tmp_path / "README.md").write_text(f"{report.MARKS[0]}\n{report.MARKS[1]}\n")
+    few = tmp_path / "few"
+    few.mkdir()
+    claims.store(few, claims.made(tmp_path), {arm: {11: by_seed[11]} for arm, by_seed in STRONG.items()})
+    claims.store(tmp_path, claims.made(tmp_path), STRONG)
+    assert report.main(["--uri", f"sqlite:///{tmp_path}/mlflow.db"]) == 0
+    before = {p: p.read_bytes() for p in [tmp_path / "README.md", *(tmp_path / "committed").rglob("*.*")]}
+    assert b"**1**: a beats b" in before[tmp_path / "README.md"]
+    capsys.readouterr()
+    assert report.main(["--uri", f"sqlite:///{few}/mlflow.db"]) == 0
+    assert {p: p.read_bytes() for p in before} == before
+    assert (tmp_path / "own" / "claims.md").is_file()
+    assert "left as it is, as 1 of its rows have more seeds" in capsys.readouterr().out
+
+
+def test_the_committed_table_follows_from_its_values_by_the_files_of_today():
+    """A margin, rule or seed changed after the runs shows here."""
+    committed = json.loads((report.RESULTS / "claims.json").read_text())
+    known = load_all()
+    runs = {}
+    for entry in committed:
+        claim = known[entry["claim"]]
+        trial = next(t for t in claim.trials if (t.experiment, t.series) == (entry["experiment"], entry["series"]))
+        for seed, values in entry["values"].items():
+            for arm, value in values.items():
+                if job := claim.job(trial, arm, int(seed)):
+                    run = runs.setdefault(job.folder, SimpleNamespace(data=SimpleNamespace(metrics={})))
+                    run.data.metrics[claim.arms[arm].metric or claim.metric] = value
+                    run.info = SimpleNamespace(run_id="")
+    fields = ("claim", "verdict", "effect", "ci_low", "ci_high", "p_holm", "margin", "rule", "seeds", "seeds_missing")
+    again = [as_json(row, {"": ""}) for row in rows(known, runs)]
+    assert [{f: entry[f] for f in fields} for entry in again] == [{f: entry[f] for f in fields} for entry in committed]
+    assert sum(entry["effect"] is not None for entry in committed) > 50
 
 
 def test_a_discussion_of_no_claim_is_refused(tmp_path, conf):
