@@ -37,12 +37,14 @@ class Trial(Strict):
     """Where a claim is tried: an experiment of conf/, with overrides, at a scale, on a kind of data.
 
     A `confirmation` asks again, on seeds of its own, what the first series left open; its runs count for it alone.
+    `metrics` are those of arms that this experiment names otherwise, as the top layer of a deeper model.
     """
 
     experiment: Text
     scale: Literal["small", "gpu"]
     data: Literal["synthetic", "real"]
     run: tuple[str, ...] = ()
+    metrics: dict[str, str] = {}
     series: Literal["first", "confirmation"] = "first"
     seeds: Annotated[tuple[int, ...], MinLen(1)] | None = None
 
@@ -108,12 +110,17 @@ class Claim(Strict):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds has one twice: {list(self.seeds)}")
         for trial in self.trials:
+            if wrong := [name for name in trial.metrics if name not in self.arms]:
+                raise ValueError(f"trials.metrics.{wrong[0]} is no arm{nearest(wrong[0], list(self.arms))}")
             if trial.series == "confirmation" and (known := set(self.seeds) & set(self.seeds_of(trial))):
                 raise ValueError(f"a confirmation takes seeds of its own; found {sorted(known)}, which are the claim's")
         return self
 
     def seeds_of(self, trial: Trial) -> tuple[int, ...]:
         return trial.seeds or self.seeds
+
+    def metric_of(self, trial: Trial, arm: str) -> str:
+        return trial.metrics.get(arm) or self.arms[arm].metric or self.metric
 
     def needed(self, trial: Trial) -> int:
         """Seeds that a verdict wants: all of the trial's, and no fewer than the claim's."""

@@ -97,7 +97,7 @@ def _measured(name: str, claim: Claim, trial: Trial, runs: Mapping[str, Run]) ->
             if job is None:
                 own[arm] = given.value
             elif run := runs.get(job.folder):
-                own[arm] = run.data.metrics.get(given.metric or claim.metric, math.nan)
+                own[arm] = run.data.metrics.get(claim.metric_of(trial, arm), math.nan)
                 own_ids[arm] = run.info.run_id
         if len(own) == len(claim.arms) and math.isfinite(claim.effect(own)):
             values[seed], ids[seed] = own, own_ids

@@ -56,7 +56,7 @@ def view(row: Row, commits: Mapping[str, str], experiments: Mapping[str, str], d
         {
             "name": arm,
             "value": str(_digits(mean_ci(row.arm(arm)))) if found else "–",
-            "metric": "" if given.value is not None else given.metric or claim.metric,
+            "metric": "" if given.value is not None else claim.metric_of(row.trial, arm),
         }
         for arm, given in claim.arms.items()
     ]

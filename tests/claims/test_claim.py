@@ -43,6 +43,10 @@ def test_every_problem_of_every_file_is_told_at_once(tmp_path):
         ({"contrast": {"a": 0, "b": 0}}, "only zeros"),
         ({"seeds": [1, 2, 3, 4, 4]}, "one twice"),
         ({"rule": "better"}, "rule is 'better'"),
+        (
+            {"trials": [{**claims.FIELDS["trials"][0], "metrics": {"aa": "x"}}]},
+            "trials.metrics.aa is no arm; the nearest is 'a'",
+        ),
     ],
 )
 def test_a_claim_that_does_not_hold_together_is_refused(tmp_path, changes, problem):

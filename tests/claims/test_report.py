@@ -76,6 +76,19 @@ def test_a_run_without_the_metric_or_with_nan_is_a_missing_seed(tmp_path, conf):
     assert row.missing == (12,)
 
 
+def test_a_trial_reads_the_metric_that_its_experiment_has(tmp_path, conf):
+    deeper = {**claims.FIELDS["trials"][0], "metrics": {"a": "test/top"}}
+    claims.write(conf, trials=[deeper])
+    client = claims.store(tmp_path, claims.made(tmp_path), STRONG)
+    (row,) = table(conf, client)
+    assert row.missing == tuple(SEEDS)
+    for run in finished(client).values():
+        client.log_metric(run.info.run_id, "test/top", 3.0)
+    (row,) = table(conf, client)
+    assert row.arm("a") == [3.0] * 5
+    assert row.arm("b") == [0.5] * 5
+
+
 def test_a_claim_without_runs_says_so(tmp_path, conf):
     client = claims.store(tmp_path, claims.made(tmp_path), {"a": {11: 1.0}})
     (row,) = table(conf, client)
@@ -142,7 +155,7 @@ def test_the_committed_table_follows_from_its_values_by_the_files_of_today():
             for arm, value in values.items():
                 if job := claim.job(trial, arm, int(seed)):
                     run = runs.setdefault(job.folder, SimpleNamespace(data=SimpleNamespace(metrics={})))
-                    run.data.metrics[claim.arms[arm].metric or claim.metric] = value
+                    run.data.metrics[claim.metric_of(trial, arm)] = value
                     run.info = SimpleNamespace(run_id="")
     fields = ("claim", "verdict", "effect", "ci_low", "ci_high", "p_holm", "margin", "rule", "seeds", "seeds_missing")
     again = [as_json(row, {"": ""}) for row in rows(known, runs)]
