@@ -33,7 +33,8 @@ class Prompts:
 
     Args:
         backbone: spec of the frozen model. source: of the tasks.
-        length, init: of the soft prompt, P. template, verbaliser: how a task is asked.
+        length, init, start: of the soft prompt, P; `start` has its text, file or from_run.
+        template, verbaliser: how a task is asked.
         tuning: steps, batch, lr and the schedule of `tuning` in the config.
         cache: git-ignored folder; prompts lie in `cache`/prompts.
         runs: task -> ids of finished prompt/tune runs; their prompts are taken before any is trained.
@@ -49,6 +50,7 @@ class Prompts:
         cache: str,
         length: Count = 16,
         init: str = "vocabulary",
+        start: dict[str, str | None] | None = None,
         template: str | None = None,
         verbaliser: str | None = None,
         runs: dict[str, list[str]] | None = None,
@@ -56,7 +58,7 @@ class Prompts:
     ) -> None:
         self.spec, self.source, self.tuning, self.cache = backbone, source, dict(tuning), Path(cache)
         self.length, self.init, self.template, self.verbaliser = length, init, template, verbaliser
-        self.runs, self.tracking_uri = runs or {}, tracking_uri
+        self.start, self.runs, self.tracking_uri = start or {}, runs or {}, tracking_uri
         for task in self.runs:
             check_choice("prompts.runs", task, source.names())
         self._data: dict[str, TaskDataModule] = {}
@@ -95,8 +97,12 @@ class Prompts:
             seed=seed,
         )
 
-    def soft(self, *, seed: int, init: str | None = None, file: str | None = None) -> SoftPrompt:
-        return SoftPrompt(length=self.length, init=init or self.init, file=file, seed=seed)
+    def soft(self, *, seed: int, init: str | None = None) -> SoftPrompt:
+        """A prompt that is not tuned yet, started as the config says or from another `init`."""
+        start = {} if init else self.start
+        return SoftPrompt(
+            length=self.length, init=init or self.init, **start, tracking_uri=self.tracking_uri, seed=seed
+        )
 
     def prompt(self, task: str, *, seed: int, trial: int = 0) -> PromptFile:
         """The tuned prompt of `task`: of a run when `runs` names one for this trial, else trained on demand."""

@@ -111,7 +111,9 @@ class Transfer(Matrix):
         if rows:
             desk.table("controls", ["target", "accuracy from its skill", "its own prompt"], rows)
         metrics = {f"prompt/relative_{kind.split()[0]}": mean(values) for kind, values in groups.items()}
-        return metrics | {f"prompt/{row[0]}_from_its_skill": row[1] for row in rows}
+        metrics |= {f"prompt/{row[0]}_from_its_skill": row[1] for row in rows}
+        # Tasks of one skill have nothing across, and MLflow keeps no nan.
+        return {name: value for name, value in metrics.items() if value == value}
 
 
 class Indicators(Transfer):

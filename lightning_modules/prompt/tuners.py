@@ -4,6 +4,7 @@ A tuner owns its parameters; `attach` connects it to a backbone and `prompt` is 
 Shape legend: P prompt tokens, H hidden width, R rank or bottleneck.
 """
 
+import hashlib
 from typing import Any
 
 import torch
@@ -81,16 +82,20 @@ class SoftPrompt(Tuner):
         return self.weight
 
     def description(self) -> dict[str, Any]:
-        start = {"text": self.text, "file": self.file, "run": self.from_run}.get(self.init, self.seed)
+        start = {"text": self.text}.get(self.init, self.seed)
+        if given := self._given():
+            # What is in it: another prompt may lie under the same path later.
+            start = hashlib.sha256(given.weight.numpy().tobytes()).hexdigest()
         return {"tuner": "SoftPrompt", "length": self.length, "init": self.init, "start": start}
 
+    def _given(self) -> PromptFile | None:
+        """The prompt that it starts from, of a file or a run."""
+        if self.init == "file":
+            return PromptFile.load(self.file)
+        return PromptFile.of_run(self.from_run, self.tracking_uri) if self.init == "run" else None
+
     def _start(self, backbone: Backbone) -> Tensor:
-        if self.init in ("file", "run"):
-            found = (
-                PromptFile.load(self.file)
-                if self.init == "file"
-                else PromptFile.of_run(self.from_run, self.tracking_uri)
-            )
+        if found := self._given():
             found.check(backbone, length=self.length)
             return found.weight.clone()
         embedding = backbone.model.get_input_embeddings().weight.detach()

@@ -18,7 +18,7 @@ from lightning_modules.runtime import console as console_log
 from lightning_modules.runtime import errors, provenance, quiet, tracking
 from lightning_modules.runtime.checkpoints import CheckedCheckpoints, newest_valid
 from lightning_modules.runtime.files import write_atomically
-from lightning_modules.runtime.study import Desk, Study
+from lightning_modules.runtime.study import Desk, Study, stoppable
 
 
 def say(text: str) -> None:
@@ -111,10 +111,11 @@ def _fit_and_test(
 
 def _study(study: Study, *, folder: Path, tracker: tracking.Tracker | None) -> dict[str, Any]:
     desk = Desk(folder=folder, tracker=tracker)
-    study.prepare()
-    if tracker:
-        provenance.log(tracker, data=study)
-    metrics = study.run(desk)
+    with stoppable():
+        study.prepare()
+        if tracker:
+            provenance.log(tracker, data=study)
+        metrics = study.run(desk)
     desk.metrics(metrics)
     return {"metrics": metrics, "commit": provenance.commit()}
 

@@ -1,5 +1,7 @@
 """Tuning: what a run leaves, that a study's prompts are a run's, and prompt files that do not fit."""
 
+import shutil
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -29,6 +31,27 @@ def test_a_prompt_on_demand_is_trained_once_and_is_that_of_a_run_bitwise(tmp_pat
     assert not torch.equal(prompts.prompt(TASK, seed=4).weight, on_demand.weight)
     other = toy.prompts(tmp_path / "a", tuning=toy.TUNING | {"lr": 0.02})
     assert other.path(TASK, seed=3) != prompts.path(TASK, seed=3)
+
+
+def test_a_study_starts_its_prompts_where_the_config_says(tmp_path):
+    first = toy.prompts(tmp_path).path(TASK, seed=1)
+    short = toy.TUNING | {"steps": 1, "lr": 1e-9}
+    given = toy.prompts(tmp_path, tuning=short, start={"file": str(first)})
+    assert torch.allclose(given.prompt(TASK, seed=2).weight, PromptFile.load(first).weight, atol=1e-6)
+    before = given.path(TASK, seed=2)
+    assert toy.prompts(tmp_path, tuning=short, start={"file": str(first)}).path(TASK, seed=2) == before
+    # A control that asks for drawn words gets them, whatever tuning starts from.
+    assert given.soft(seed=2, init="vocabulary").init == "vocabulary"
+    other = toy.prompts(tmp_path).path(TASK, seed=5)
+    (tmp_path / "moved").mkdir()
+    for name in ("here", "there"):
+        place = tmp_path / "moved" / name
+        shutil.copytree(first if name == "here" else other, place)
+    start = {"file": str(tmp_path / "moved" / "here")}
+    assert toy.prompts(tmp_path, tuning=short, start=start).path(TASK, seed=2) == before
+    shutil.rmtree(tmp_path / "moved" / "here")
+    (tmp_path / "moved" / "there").rename(tmp_path / "moved" / "here")
+    assert toy.prompts(tmp_path, tuning=short, start=start).path(TASK, seed=2) != before
 
 
 def test_a_checkpoint_holds_the_prompt_alone_and_a_file_says_what_it_is_of(tmp_path):
