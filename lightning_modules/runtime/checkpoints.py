@@ -1,6 +1,5 @@
 """Checkpoints that are whole: written beside the target, flushed, checksummed, renamed; the one before is kept."""
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
+
+from lightning_modules.runtime.files import sha256
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
@@ -79,8 +80,11 @@ def damage(path: Path) -> str:
         except Exception as error:
             return f"has no checksum and cannot be read ({type(error).__name__})"
         return ""
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    return "" if found == _sum_of(path).read_text() else "is damaged: its SHA-256 is not the one it was written with"
+    return (
+        ""
+        if sha256(path) == _sum_of(path).read_text()
+        else "is damaged: its SHA-256 is not the one it was written with"
+    )
 
 
 class _Watched:
@@ -120,8 +124,7 @@ def _write(checkpoint: dict[str, Any], path: Path) -> str:
                 f"{path.parent}: no checkpoint could be written ({problem.strerror}; {free:,} bytes free); the one before "
                 "is kept. Free some space; the same command goes on from there.",
             ) from error
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def _sum_of(path: Path) -> Path:

@@ -3,7 +3,6 @@
 Candidates go through in parts; each part is kept by content, so a run that was killed goes on with the next one.
 """
 
-import hashlib
 import json
 import shutil
 from collections import Counter
@@ -19,6 +18,7 @@ from rich.progress import track
 from datamodules.scenes import mvc
 from lightning_modules.bounds import Count, Whole
 from lightning_modules.reports import svco_figures as draw
+from lightning_modules.runtime.files import sha256
 from lightning_modules.runtime.made import digest, made
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco.filters import Similarity, verdict
@@ -141,8 +141,8 @@ class BuildMVC:
         desk.table("datasheet", ["category", "verdict", "pairs"], rows)
         for name, group in sheet.items():
             desk.figure(f"{name}_pairs", self._sheet(group, name))
-        digest_ = hashlib.sha256((target / "mvc.json").read_bytes()).hexdigest()
-        desk.say(f"{len(pairs)} of {sum(counts.values())} pairs kept: {target}/mvc.json (SHA-256 {digest_[:16]})")
+        total = sha256(target / "mvc.json")
+        desk.say(f"{len(pairs)} of {sum(counts.values())} pairs kept: {target}/mvc.json (SHA-256 {total[:16]})")
         return {"svco/mvc_kept": float(len(pairs)), "svco/mvc_candidates": float(sum(counts.values()))}
 
     def _sheet(self, group: list[tuple[Path, dict[str, Any]]], name: str) -> Any:
