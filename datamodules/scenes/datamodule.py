@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import pytorch_lightning as pl
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.order import ORDER_VERSION, GlobalBatchSampler
+from datamodules.order import ORDER_VERSION
+from datamodules.ordered import OrderedDataModule, same
 from datamodules.scenes import mvc
 from datamodules.scenes.pairs import ScenePair, scene_pairs
 from lightning_modules.bounds import Count, Share, Whole
@@ -128,6 +128,10 @@ class EncodedPairs(Dataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
+    @property
+    def sizes(self) -> list[int]:
+        return [len(self)]
+
     def __getitem__(self, number: int) -> Encoded:
         if self._kept is not None and number in self._kept:
             return self._kept[number]
@@ -141,11 +145,7 @@ class EncodedPairs(Dataset):
         return Numbered(list(numbers), [self[n] for n in numbers])
 
 
-def _same(batch: Numbered) -> Numbered:
-    return batch
-
-
-class PairsDataModule(pl.LightningDataModule):
+class PairsDataModule(OrderedDataModule):
     """Args:
     source: `SceneSource` or `MVCSource`.
     global_batch: pairs of one optimizer step over ranks and accumulation; eval_batch: of one forward of validation.
@@ -168,7 +168,6 @@ class PairsDataModule(pl.LightningDataModule):
         self.source, self.global_batch, self.micro_batch = source, global_batch, micro_batch
         self.eval_batch, self.pixels, self.keep = eval_batch, pixels, keep
         self.seed, self.workers = seed, workers
-        self._done = 0
         self._splits: dict[str, EncodedPairs] = {}
 
     def prepare_data(self) -> None:
@@ -181,24 +180,9 @@ class PairsDataModule(pl.LightningDataModule):
             self._splits[name] = EncodedPairs(self.source.pairs(name), reader, pixels=self.pixels, keep=self.keep)
         return self._splits[name]
 
-    @cached_property
-    def sampler(self) -> GlobalBatchSampler:
-        trainer = self.trainer
-        sampler = GlobalBatchSampler(
-            sizes=[len(self.split("train"))],
-            micro_batch=self.micro_batch,
-            global_batch=self.global_batch,
-            seed=self.seed,
-            accumulate=trainer.accumulate_grad_batches,
-            ranks=trainer.world_size,
-            rank=trainer.global_rank,
-            steps=trainer.max_steps,
-        )
-        sampler.start = self._done
-        return sampler
-
-    def train_dataloader(self) -> DataLoader:
-        return self._loader(self.split("train"), batch_sampler=self.sampler)
+    @property
+    def training(self) -> EncodedPairs:
+        return self.split("train")
 
     def val_dataloader(self) -> DataLoader:
         return self._held_out("val")
@@ -209,17 +193,12 @@ class PairsDataModule(pl.LightningDataModule):
     def _held_out(self, name: str) -> DataLoader:
         size, trainer = len(self.split(name)), self.trainer
         mine = range(trainer.global_rank, size, trainer.world_size)
-        batches = [list(mine[i : i + self.eval_batch]) for i in range(0, len(mine), self.eval_batch)]
-        return self._loader(self.split(name), batch_sampler=batches)
-
-    def _loader(self, data: EncodedPairs, *, batch_sampler: Any) -> DataLoader:
-        # A generator of its own: an iterator draws its seed when it starts, and nothing else must notice.
-
         return DataLoader(
-            data,
-            batch_sampler=batch_sampler,
-            collate_fn=_same,
+            self.split(name),
+            batch_sampler=[list(mine[i : i + self.eval_batch]) for i in range(0, len(mine), self.eval_batch)],
+            collate_fn=same,
             num_workers=self.workers,
+            # An iterator draws its seed when it starts, and nothing else must notice.
             generator=torch.Generator().manual_seed(self.seed),
         )
 
@@ -239,23 +218,6 @@ class PairsDataModule(pl.LightningDataModule):
             for pair in self.source.pairs(name):
                 rows[name, pair.category] = rows.get((name, pair.category), 0) + 1
         return [{"split": s, "category": c, "pairs": n} for (s, c), n in rows.items()]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Forwards done, by the trainer's count: the sampler is ahead of it when workers read ahead."""
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        return {"forwards": done, "fingerprint": self.fingerprint()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after the saved forward. ValueError when the pairs or their order are other ones."""
-        now = self.fingerprint()
-        changed = [name for name, value in state_dict["fingerprint"].items() if now.get(name) != value]
-        if changed:
-            raise ValueError(
-                f"this run was started on other pairs: the fingerprint of {', '.join(changed)} has changed. Restore "
-                "them, or start anew with fresh=true."
-            )
-        self._done = state_dict["forwards"]
-        self.__dict__.pop("sampler", None)
 
 
 def _digest(value: Any) -> str:

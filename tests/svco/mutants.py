@@ -46,7 +46,7 @@ MUTANTS = (
     ),
     (
         "a resumed run starts the order anew",
-        "datamodules/scenes/datamodule.py",
+        "datamodules/ordered.py",
         'self._done = state_dict["forwards"]',
         "self._done = 0",
         "tests/svco/test_module.py",

@@ -108,7 +108,7 @@ def test_other_pairs_are_refused():
     data = PairsDataModule(source=SceneSource(train=16), global_batch=4)
     state = {"forwards": 2, "fingerprint": data.fingerprint()}
     other = PairsDataModule(source=SceneSource(train=17), global_batch=4)
-    with pytest.raises(ValueError, match="started on other pairs: the fingerprint of data"):
+    with pytest.raises(ValueError, match="started on other data: the fingerprint of data"):
         other.load_state_dict(state)
 
 
