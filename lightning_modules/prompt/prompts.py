@@ -34,7 +34,7 @@ class Prompts:
     Args:
         backbone: spec of the frozen model. source: of the tasks.
         length, init, start: of the soft prompt, P; `start` has its text, file or from_run.
-        template, verbaliser: how a task is asked.
+        template, verbaliser: how a task is asked. eval_batch: examples of a forward that trains nothing.
         tuning: steps, batch, lr and the schedule of `tuning` in the config.
         cache: git-ignored folder; prompts lie in `cache`/prompts.
         runs: task -> ids of finished prompt/tune runs; their prompts are taken before any is trained.
@@ -53,11 +53,13 @@ class Prompts:
         start: dict[str, str | None] | None = None,
         template: str | None = None,
         verbaliser: str | None = None,
+        eval_batch: Count = 256,
         runs: dict[str, list[str]] | None = None,
         tracking_uri: str | None = None,
     ) -> None:
         self.spec, self.source, self.tuning, self.cache = backbone, source, dict(tuning), Path(cache)
         self.length, self.init, self.template, self.verbaliser = length, init, template, verbaliser
+        self.eval_batch = eval_batch
         self.start, self.runs, self.tracking_uri = start or {}, runs or {}, tracking_uri
         for task in self.runs:
             check_choice("prompts.runs", task, source.names())
@@ -94,6 +96,7 @@ class Prompts:
             prompt_length=self.length,
             verbaliser=self.verbaliser,
             batch=self.tuning["batch"],
+            eval_batch=self.eval_batch,
             seed=seed,
         )
 

@@ -55,10 +55,12 @@ def stacked_accuracy(
 ) -> Tensor:
     """Accuracy [K] of each prompt on `split`; `rows` = prompts x examples of a forward, small enough for the cache."""
     examples = data.examples(split)
+    # Texts of a length go together, so that little is padding.
+    order = sorted(range(len(examples)), key=lambda n: len(examples.rows[n]))
     size = max(1, min(len(examples), rows // len(prompts_KPH)))
     right = torch.zeros(len(prompts_KPH))
     for start in range(0, len(examples), size):
-        batch = examples[start : start + size]
+        batch = examples.__getitems__(order[start : start + size])
         for chunk in range(0, len(prompts_KPH), rows):
             part = slice(chunk, chunk + rows)
             scores_KBC = stacked_scores(backbone, batch, prompts_KPH[part])
