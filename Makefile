@@ -9,6 +9,7 @@ O ?=
 S ?= moe,prompt,transfer,svco
 C ?=
 SCALE ?= small
+SERIES ?= first
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -68,8 +69,8 @@ bench: $(READY) ## speed against a bare loop and the Hugging Face Trainer; write
 soak: $(READY) ## twenty kills of a two-rank run, each resumed; writes docs/results/soak.json (about ten minutes)
 	$(BIN)/python -m tests.robustness.soak
 
-claims: $(READY) ## every claim of the papers tried, goes on where it was stopped: make claims S=moe C=moe/global_lowers_ppl SCALE=gpu
-	$(BIN)/python -m lightning_modules.claims.run --systems $(S) --claims "$(C)" --scale $(SCALE)
+claims: $(READY) ## every claim of the papers tried, goes on where it was stopped: make claims S=moe C=moe/global_lowers_ppl SCALE=gpu SERIES=confirmation
+	$(BIN)/python -m lightning_modules.claims.run --systems $(S) --claims "$(C)" --scale $(SCALE) --series $(SERIES)
 
 report: $(READY) ## the claims table from the runs that MLflow has; writes docs/results/claims.md, .html and .json
 	$(BIN)/python -m lightning_modules.claims.report

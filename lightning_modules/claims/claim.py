@@ -181,13 +181,15 @@ def load_all(systems: Iterable[str] = SYSTEMS, *, conf: Path = CONF) -> dict[str
     return found
 
 
-def jobs(claims: Iterable[Claim], *, scale: str, data: Iterable[str] = ("synthetic", "real")) -> list[Job]:
-    """Every run that the claims need at a scale, each once, seed by seed so that a broken series is balanced."""
+def jobs(
+    claims: Iterable[Claim], *, scale: str, series: str = "first", data: Iterable[str] = ("synthetic", "real")
+) -> list[Job]:
+    """Every run that the claims need for a series at a scale, each once, seed by seed so that a broken one is balanced."""
     wanted = [
         (place, job)
         for claim in claims
         for trial in claim.trials
-        if trial.scale == scale and trial.data in data
+        if (trial.scale, trial.series) == (scale, series) and trial.data in data
         for place, seed in enumerate(claim.seeds_of(trial))
         for arm in claim.arms
         if (job := claim.job(trial, arm, seed))

@@ -1,6 +1,6 @@
 """`make claims`: every run that the claims need, some at a time, each once; then the report.
 
-    python -m lightning_modules.claims.run [--systems moe,svco] [--claims FOLDER/NAME] [--scale small|gpu] [--jobs N]
+    python -m lightning_modules.claims.run [--systems moe,svco] [--claims FOLDER/NAME] [--scale small|gpu] [--series first|confirmation] [--jobs N]
 
 A run that is done (its result.json is there) is passed over, so the same command goes on where it was stopped.
 """
@@ -115,6 +115,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--systems", default=",".join(SYSTEMS), help="of " + ", ".join(SYSTEMS))
     parser.add_argument("--claims", default="", help="folder/name of some claims; default: all of the systems")
     parser.add_argument("--scale", default="small", choices=("small", "gpu"))
+    parser.add_argument("--series", default="first", choices=("first", "confirmation"))
     parser.add_argument("--data", default="synthetic,real", help="kinds of data to run on")
     parser.add_argument("--jobs", type=int, default=None, help="runs at a time; default: one a core, on gpu one")
     given = parser.parse_args(argv)
@@ -143,7 +144,7 @@ def main(argv: Sequence[str]) -> int:
     # A SIGTERM stops it as Ctrl-C does: runs save and end, none is left alone.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     prepare_database()
-    wanted = jobs(claims.values(), scale=given.scale, data=tuple(given.data.split(",")))
+    wanted = jobs(claims.values(), scale=given.scale, series=given.series, data=tuple(given.data.split(",")))
     try:
         board = run_all(wanted, together=together, extra=["threads=1"] if together > 1 else [])
     except KeyboardInterrupt:

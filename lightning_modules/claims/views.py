@@ -81,7 +81,9 @@ def view(row: Row, commits: Mapping[str, str], experiments: Mapping[str, str], d
         "links": links,
         "commit": ", ".join(sorted({commits[run] for runs in row.runs.values() for run in runs.values()})),
         "discussion": discussion,
-        "short": f"make claims C={row.name}" + (" SCALE=gpu" if row.trial.scale == "gpu" else ""),
+        "short": f"make claims C={row.name}"
+        + (" SCALE=gpu" if row.trial.scale == "gpu" else "")
+        + (" SERIES=confirmation" if row.trial.series == "confirmation" else ""),
     }
 
 

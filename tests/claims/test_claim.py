@@ -75,6 +75,7 @@ def test_jobs_are_unique_and_go_seed_by_seed(tmp_path):
     found = jobs([one, one], scale="small")
     assert [job.seed for job in found] == [11, 11, 12, 12, 13, 13, 14, 14, 15, 15]
     assert jobs([one], scale="gpu") == []
+    assert jobs([one], scale="small", series="confirmation") == []
 
 
 def test_a_job_knows_the_folder_of_its_run(tmp_path):
@@ -88,7 +89,8 @@ def test_a_job_knows_the_folder_of_its_run(tmp_path):
     assert list(done.results()) == [named.folder]
 
 
-ARMS = sorted({job.overrides for scale in ("small", "gpu") for job in jobs(EVERY.values(), scale=scale)})
+SERIES = (("small", "first"), ("gpu", "first"), ("small", "confirmation"))
+ARMS = sorted({job.overrides for scale, series in SERIES for job in jobs(EVERY.values(), scale=scale, series=series)})
 
 
 @pytest.mark.parametrize("overrides", ARMS, ids=" ".join)
