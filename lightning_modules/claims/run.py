@@ -1,6 +1,7 @@
 """`make claims`: every run that the claims need, some at a time, each once; then the report.
 
-    python -m lightning_modules.claims.run [--systems moe,svco] [--claims FOLDER/NAME] [--scale small|gpu] [--series first|confirmation] [--jobs N]
+    python -m lightning_modules.claims.run [--systems moe,svco] [--claims FOLDER/NAME] [--scale small|gpu]
+        [--series first|confirmation] [--jobs N]
 
 A run that is done (its result.json is there) is passed over, so the same command goes on where it was stopped.
 """
