@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_modules.bounds import Count
 from lightning_modules.choices import check_choice
 from lightning_modules.prompt import indicators as ind
+from lightning_modules.prompt.curves import curve
 from lightning_modules.prompt.prompt_file import PromptFile
 from lightning_modules.prompt.studies import PromptStudy, mean
 from lightning_modules.prompt.transfer import stack, stacked_accuracy
@@ -199,8 +200,6 @@ class Suggest(Matrix):
         self.prompts.data(self.target).prepare_data()
 
     def run(self, desk: Desk) -> dict[str, float]:
-        from lightning_modules.prompt.tpt import curve
-
         seed, data = self.seeds()[0], self.prompts.data(self.target)
         stored = [self.files(task)[0] for task in self.tasks]
         short = self.prompts.with_tuning(steps=self.probe_steps).prompt(self.target, seed=seed).weight

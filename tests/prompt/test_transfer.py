@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from lightning_modules.prompt import indicators as ind
+from lightning_modules.prompt.curves import curve, speed_ups
 from lightning_modules.prompt.hooks import hooked
 from lightning_modules.prompt.projector import VARIANTS, Projector, ProjectorTraining, train_projector
 from lightning_modules.prompt.studies import accuracy
-from lightning_modules.prompt.tpt import curve, speed_ups
 from lightning_modules.prompt.transfer import stack, stacked_accuracy, stacked_scores
 from lightning_modules.prompt.transfer_studies import Transfer
 from tests.prompt import toy
