@@ -104,7 +104,7 @@ def survives(mutant: Mutant) -> bool:
     """True when every test passes in a copy of the checkout that carries the mutant."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
-        skip = shutil.ignore_patterns(".venv", ".git", "runs", "mlruns", "mlflow.db", "__pycache__", "docs")
+        skip = shutil.ignore_patterns(".venv", ".git", "runs", "mlruns", "mlflow.db", "__pycache__")
         shutil.copytree(PROJECT, copy, ignore=skip)
         path = copy / mutant.file
         text = path.read_text()

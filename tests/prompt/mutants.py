@@ -107,7 +107,7 @@ MUTANTS = (
     ),
     (
         "never reached counts as reached at the end",
-        ROOM + "tpt.py",
+        ROOM + "curves.py",
         "None if there is None else",
         "1.0 if there is None else",
         TRANSFER,
