@@ -34,9 +34,10 @@ class Row(NamedTuple):
 
     @property
     def key(self) -> str:
-        """`folder/name@experiment`, with `+confirmation` for that series: unique among rows."""
+        """`folder/name@experiment`, with `+gpu` and `+confirmation` for that scale and series: unique among rows."""
+        scale = "" if self.trial.scale == "small" else f"+{self.trial.scale}"
         series = "" if self.trial.series == "first" else f"+{self.trial.series}"
-        return f"{self.name}@{self.trial.experiment}{series}"
+        return f"{self.name}@{self.trial.experiment}{scale}{series}"
 
     @property
     def seeds(self) -> list[int]:

@@ -156,11 +156,10 @@ def _base64(path: Path) -> str:
 
 
 def lost(found: Sequence[Row], path: Path) -> list[str]:
-    """Claims of the table at `path` that have fewer seeds in `found`: what writing over it would lose."""
-    now = {(row.name, row.trial.experiment, row.trial.series): len(row.seeds) for row in found}
+    """Rows of the table at `path` that have fewer seeds in `found`: what writing over it would lose."""
+    now = {row.key: len(row.seeds) for row in found}
     before = json.loads(path.read_text()) if path.is_file() else []
-    named = [((row["claim"], row["experiment"], row.get("series", "first")), row) for row in before]
-    return [row["claim"] for key, row in named if len(row["seeds"]) > now.get(key, 0)]
+    return [row["row"] for row in before if len(row["seeds"]) > now.get(row["row"], 0)]
 
 
 def put_in_readme(path: Path, table: str) -> None:

@@ -23,6 +23,7 @@ def as_json(row: Row, commits: Mapping[str, str]) -> dict[str, Any]:
     return {
         "system": claim.system,
         "claim": row.name,
+        "row": row.key,
         "paper": claim.paper,
         "statement": claim.statement,
         "verdict": row.verdict,

@@ -5,6 +5,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from lightning_modules.claims.claim import CONF, Job, jobs, load, load_all
+from lightning_modules.claims.evidence import rows
 from tests.claims import claims
 from tests.runtime import cli
 
@@ -101,6 +102,11 @@ def test_every_arm_of_this_project_composes(overrides):
         cfg = compose("config", overrides=[*overrides, "seed=11"])
     assert cfg.seed == 11
     assert cfg.experiment_name != "moe/default"
+
+
+def test_every_row_has_a_key_of_its_own():
+    keys = [row.key for row in rows(EVERY, {})]
+    assert len(set(keys)) == len(keys)
 
 
 def test_the_verdicts_take_seeds_that_nobody_explored():

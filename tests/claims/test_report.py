@@ -129,14 +129,18 @@ def test_a_table_is_not_replaced_by_one_of_fewer_seeds(tmp_path, conf, monkeypat
     monkeypatch.setattr(report, "PROJECT", tmp_path)
     monkeypatch.setattr(report, "load_all", lambda: load_all(conf=conf))
     (tmp_path / "README.md").write_text(f"{report.MARKS[0]}\n{report.MARKS[1]}\n")
+    # A row without runs, of the same experiment, is no loss.
+    first = claims.FIELDS["trials"][0]
+    claims.write(conf, trials=[first, {**first, "scale": "gpu", "seeds": [31, 32, 33, 34, 35]}])
     few = tmp_path / "few"
     few.mkdir()
     claims.store(few, claims.made(tmp_path), {arm: {11: by_seed[11]} for arm, by_seed in STRONG.items()})
     claims.store(tmp_path, claims.made(tmp_path), STRONG)
     assert report.main(["--uri", f"sqlite:///{tmp_path}/mlflow.db"]) == 0
+    assert report.main(["--uri", f"sqlite:///{tmp_path}/mlflow.db"]) == 0
+    assert "left as it is" not in capsys.readouterr().out
     before = {p: p.read_bytes() for p in [tmp_path / "README.md", *(tmp_path / "committed").rglob("*.*")]}
     assert b"**1**: a beats b" in before[tmp_path / "README.md"]
-    capsys.readouterr()
     assert report.main(["--uri", f"sqlite:///{few}/mlflow.db"]) == 0
     assert {p: p.read_bytes() for p in before} == before
     assert (tmp_path / "own" / "claims.md").is_file()
@@ -150,14 +154,15 @@ def test_the_committed_table_follows_from_its_values_by_the_files_of_today():
     runs = {}
     for entry in committed:
         claim = known[entry["claim"]]
-        trial = next(t for t in claim.trials if (t.experiment, t.series) == (entry["experiment"], entry["series"]))
+        known_by = ("experiment", "series", "scale")
+        trial = next(t for t in claim.trials if all(getattr(t, k) == entry[k] for k in known_by))
         for seed, values in entry["values"].items():
             for arm, value in values.items():
                 if job := claim.job(trial, arm, int(seed)):
                     run = runs.setdefault(job.folder, SimpleNamespace(data=SimpleNamespace(metrics={})))
                     run.data.metrics[claim.metric_of(trial, arm)] = value
                     run.info = SimpleNamespace(run_id="")
-    fields = ("claim", "verdict", "effect", "ci_low", "ci_high", "p_holm", "margin", "rule", "seeds", "seeds_missing")
+    fields = ("row", "verdict", "effect", "ci_low", "ci_high", "p_holm", "margin", "rule", "seeds", "seeds_missing")
     again = [as_json(row, {"": ""}) for row in rows(known, runs)]
     assert [{f: entry[f] for f in fields} for entry in again] == [{f: entry[f] for f in fields} for entry in committed]
     assert sum(entry["effect"] is not None for entry in committed) > 50
