@@ -159,7 +159,7 @@ def lost(found: Sequence[Row], path: Path) -> list[str]:
     """Rows of the table at `path` that have fewer seeds in `found`: what writing over it would lose."""
     now = {row.key: len(row.seeds) for row in found}
     before = json.loads(path.read_text()) if path.is_file() else []
-    return [row["row"] for row in before if len(row["seeds"]) > now.get(row["row"], 0)]
+    return [row["claim"] for row in before if len(row["seeds"]) > now.get(row.get("row"), 0)]
 
 
 def put_in_readme(path: Path, table: str) -> None:
