@@ -24,6 +24,11 @@ from lightning_modules.reports.tables import mean_ci
 from lightning_modules.runtime.study import Desk
 
 
+def known(metrics: dict[str, float]) -> dict[str, float]:
+    """Those that are numbers: MLflow keeps no nan."""
+    return {name: value for name, value in metrics.items() if value == value}
+
+
 class Matrix(PromptStudy):
     """Zero-shot transfer, targets x sources x trials.
 
@@ -113,8 +118,8 @@ class Transfer(Matrix):
             desk.table("controls", ["target", "accuracy from its skill", "its own prompt"], rows)
         metrics = {f"prompt/relative_{kind.split()[0]}": mean(values) for kind, values in groups.items()}
         metrics |= {f"prompt/{row[0]}_from_its_skill": row[1] for row in rows}
-        # Tasks of one skill have nothing across, and MLflow keeps no nan.
-        return {name: value for name, value in metrics.items() if value == value}
+        # Tasks of one skill have nothing across.
+        return known(metrics)
 
 
 class Indicators(Transfer):
@@ -162,8 +167,8 @@ class Indicators(Transfer):
             rho={n: metrics[f"prompt/rho_{n}_all"] for n in points},
         )
         desk.figure("indicators", figure)
-        # No correlation where all of a target's sources do alike: MLflow keeps no nan.
-        return {name: value for name, value in metrics.items() if value == value}
+        # There is no correlation where all of a target's sources do alike.
+        return known(metrics)
 
 
 class Suggest(Matrix):

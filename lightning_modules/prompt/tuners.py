@@ -5,6 +5,7 @@ Shape legend: P prompt tokens, H hidden width, R rank or bottleneck.
 """
 
 import hashlib
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -82,22 +83,23 @@ class SoftPrompt(Tuner):
         return self.weight
 
     def description(self) -> dict[str, Any]:
-        start = {"text": self.text}.get(self.init, self.seed)
-        if given := self._given():
+        start = self.text if self.init == "text" else self.seed
+        if self._given:
             # What is in it: another prompt may lie under the same path later.
-            start = hashlib.sha256(given.weight.numpy().tobytes()).hexdigest()
+            start = hashlib.sha256(self._given.weight.numpy().tobytes()).hexdigest()
         return {"tuner": "SoftPrompt", "length": self.length, "init": self.init, "start": start}
 
+    @cached_property
     def _given(self) -> PromptFile | None:
-        """The prompt that it starts from, of a file or a run."""
+        """The prompt that it starts from, of a file or a run; a run's is fetched once."""
         if self.init == "file":
             return PromptFile.load(self.file)
         return PromptFile.of_run(self.from_run, self.tracking_uri) if self.init == "run" else None
 
     def _start(self, backbone: Backbone) -> Tensor:
-        if found := self._given():
-            found.check(backbone, length=self.length)
-            return found.weight.clone()
+        if self._given:
+            self._given.check(backbone, length=self.length)
+            return self._given.weight.clone()
         embedding = backbone.model.get_input_embeddings().weight.detach()
         draw = torch.Generator().manual_seed(self.seed)
         if self.init == "random":
