@@ -24,7 +24,7 @@ setup: $(READY) ## create .venv and install the lock
 
 run: $(READY) ## the main job: micro-batch against global-batch balancing on real text (about ten minutes on two cores)
 	$(BIN)/python main.py -m experiment=moe/scope $(O)
-	$(BIN)/python -m lightning_modules.reports.moe_compare runs/moe/scope
+	$(BIN)/python -m lightning_modules.moe.comparison runs/moe/scope
 	@echo "Next: make ui, then http://127.0.0.1:5000 and the experiment moe/scope."
 
 sweep: $(READY) ## a sweep: make sweep E=moe/scope O="seed=1,2,3"; the same command again goes on with it

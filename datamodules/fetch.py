@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_modules.runtime.files import sha256
+from lightning_modules.common.files import sha256
 
 
 class Pin(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lightning_modules.choices import check_choice
+from lightning_modules.common.choices import check_choice
 
 LAYOUTS = ("homogeneous", "mixed")
 ORDER_VERSION = 1

@@ -15,7 +15,7 @@ from tests.prompt import mutants as prompt
 from tests.svco import mutants as svco
 
 PROJECT = Path(__file__).parents[1]
-SYNC = "lightning_modules/callbacks/expert_frequency_sync.py"
+SYNC = "lightning_modules/moe/callbacks/expert_frequency_sync.py"
 LOSSES = "lightning_modules/moe/losses.py"
 MODULE = "lightning_modules/moe/module.py"
 MOE_TESTS = "tests/moe/test_losses.py tests/moe/test_trainer.py tests/moe/test_expert_frequency_sync.py"

@@ -17,7 +17,8 @@ from datamodules.corpus import cache
 from datamodules.corpus.sources import Source
 from datamodules.order import ORDER_VERSION
 from datamodules.ordered import Batch, OrderedDataModule, same
-from lightning_modules.bounds import Count, Whole
+from lightning_modules.common.bounds import Count, Whole
+from lightning_modules.common.made import digest
 
 
 class Windows(Dataset):
@@ -185,7 +186,7 @@ class CorpusDataModule(OrderedDataModule):
         tokenizer = {name: value for name, value in sums.items() if name.startswith("tokenizer")}
         order = [ORDER_VERSION, self.seed, self.layout, self.micro_batch, self.global_batch, self.seq_len]
         parts = {"data": tokens, "split": self.manifest["split"], "tokenizer": tokenizer, "order": order}
-        return {name: cache._digest(json.dumps(part, sort_keys=True)).hex()[:16] for name, part in parts.items()}
+        return {name: digest(part) for name, part in parts.items()}
 
     def datasheet(self) -> list[dict[str, Any]]:
         """A row per domain: documents and tokens per split."""

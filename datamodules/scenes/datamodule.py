@@ -17,8 +17,8 @@ from datamodules.order import ORDER_VERSION
 from datamodules.ordered import OrderedDataModule, same
 from datamodules.scenes import mvc
 from datamodules.scenes.pairs import ScenePair, scene_pairs
-from lightning_modules.bounds import Count, Share, Whole
-from lightning_modules.svco.reader import Encoded, Reader
+from datamodules.scenes.reader import Encoded, Reader
+from lightning_modules.common.bounds import Count, Share, Whole
 
 
 class Source(Protocol):

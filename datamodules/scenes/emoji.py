@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.fetch import Pin
-from lightning_modules.runtime.files import sha256
-from lightning_modules.runtime.made import made
+from lightning_modules.common.files import sha256
+from lightning_modules.common.made import made
 
 # Twitter's art, CC-BY 4.0.
 PACKAGE = Pin("emoji-datasource-twitter", "16.0.0", "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877")

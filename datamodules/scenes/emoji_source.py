@@ -16,7 +16,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from datamodules.scenes.emoji import PACKAGE, Emoji, contrasts, emojis
-from lightning_modules.bounds import Count
+from lightning_modules.common.bounds import Count
 
 QUESTION = "describe the picture ."
 # Of a hundred groups of connected pictures: the rest is for training.

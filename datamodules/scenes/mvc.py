@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from lightning_modules.runtime.files import write_atomically
+from lightning_modules.common.files import write_atomically
 
 TEXTS = ("instruction_prompt", "chosen_response", "rejected_response")
 IMAGES = ("chosen_images", "rejected_images")

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from datamodules.scenes.world import Scene
-from lightning_modules.bounds import Count
+from lightning_modules.common.bounds import Count
 
 # Drawn this many times larger and scaled down, for edges that do not depend on where a shape begins.
 OVERSAMPLING = 4

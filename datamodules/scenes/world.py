@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lightning_modules.bounds import Share
-from lightning_modules.choices import check_choice
+from lightning_modules.common.bounds import Share
+from lightning_modules.common.choices import check_choice
 
 VALUES: dict[str, tuple] = {
     "place": ("meadow", "beach", "night", "room"),

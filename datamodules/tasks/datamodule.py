@@ -11,9 +11,9 @@ from datamodules.order import ORDER_VERSION
 from datamodules.ordered import Batch, OrderedDataModule, same
 from datamodules.tasks.task import Task
 from datamodules.tasks.template import Template, collate, label_ids
-from lightning_modules.bounds import Count, Whole
-from lightning_modules.choices import check_choice
-from lightning_modules.runtime.made import digest
+from lightning_modules.common.bounds import Count, Whole
+from lightning_modules.common.choices import check_choice
+from lightning_modules.common.made import digest
 
 VERBALISERS = ("token", "prototype")
 

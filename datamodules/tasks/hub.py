@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.tasks.task import SPLITS, Task, balanced_split
-from lightning_modules.bounds import Count, Whole
-from lightning_modules.choices import check_choice
+from lightning_modules.common.bounds import Count, Whole
+from lightning_modules.common.choices import check_choice
 
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 KEY = "data.source"

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from datamodules.tasks.task import Task
-from lightning_modules.bounds import Count, Share, Whole
-from lightning_modules.choices import check_choice
+from lightning_modules.common.bounds import Count, Share, Whole
+from lightning_modules.common.choices import check_choice
 
 VERSION = 1
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")

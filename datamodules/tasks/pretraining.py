@@ -13,8 +13,8 @@ from datamodules.ordered import Batch, OrderedDataModule, same
 from datamodules.tasks.datamodule import Asked
 from datamodules.tasks.language import SPECIAL, Language
 from datamodules.tasks.template import collate
-from lightning_modules.bounds import Count, Whole
-from lightning_modules.runtime.made import digest
+from lightning_modules.common.bounds import Count, Whole
+from lightning_modules.common.made import digest
 
 MASKED_WORDS, MASKED_LABELS = 0.15, 0.6
 IGNORE = -100

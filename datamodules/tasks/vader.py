@@ -15,8 +15,8 @@ from annotated_types import Interval
 
 from datamodules.tasks.task import Task
 from datamodules.vader import FILES, Snippet, snippets
-from lightning_modules.bounds import Count, Whole
-from lightning_modules.choices import check_choice
+from lightning_modules.common.bounds import Count, Whole
+from lightning_modules.common.choices import check_choice
 
 Valence = Annotated[float, Interval(ge=0, le=4)]
 SENTIMENT, SUBJECTIVITY = ("good", "bad"), ("emotional", "neutral")

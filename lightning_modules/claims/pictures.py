@@ -8,10 +8,12 @@ import torch
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
+from lightning_modules.claims import figures as draw
 from lightning_modules.claims.evidence import Row
+from lightning_modules.moe import figures as moe_figures
 from lightning_modules.moe.specialization import selection_share_DLE
-from lightning_modules.reports import claims_figures as draw
-from lightning_modules.reports import moe_figures, prompt_figures, transfer_figures
+from lightning_modules.skill_neurons import figures as prompt_figures
+from lightning_modules.transfer import figures as transfer_figures
 
 # Balance batch sizes, in sequences, of the arms of the claims about it (32 sequences a step, micro-batches of 2).
 DOSES = {"micro": 2, "four": 4, "eight": 8, "sixteen": 16, "global": 32}

@@ -18,13 +18,13 @@ import jinja2
 import yaml
 from mlflow import MlflowClient
 
+from lightning_modules.claims import figures as draw
 from lightning_modules.claims import statistics as st
 from lightning_modules.claims.claim import SYSTEMS, load_all
 from lightning_modules.claims.evidence import Row, finished, rows
 from lightning_modules.claims.pictures import Gallery
 from lightning_modules.claims.views import as_json, title, view
-from lightning_modules.reports import claims_figures as draw
-from lightning_modules.runtime.files import write_atomically
+from lightning_modules.common.files import write_atomically
 from lightning_modules.runtime.provenance import machine
 from lightning_modules.runtime.schema import nearest
 from lightning_modules.runtime.sweep import PROJECT

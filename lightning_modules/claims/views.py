@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_modules.claims.evidence import Row
-from lightning_modules.reports.tables import Estimate, mean_ci
+from lightning_modules.common.tables import Estimate, mean_ci
 from lightning_modules.runtime.provenance import machine
 
 UI = "http://127.0.0.1:5000"

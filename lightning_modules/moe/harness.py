@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lightning_modules.reports.tables import terminal
+from lightning_modules.common.tables import terminal
 
 
 def evaluate(

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_modules.bounds import Count, Share, Whole
-from lightning_modules.choices import check_choice
+from lightning_modules.common.bounds import Count, Share, Whole
+from lightning_modules.common.choices import check_choice
 
 FAMILIES = ("qwen3_moe", "qwen2_moe", "olmoe", "deepseek_v3")
 

@@ -10,9 +10,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_modules import metric_names as names
-from lightning_modules.bounds import Count, Weight
-from lightning_modules.linear_cross_entropy import linear_cross_entropy
+from lightning_modules.common import metric_names as names
+from lightning_modules.common.bounds import Count, Weight
+from lightning_modules.common.optimizer import adamw_with_schedule
+from lightning_modules.moe.linear_cross_entropy import linear_cross_entropy
 from lightning_modules.moe.losses import (
     Frequency,
     load_balancing_loss,
@@ -20,7 +21,6 @@ from lightning_modules.moe.losses import (
 )
 from lightning_modules.moe.models import count_parameters, export, scoring_of
 from lightning_modules.moe.routing import ExpertFrequency, RouterStats, RouterTap
-from lightning_modules.optim import adamw_with_schedule
 
 
 class MoELM(pl.LightningModule):

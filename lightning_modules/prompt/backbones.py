@@ -15,10 +15,11 @@ from torch import nn
 from datamodules.fetch import MINILM, fetch
 from datamodules.tasks.language import SPECIAL, Language
 from datamodules.tasks.pretraining import PretrainingDataModule
-from lightning_modules.bounds import Count, Positive, Whole
+from lightning_modules.common.bounds import Count, Positive, Whole
+from lightning_modules.common.made import adopt, made
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import kind_of
-from lightning_modules.runtime.made import adopt, made
+from lightning_modules.prompt.pretraining import pretrain
 
 VERSION = 1
 
@@ -112,8 +113,6 @@ class LanguageBackbone:
 
     def path(self) -> Path:
         """The pretrained weights; trains them when they are not there."""
-        from lightning_modules.prompt.pretraining import pretrain
-
         return made(folder=self.cache / "backbones", key=self.key(), make=lambda place: pretrain(self, place))
 
     def keep(self, trained: Path) -> Path:
@@ -188,7 +187,7 @@ class HubBackbone:
     def key(self) -> dict[str, Any]:
         if not Path(self.name).is_dir():
             return {"hub": self.name, "revision": self.revision, "random_init": self.random_init}
-        from lightning_modules.runtime.files import sha256
+        from lightning_modules.common.files import sha256
 
         files = sorted(Path(self.name).glob("*.safetensors")) + [Path(self.name) / "config.json"]
         return {"files": {p.name: sha256(p) for p in files}, "random_init": self.random_init}

@@ -8,9 +8,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_modules import metric_names as names
-from lightning_modules.bounds import Positive, Share, Weight, Whole
-from lightning_modules.optim import warm_up_and_cosine
+from lightning_modules.common import metric_names as names
+from lightning_modules.common.bounds import Positive, Share, Weight, Whole
+from lightning_modules.common.optimizer import warm_up_and_cosine
 from lightning_modules.prompt.backbone import Backbone, Batch
 from lightning_modules.prompt.prompt_file import NAME, PromptFile
 from lightning_modules.prompt.tuners import FullFineTuning, SoftPrompt, Tuner, count

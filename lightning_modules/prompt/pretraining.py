@@ -1,26 +1,41 @@
 """Masked language modelling on the controlled language: how the embedded backbones come to be."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_modules import metric_names as names
-from lightning_modules.optim import adamw_with_schedule
-from lightning_modules.prompt.backbones import LanguageBackbone
-from lightning_modules.runtime.inner import inner_trainer
+from lightning_modules.common import metric_names as names
+from lightning_modules.common.optimizer import adamw_with_schedule
+from lightning_modules.training.inner import inner_trainer
+from lightning_modules.training.progress import Progress
 
 # The run of `experiment=prompt/pretrain` and the automatic one take the same: their weights are the same.
 TRAINER = {"gradient_clip_val": 1.0}
 OPTIMIZER = {"warmup_steps": 100, "weight_decay": 0.01, "betas": (0.9, 0.98)}
 
 
+class Pretrained(Protocol):
+    """What is pretrained: `backbones.LanguageBackbone`."""
+
+    steps: int
+    lr: float
+
+    def build(self) -> nn.Module: ...
+
+    def tokenizer(self) -> Any: ...
+
+    def data(self) -> pl.LightningDataModule: ...
+
+    def keep(self, trained: Path) -> Path: ...
+
+
 class MaskedLM(pl.LightningModule):
     """Mean cross-entropy of masked words plus that of masked label words; beside it the labels' accuracy."""
 
-    def __init__(self, *, backbone: LanguageBackbone) -> None:
+    def __init__(self, *, backbone: Pretrained) -> None:
         super().__init__()
         self.spec, self.model = backbone, backbone.build()
         self.first = self.model.base_model.embeddings.padding_idx + 1
@@ -73,10 +88,8 @@ class MaskedLM(pl.LightningModule):
         self.spec.tokenizer().save_pretrained(folder)
 
 
-def pretrain(spec: LanguageBackbone, folder: Path) -> None:
+def pretrain(spec: Pretrained, folder: Path) -> None:
     """Train `spec` from its seed and write it to `folder`."""
-    from lightning_modules.callbacks.progress import Progress
-
     trainer = inner_trainer(max_steps=spec.steps, callbacks=[Progress()], enable_progress_bar=True, **TRAINER)
     with torch.random.fork_rng():
         module = MaskedLM(backbone=spec)

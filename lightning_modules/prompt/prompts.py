@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.tasks.datamodule import Source, TaskDataModule
-from lightning_modules.bounds import Count, Positive
-from lightning_modules.choices import check_choice
+from lightning_modules.common.bounds import Count, Positive
+from lightning_modules.common.choices import check_choice
+from lightning_modules.common.made import made
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.prompt_file import PromptFile
 from lightning_modules.prompt.tuners import SoftPrompt, Tuner
-from lightning_modules.runtime.inner import inner_trainer, seeded
-from lightning_modules.runtime.made import made
+from lightning_modules.training.inner import inner_trainer, seeded
 
 VERSION = 2
 

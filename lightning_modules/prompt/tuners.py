@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.bounds import Count, Positive
-from lightning_modules.choices import check_choice
+from lightning_modules.common.bounds import Count, Positive
+from lightning_modules.common.choices import check_choice
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.prompt_file import PromptFile
 

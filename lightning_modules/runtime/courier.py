@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.runtime.files import locked
+from lightning_modules.common.files import locked
 from lightning_modules.runtime.journal import Entry, Journal
 
 # A server that is away must be found out in seconds, not after minutes of retries; the journal is the retry.
@@ -49,7 +49,7 @@ class Delivery:
             if self.run_id is None and self.journal.delivered:
                 self.run_id = self._created_before()
             for offset, entry in merged(self.journal.pending()):
-                getattr(self, f"_{entry['kind']}")(entry)
+                getattr(self, f"send_{entry['kind']}")(entry)
                 self.journal.mark(offset)
                 self._doubtful = False
                 done += 1
@@ -65,7 +65,7 @@ class Delivery:
         (found,) = self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{start['uid']}'")
         return found.info.run_id
 
-    def _start(self, entry: Entry) -> None:
+    def send_start(self, entry: Entry) -> None:
         if self.run_id is None:
             experiment = self._experiment(entry["experiment"], entry["artifact_location"])
             found = (
@@ -93,7 +93,7 @@ class Delivery:
             # Another process was faster.
             return self.client.get_experiment_by_name(name).experiment_id
 
-    def _metrics(self, entry: Entry) -> None:
+    def send_metrics(self, entry: Entry) -> None:
         from mlflow.entities import Metric
 
         points = entry["points"]
@@ -106,37 +106,37 @@ class Delivery:
             metrics = [Metric(key, value, time, step) for key, value, time, step in points]
             self.client.log_batch(self.run_id, metrics=metrics)
 
-    def _params(self, entry: Entry) -> None:
+    def send_params(self, entry: Entry) -> None:
         from mlflow.entities import Param
 
         params = [Param(key, value) for key, value in entry["params"].items()]
         for i in range(0, len(params), 100):
             self.client.log_batch(self.run_id, params=params[i : i + 100])
 
-    def _tags(self, entry: Entry) -> None:
+    def send_tags(self, entry: Entry) -> None:
         from mlflow.entities import RunTag
 
         tags = [RunTag(key, value) for key, value in entry["tags"].items()]
         for i in range(0, len(tags), 100):
             self.client.log_batch(self.run_id, tags=tags[i : i + 100])
 
-    def _inputs(self, entry: Entry) -> None:
+    def send_inputs(self, entry: Entry) -> None:
         from mlflow.entities import Dataset, DatasetInput
 
         dataset = Dataset(entry["name"], entry["digest"], entry["source_type"], entry["source"])
         self.client.log_inputs(self.run_id, [DatasetInput(dataset)])
 
-    def _text(self, entry: Entry) -> None:
+    def send_text(self, entry: Entry) -> None:
         self.client.log_text(self.run_id, entry["text"], entry["name"])
 
-    def _artifacts(self, entry: Entry) -> None:
+    def send_artifacts(self, entry: Entry) -> None:
         path = Path(entry["path"])
         if path.is_dir():
             self.client.log_artifacts(self.run_id, str(path), artifact_path=entry["to"])
         elif path.is_file():
             self.client.log_artifact(self.run_id, str(path), artifact_path=entry["to"])
 
-    def _end(self, entry: Entry) -> None:
+    def send_end(self, entry: Entry) -> None:
         self.client.set_terminated(self.run_id, status=entry["status"])
 
 

@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from lightning_modules.reports.tables import terminal
+from lightning_modules.common.tables import terminal
 from lightning_modules.runtime.replay import CURVE, curve, first_difference, get_run
 
 PROJECT = Path(__file__).parents[2]

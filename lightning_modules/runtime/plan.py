@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from lightning_modules.reports.tables import terminal
+from lightning_modules.common.tables import terminal
 from lightning_modules.runtime import provenance, quiet
 
 WARM_UP, TIMED = 2, 5

@@ -13,12 +13,12 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-from lightning_modules.callbacks.resume_point import Preempted, ResumePoint
+from lightning_modules.common.files import write_atomically
 from lightning_modules.runtime import console as console_log
 from lightning_modules.runtime import errors, provenance, quiet, tracking
-from lightning_modules.runtime.checkpoints import CheckedCheckpoints, newest_valid
-from lightning_modules.runtime.files import write_atomically
 from lightning_modules.runtime.study import Desk, Study, stoppable
+from lightning_modules.training.checkpoints import CheckedCheckpoints, newest_valid
+from lightning_modules.training.resume_point import Preempted, ResumePoint
 
 
 def say(text: str) -> None:

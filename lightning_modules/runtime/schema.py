@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from lightning_modules.bounds import Count, Weight, Whole
+from lightning_modules.common.bounds import Whole
+from lightning_modules.runtime import system
 
 # Code that a config may name. A replay runs a config that somebody else wrote: nothing else is ever called.
 TRUSTED = ("lightning_modules.", "datamodules.", "torch.", "transformers.", "pytorch_lightning.")
@@ -26,6 +27,7 @@ def _top(
     experiment_name: str,
     run_name: str | None,
     system_name: str,
+    checks: str | None,
     seed: Whole,
     threads: Whole,
     fresh: bool,
@@ -42,21 +44,8 @@ def _top(
 def _logger(*, tracking_uri: str | None, artifact_location: str | None) -> None: ...
 
 
-def _balance(
-    *,
-    scope: str,
-    weight: Weight,
-    block: Count | None,
-    micro_weight: Weight,
-    z_weight: Weight,
-    layer_reduction: str,
-    from_step: Whole,
-    until_step: Count | None,
-) -> None: ...
-
-
 def _optimizer() -> Callable[..., Any]:
-    from lightning_modules.optim import adamw_with_schedule
+    from lightning_modules.common.optimizer import adamw_with_schedule
 
     return adamw_with_schedule
 
@@ -70,7 +59,6 @@ def _trainer() -> Callable[..., Any]:
 PLAIN: dict[str, Callable[[], Callable[..., Any]]] = {
     "": lambda: _top,
     "logger": lambda: _logger,
-    "balance": lambda: _balance,
     "optimizer": _optimizer,
     "trainer": _trainer,
 }
@@ -84,6 +72,7 @@ GIVEN = {
 def problems(cfg: DictConfig) -> list[str]:
     """Every problem of types, ranges, unknown and missing keys, one line each, in the order of the config."""
     found: list[str] = []
+    plain = {path: function() for path, function in PLAIN.items()} | system.checks_of(cfg).PLAIN
     for path, node in nodes(cfg):
         target = node.get("_target_") if path else None
         if target is not None and target != "builtins.dict":
@@ -97,8 +86,8 @@ def problems(cfg: DictConfig) -> list[str]:
                     f"{path}._target_ is {target!r}, which cannot be imported ({type(error).__name__}: {error})."
                 )
                 continue
-        elif path in PLAIN:
-            function = PLAIN[path]()
+        elif path in plain:
+            function = plain[path]
         else:
             continue
         found += _arguments(path=path, node=node, function=function)

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from lightning_modules.callbacks.resume_point import Preempted
-from lightning_modules.reports.tables import markdown, terminal
+from lightning_modules.common.tables import markdown, terminal
 from lightning_modules.runtime.tracking import Tracker
+from lightning_modules.training.resume_point import Preempted
 
 
 class Desk:

@@ -16,8 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
+from lightning_modules.common.files import locked, write_atomically
 from lightning_modules.runtime.courier import Delivery
-from lightning_modules.runtime.files import locked, write_atomically
 from lightning_modules.runtime.journal import Journal
 from lightning_modules.runtime.tracking import PARENT_RUN, owner, reap
 
@@ -40,8 +40,8 @@ def start(cfg: DictConfig) -> None:
         reap(delivery, cfg.experiment_name)
         entry = {"experiment": cfg.experiment_name, "artifact_location": cfg.logger.artifact_location}
         tags = {**owner(), "sweep": "parent", "system": cfg.system_name}
-        delivery._start({**entry, "name": f"sweep {cfg.experiment_name}", "uid": str(folder), "tags": tags})
-        delivery._tags({"tags": tags})
+        delivery.send_start({**entry, "name": f"sweep {cfg.experiment_name}", "uid": str(folder), "tags": tags})
+        delivery.send_tags({"tags": tags})
     except Exception as error:
         console.print(f"tracking server not reached ({type(error).__name__}): this sweep has no parent run.")
         return
@@ -100,7 +100,7 @@ def why(code: int, folder: Path) -> str:
 
 def note(cfg: DictConfig, folder: Path, overrides: list[str], *, status: str, reason: str = "") -> float:
     """Write the outcome down, bring the parent run up to date; the objective, nan when there is none."""
-    from lightning_modules.reports import sweep_report
+    from lightning_modules.runtime import sweep_report
 
     sweep = Path(os.environ[SWEEP])
     if status != "done":
@@ -154,7 +154,7 @@ class Stopped(BaseException):
 
 def finish(cfg: DictConfig, *, stopped: bool = False) -> int:
     """End the parent run; the exit code: 0, 1 when a job failed, 130 when it was stopped."""
-    from lightning_modules.reports import sweep_report
+    from lightning_modules.runtime import sweep_report
 
     counts = sweep_report.counts(Path(os.environ[SWEEP]))
     if PARENT_RUN in os.environ:

@@ -4,8 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+from lightning_modules.common.files import write_atomically
 from lightning_modules.runtime.courier import Delivery
-from lightning_modules.runtime.files import write_atomically
 from lightning_modules.runtime.journal import Journal
 
 

@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from lightning_modules.reports.settings import NOISE
+from lightning_modules.common.files import write_atomically
 from lightning_modules.runtime.courier import Courier, Delivery
-from lightning_modules.runtime.files import write_atomically
+from lightning_modules.runtime.identity import NOISE
 from lightning_modules.runtime.journal import Journal
 
 PARAM_LIMIT = 250

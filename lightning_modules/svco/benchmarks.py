@@ -9,7 +9,7 @@ import torch
 
 from datamodules.scenes import benchmarks as files
 from datamodules.scenes.mvc import open_image
-from lightning_modules.bounds import Count
+from lightning_modules.common.bounds import Count
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.scores import Row, scores_of

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from datamodules.scenes.language import vocabulary
-from lightning_modules.bounds import Count
+from lightning_modules.common.bounds import Count
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>", "<user>", "<assistant>")
 TEMPLATE = (

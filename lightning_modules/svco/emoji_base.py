@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 
 from datamodules.scenes.emoji_source import QUESTION, EmojiSource, caption, picture
-from lightning_modules.bounds import Count, Positive, Share, Whole
-from lightning_modules.runtime.inner import seeded
-from lightning_modules.runtime.made import made
+from datamodules.scenes.reader import Reader
+from lightning_modules.common.bounds import Count, Positive, Share, Whole
+from lightning_modules.common.made import made
 from lightning_modules.svco.embedded import build_processor
 from lightning_modules.svco.models import VLM, load_vlm
 from lightning_modules.svco.pretraining import VERSION as SCENES_VERSION
 from lightning_modules.svco.pretraining import TellingModule, fit_batches, pretrained_vlm
-from lightning_modules.svco.reader import Reader
 from lightning_modules.svco.scores import Row
+from lightning_modules.training.inner import seeded
 
 VERSION = 1
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from datamodules.scenes import language
 from datamodules.scenes.pairs import ScenePair, generator, scenes
+from datamodules.scenes.reader import Encoded
 from datamodules.scenes.render import render
 from datamodules.scenes.world import CATEGORIES, VALUES, Scene
-from lightning_modules.bounds import Count, Whole
+from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.svco import grounding
 from lightning_modules.svco.losses import SCORES
 from lightning_modules.svco.models import VLM
-from lightning_modules.svco.reader import Encoded
 from lightning_modules.svco.scores import Row, pair_scores, scores_of
 
 STREAMS = ("biased", "unbiased", "counterfactual")

@@ -3,9 +3,9 @@
 from typing import Any
 
 from datamodules.scenes.datamodule import Source
-from lightning_modules.bounds import Count
+from lightning_modules.common.bounds import Count
 from lightning_modules.runtime.study import Desk
-from lightning_modules.svco.filters import Similarity, verdict
+from lightning_modules.svco.mvc.filters import Similarity, verdict
 from lightning_modules.svco.studies import Arms
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.bounds import Weight
-from lightning_modules.choices import check_choice
+from lightning_modules.common.bounds import Weight
+from lightning_modules.common.choices import check_choice
 
 SCORES = ("ww", "wl", "lw", "ll", "nw", "nl")
 # Which score should exceed which: the four terms of S-VCO (Wu et al., section 3), then DPO's and image-DPO's.

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_modules.bounds import Whole
-from lightning_modules.svco.reader import Reader
+from datamodules.scenes.reader import Reader
+from lightning_modules.common.bounds import Whole
 
 # Families whose image features, decoder and positions are known to be a plain sequence: what `scores.shared` needs.
 SHARED = {"llava": "language_model", "idefics3": "text_model", "smolvlm": "text_model"}

@@ -8,11 +8,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_modules import metric_names as names
-from lightning_modules.optim import adamw_with_schedule
+from datamodules.scenes.reader import Encoded
+from lightning_modules.common import metric_names as names
+from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.models import VLM, count_parameters, export
-from lightning_modules.svco.reader import Encoded
 from lightning_modules.svco.scores import pair_scores, response_tokens
 
 CHOICE = ("ww", "wl", "lw", "ll")

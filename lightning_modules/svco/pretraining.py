@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from datamodules.scenes.pairs import generator, training_text
+from datamodules.scenes.reader import Reader
 from datamodules.scenes.render import render
 from datamodules.scenes.world import VALUES, Scene, draw_scene
-from lightning_modules.bounds import Count, Positive, Share, Whole
-from lightning_modules.callbacks.resume_point import random_state, set_random_state
-from lightning_modules.optim import adamw_with_schedule
-from lightning_modules.runtime.made import made
+from lightning_modules.common.bounds import Count, Positive, Share, Whole
+from lightning_modules.common.made import made
+from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.svco.embedded import build_llava, build_processor
 from lightning_modules.svco.models import VLM, load_vlm, prepared
-from lightning_modules.svco.reader import Reader
 from lightning_modules.svco.scores import Row, scores_of
+from lightning_modules.training.resume_point import random_state, set_random_state
 
 # Raised when what is made of the same settings changes.
 VERSION = 4

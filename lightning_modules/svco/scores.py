@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from datamodules.scenes.reader import Encoded
 from lightning_modules.svco.models import SHARED, VLM
-from lightning_modules.svco.reader import Encoded
 
 
 class Row(NamedTuple):

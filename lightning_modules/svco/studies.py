@@ -11,10 +11,10 @@ from typing import Any
 
 from datamodules.scenes.datamodule import Source
 from datamodules.scenes.pairs import scene_pairs
-from lightning_modules import metric_names as names
-from lightning_modules.bounds import Count, Positive, Whole
-from lightning_modules.reports import svco_figures as draw
+from lightning_modules.common import metric_names as names
+from lightning_modules.common.bounds import Count, Positive, Whole
 from lightning_modules.runtime.study import Desk
+from lightning_modules.svco import figures as draw
 from lightning_modules.svco import grounding
 from lightning_modules.svco.evaluation import Found, evaluate, evaluate_pairs
 from lightning_modules.svco.models import VLM

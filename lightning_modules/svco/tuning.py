@@ -10,12 +10,12 @@ import pytorch_lightning as pl
 import torch
 
 from datamodules.scenes.datamodule import PairsDataModule, Source
-from lightning_modules import metric_names as names
-from lightning_modules.callbacks.resume_point import random_state, set_random_state
-from lightning_modules.runtime.made import made
+from lightning_modules.common import metric_names as names
+from lightning_modules.common.made import made
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.module import SVCO
+from lightning_modules.training.resume_point import random_state, set_random_state
 
 # Raised when the same settings train something else.
 VERSION = 1

@@ -86,7 +86,7 @@ def ours_tracked() -> list[float]:
 
 def bare() -> list[float]:
     """The least that trains this model with our losses: forward, loss, backward, clip, AdamW; no framework."""
-    from lightning_modules.linear_cross_entropy import linear_cross_entropy
+    from lightning_modules.moe.linear_cross_entropy import linear_cross_entropy
     from lightning_modules.moe.losses import load_balancing_loss, router_z_loss
     from lightning_modules.moe.routing import RouterStats
 
@@ -170,7 +170,7 @@ def scope_rank(rank: int, ranks: int, port: int, queue: Any) -> None:
     """One rank of a run whose scope changes every SEGMENT steps; puts (micro, global seconds per step) pairs."""
     import os
 
-    from lightning_modules.callbacks.expert_frequency_sync import ExpertFrequencySync
+    from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequencySync
 
     torch.set_num_threads(1)
     if ranks > 1:

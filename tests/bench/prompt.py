@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.tasks import Language
-from lightning_modules.prompt import skill_neurons as sn
 from lightning_modules.prompt.backbones import LanguageBackbone
-from lightning_modules.prompt.hooks import hooked
 from lightning_modules.prompt.prompts import Prompts
-from lightning_modules.prompt.transfer import stacked_accuracy
+from lightning_modules.skill_neurons import predictivity as sn
+from lightning_modules.skill_neurons.hooks import hooked
+from lightning_modules.transfer.stacked import stacked_accuracy
 from tests.bench.results import PROJECT, row, write
 
 LENGTH, BATCH, STEPS, ROUNDS = 16, 32, 150, 5
@@ -63,7 +63,7 @@ def ours(made: Prompts) -> Callable[[], None]:
     """A prompt as studies train it, from the datamodule to the trained prompt, without the file."""
     from lightning_modules.prompt.module import PromptTuning
     from lightning_modules.prompt.prompts import Loaded
-    from lightning_modules.runtime.inner import inner_trainer, seeded
+    from lightning_modules.training.inner import inner_trainer, seeded
 
     def work() -> None:
         with seeded(0):

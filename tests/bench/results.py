@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lightning_modules.reports.tables import markdown, terminal
+from lightning_modules.common.tables import markdown, terminal
 from lightning_modules.runtime.provenance import commit, machine
 
 PROJECT = Path(__file__).parents[2]

@@ -47,7 +47,7 @@ def checkpoint_cost(folder: Path) -> tuple[float, float, float]:
     """Seconds of (our checkpoint with flush and checksum, Lightning's own), and MiB, for a model like `small`."""
     from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-    from lightning_modules.runtime.checkpoints import CheckedCheckpoints
+    from lightning_modules.training.checkpoints import CheckedCheckpoints
 
     content = {"weights": [torch.randn(1_000_000) for _ in range(18)]}
     times: dict[str, list[float]] = {"ours": [], "theirs": []}

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules.scenes.reader import Encoded
 from lightning_modules.svco.losses import SCORES, Objective
 from lightning_modules.svco.models import VLM
-from lightning_modules.svco.reader import Encoded
 from lightning_modules.svco.scores import pair_scores, response_tokens
 from tests.bench.results import PROJECT, row, write
 
@@ -32,9 +32,9 @@ FOUR = Objective(betas=dict.fromkeys(("attend", "reject", "attend_mirror", "reje
 def parts(shape: str) -> tuple[VLM, list[Encoded]]:
     """A model with fresh weights and pairs: the embedded size, or LLaVA-1.5's image, token and word counts."""
     from datamodules.scenes.pairs import scene_pairs
+    from datamodules.scenes.reader import Reader
     from lightning_modules.svco.embedded import build_llava, build_processor
     from lightning_modules.svco.models import prepared
-    from lightning_modules.svco.reader import Reader
 
     torch.manual_seed(0)
     large = shape == "llava"
@@ -144,8 +144,8 @@ def rate(work: Callable[[], int]) -> float:
 def pipeline_rows() -> list[dict[str, Any]]:
     from datamodules.scenes.pairs import scenes
     from datamodules.scenes.render import render
-    from lightning_modules.svco.candidates import SceneCandidates
-    from lightning_modules.svco.filters import EmbeddedSimilarity, StructuralSimilarity
+    from lightning_modules.svco.mvc.candidates import SceneCandidates
+    from lightning_modules.svco.mvc.filters import EmbeddedSimilarity, StructuralSimilarity
 
     torch.set_num_threads(1)
     group = scenes(count=300, seed=0, stream="unbiased")

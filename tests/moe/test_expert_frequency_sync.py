@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from lightning_modules.callbacks.expert_frequency_sync import ExpertFrequencySync
+from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequencySync
 from lightning_modules.moe.losses import Frequency, load_balancing_loss
 from lightning_modules.moe.routing import ExpertFrequency, RouterStats
 from tests.ranks import run_ranks

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from lightning_modules import metric_names as names
+from lightning_modules.common import metric_names as names
+from lightning_modules.moe import figures as draw
 from lightning_modules.moe import specialization as measure
 from lightning_modules.moe.held_out import DomainPerplexity, RoutingTally
 from lightning_modules.moe.routing import RouterStats
-from lightning_modules.reports import moe_figures as draw
 
 DOMAINS, PER_DOMAIN, LAYERS, EXPERTS = 4, 8, 3, 8
 

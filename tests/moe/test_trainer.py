@@ -8,11 +8,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lightning_modules.callbacks.aux_free_bias import AuxFreeBias
-from lightning_modules.callbacks.expert_frequency_sync import ExpertFrequencySync
-from lightning_modules.callbacks.finite_loss import FiniteLoss, NonFiniteLossError
-from lightning_modules.callbacks.whole_windows import WholeWindows
+from lightning_modules.moe.callbacks.aux_free_bias import AuxFreeBias
+from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequencySync
 from lightning_modules.moe.models import FAMILIES
+from lightning_modules.training.finite_loss import FiniteLoss, NonFiniteLossError
+from lightning_modules.training.whole_windows import WholeWindows
 from tests.moe.toy import ToyData, fit, fit_rank, tiny_model
 from tests.ranks import run_ranks
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_modules.callbacks.zero_shot import score_choices
+from lightning_modules.moe.callbacks.zero_shot import score_choices
 from tests.moe.toy import fit
 
 

@@ -93,7 +93,7 @@ def fit(*, callbacks=(), steps=20, ranks=1, accumulate=1, sequences=16, model=No
 
 def fit_rank(rank, ranks, port, scope, accumulate):
     """One DDP rank of a 20-step fit, for `tests.ranks.run_ranks`-like launchers."""
-    from lightning_modules.callbacks.expert_frequency_sync import ExpertFrequencySync
+    from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequencySync
 
     if ranks > 1:
         os.environ.update(

@@ -1,10 +1,11 @@
 """Faults of prompts and skill neurons for `make mutants`: (name, file, old, new, tests that must notice)."""
 
 ROOM = "lightning_modules/prompt/"
-FINDER, PRUNING, HOOKS = ROOM + "skill_neurons.py", ROOM + "pruning.py", ROOM + "hooks.py"
+NEURONS_ROOM, TRANSFER_ROOM = "lightning_modules/skill_neurons/", "lightning_modules/transfer/"
+FINDER, PRUNING, HOOKS = (NEURONS_ROOM + f"{name}.py" for name in ("predictivity", "pruning", "hooks"))
 FAMILIES = "tests/prompt/test_families.py tests/prompt/test_tuners.py"
-NEURONS = "tests/prompt/test_skill_neurons.py"
-TRANSFER = "tests/prompt/test_transfer.py"
+NEURONS = "tests/skill_neurons/test_predictivity.py"
+TRANSFER = "tests/transfer/test_transfer.py"
 PROMPTS = "tests/prompt/test_prompts.py"
 LANGUAGE = "tests/prompt/test_language.py"
 
@@ -79,56 +80,56 @@ MUTANTS = (
     ),
     (
         "stacked prompts in the order of examples",
-        ROOM + "transfer.py",
+        TRANSFER_ROOM + "stacked.py",
         "unflatten(0, (number, size))",
         "unflatten(0, (size, number)).transpose(0, 1)",
         TRANSFER,
     ),
     (
         "overlap without the sizes",
-        ROOM + "indicators.py",
+        TRANSFER_ROOM + "indicators.py",
         "/ product**0.5 if product",
         "/ len(a_N) if product",
         TRANSFER,
     ),
     (
         "activations read at the first soft token",
-        ROOM + "indicators.py",
+        TRANSFER_ROOM + "indicators.py",
         'int(batch["ask"])',
         'int(batch["prompt_at"])',
         TRANSFER,
     ),
     (
         "the diagonal correlates with itself",
-        ROOM + "indicators.py",
+        TRANSFER_ROOM + "indicators.py",
         "off = ~np.eye(len(tasks), dtype=bool)",
         "off = np.ones((len(tasks), len(tasks)), dtype=bool)",
         TRANSFER,
     ),
     (
         "never reached counts as reached at the end",
-        ROOM + "curves.py",
+        TRANSFER_ROOM + "curves.py",
         "None if there is None else",
         "1.0 if there is None else",
         TRANSFER,
     ),
     (
         "the projector's gradient is cut",
-        ROOM + "projector.py",
+        TRANSFER_ROOM + "projector.py",
         "scores(examples, prompt)",
         "scores(examples, prompt.data.requires_grad_())",
         TRANSFER,
     ),
     (
         "a neuron's token chosen on the test",
-        ROOM + "single_neurons.py",
+        NEURONS_ROOM + "single_neurons.py",
         '(rates["val"] - 0.5)',
         '(rates["test"] - 0.5)',
         NEURONS,
     ),
     (
         "the best of the trials, not their mean",
-        ROOM + "studies.py",
+        NEURONS_ROOM + "studies.py",
         "stack(found).mean(0)",
         "stack(found).amax(0)",
         NEURONS,

@@ -6,12 +6,12 @@ Shape legend: B examples, T positions, L layers, P prompt tokens, F neurons, C c
 import pytest
 import torch
 
-from lightning_modules.prompt import skill_neurons
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import down_projections, vocabulary_logits
-from lightning_modules.prompt.hooks import Perturbation, hooked
-from lightning_modules.prompt.indicators import active_LF
-from lightning_modules.prompt.pruning import keep_mask, parameters_left, pruned
+from lightning_modules.skill_neurons import predictivity as skill_neurons
+from lightning_modules.skill_neurons.hooks import Perturbation, hooked
+from lightning_modules.skill_neurons.pruning import keep_mask, parameters_left, pruned
+from lightning_modules.transfer.indicators import active_LF
 from tests.prompt import tiny
 
 # The modules whose outputs, multiplied, are a layer's neurons.

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from lightning_modules.prompt.backbones import HubBackbone
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.prompt_file import PromptFile
-from lightning_modules.prompt.transfer import stack
 from lightning_modules.prompt.tuners import Adapter, BitFit, SoftPrompt
-from lightning_modules.runtime.inner import inner_trainer, seeded
+from lightning_modules.training.inner import inner_trainer, seeded
+from lightning_modules.transfer.stacked import stack
 from tests.prompt import toy
 
 TASK = "sentiment_film"

@@ -12,8 +12,8 @@ from datamodules.tasks import Vader
 from datamodules.tasks.task import SPLITS
 from datamodules.tasks.vader import RECIPES, different
 from datamodules.vader import FILES
+from lightning_modules.common.files import sha256
 from lightning_modules.prompt.backbones import MiniLM
-from lightning_modules.runtime.files import sha256
 from tests.prompt import tiny
 
 

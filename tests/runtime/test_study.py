@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_modules.callbacks.resume_point import Preempted
-from lightning_modules.runtime.inner import inner_trainer
 from lightning_modules.runtime.run import _study
+from lightning_modules.training.inner import inner_trainer
+from lightning_modules.training.resume_point import Preempted
 
 
 class Line(pl.LightningModule):

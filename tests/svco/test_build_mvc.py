@@ -10,10 +10,10 @@ from PIL import Image
 
 from datamodules.scenes import emoji, mvc
 from lightning_modules.runtime.study import Desk
-from lightning_modules.svco.build_mvc import BuildMVC
-from lightning_modules.svco.candidates import Candidate, SceneCandidates
-from lightning_modules.svco.filters import EmbeddedSimilarity, ModelSimilarity, StructuralSimilarity, verdict
-from lightning_modules.svco.rewriting import LanguageModel, Templates, Worded, keeps_contrast
+from lightning_modules.svco.mvc.build import BuildMVC
+from lightning_modules.svco.mvc.candidates import Candidate, SceneCandidates
+from lightning_modules.svco.mvc.filters import EmbeddedSimilarity, ModelSimilarity, StructuralSimilarity, verdict
+from lightning_modules.svco.mvc.rewriting import LanguageModel, Templates, Worded, keeps_contrast
 from tests.svco.toy import tiny_vlm
 
 

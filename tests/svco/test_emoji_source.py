@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from datamodules.scenes import EmojiSource, emoji, emoji_source
-from lightning_modules.runtime.files import sha256
+from lightning_modules.common.files import sha256
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco import Objective, emoji_base, studies
 from lightning_modules.svco.evaluation import scores_of_pairs

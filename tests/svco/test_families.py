@@ -69,8 +69,8 @@ def test_idefics_like_models_share_too(family):
         SmolVLMForConditionalGeneration,
     )
 
+    from datamodules.scenes.reader import Reader
     from lightning_modules.svco.models import prepared
-    from lightning_modules.svco.reader import Reader
 
     reader: Reader = tiny_vlm().reader
     image = reader.tokenizer.convert_tokens_to_ids("<image>")

@@ -3,9 +3,9 @@
 import torch
 
 from datamodules.scenes.pairs import scene_pairs
+from datamodules.scenes.reader import Reader
 from lightning_modules.svco.embedded import build_llava, build_processor
 from lightning_modules.svco.models import prepared
-from lightning_modules.svco.reader import Reader
 
 
 def tiny_vlm(*, lora_rank=0, freeze_vision=True, double=False, max_response=128, seed=0, more=()):

@@ -1,0 +1,163 @@
+"""Synchronises the expert frequencies f_i across ranks and accumulation steps (Qiu et al. 2025, section 2.2).
+
+Shape legend: L layers, M blocks of one forward, E experts, R ranks, A accumulation steps, X = E + 1 (the last column
+carries the token count, so that one integer all-reduce serves both).
+"""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lightning_modules.common.bounds import Count, Whole
+from lightning_modules.common.choices import check_choice
+from lightning_modules.moe.losses import Frequency, selection_counts
+from lightning_modules.moe.routing import RouterStats
+
+SCOPES = ("ranks", "buffer", "two_pass", "shuffle")
+
+
+class ExpertFrequencySync(pl.Callback):
+    """A forward hook on the module's `expert_frequency`: every block gets the global batch's counts.
+
+    Scopes:
+        ranks: the M blocks of this forward on all ranks.
+        buffer: the same, summed over the accumulation steps done so far (algorithm 1): step a sees steps 1..a.
+        two_pass: all accumulation steps, counted by a first pass of forwards only: exact, one more forward.
+        shuffle: each block gets the counts of a random block-sized draw of the global batch's tokens.
+
+    Only f is synchronised; P stays local, so the ordinary mean over ranks and blocks of the loss is
+    E sum_i f_i P_i over the global batch, also when ranks hold unequal numbers of valid tokens: a block's
+    probability sum is divided by the mean tokens of a block in the global batch.
+
+    Active from optimizer step `from_step` up to, not including, `until_step`. Validation is left alone.
+    """
+
+    def __init__(
+        self, *, scope: str = "ranks", from_step: Whole = 0, until_step: Count | None = None, seed: Whole = 0
+    ) -> None:
+        check_choice("callbacks.expert_frequency_sync.scope", scope, SCOPES)
+        self.scope, self.from_step, self.until_step, self.seed = scope, from_step, until_step, seed
+        self.collectives = 0
+        self.window_LX: Tensor | None = None
+        self.window_steps = 0
+        self.balance_blocks = 0
+        self._counting = False
+        self._whole_window: tuple[Tensor, int] | None = None
+        self._trainer: pl.Trainer | None = None
+        self._handle: Any = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit" and self._handle is None:
+            self._trainer = trainer
+            self._handle = pl_module.expert_frequency.register_forward_hook(self._hook)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def active(self, trainer: pl.Trainer) -> bool:
+        step = trainer.global_step
+        return trainer.training and step >= self.from_step and (self.until_step is None or step < self.until_step)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        first = batch_idx % trainer.accumulate_grad_batches == 0
+        if self.scope == "two_pass" and first and self.active(trainer):
+            self._whole_window = self._count_window(trainer, pl_module, batch_idx)
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        # Not on_before_zero_grad: Lightning calls that after the first micro-step of a window has been counted.
+        self.reset()
+
+    def reset(self) -> None:
+        self.window_LX, self.window_steps, self._whole_window = None, 0, None
+
+    def _hook(self, _module: nn.Module, args: tuple[RouterStats], frequency: Frequency) -> Frequency | None:
+        assert self._trainer is not None
+        if self._counting or not self.active(self._trainer):
+            return None
+        return self._shuffled(args[0]) if self.scope == "shuffle" else self._global(frequency)
+
+    def _global(self, own: Frequency) -> Frequency:
+        blocks = own.counts_LME.shape[1]
+        ranks = self._trainer.world_size
+        if self._whole_window is not None:
+            total_LX, steps = self._whole_window
+            tokens_of_step, window_LX = total_LX[:, -1].double() / steps, total_LX
+        else:
+            step_LX = self._all_reduce(pack(own))
+            tokens_of_step = step_LX[:, -1].double()
+            keep = self.scope == "buffer" and self.window_LX is not None
+            window_LX = self.window_LX + step_LX if keep else step_LX
+            self.window_steps = self.window_steps + 1 if keep else 1
+            self.window_LX, steps = window_LX, self.window_steps
+        self.balance_blocks = blocks * ranks * steps
+        counts_LME = window_LX[:, None, :-1].expand(-1, blocks, -1)
+        tokens_LM = (tokens_of_step / (ranks * blocks))[:, None].expand(-1, blocks)
+        return Frequency(counts_LME, tokens_LM)
+
+    def _shuffled(self, stats: RouterStats) -> Frequency:
+        """Deal the global batch's tokens at random into as many blocks as it has, and give each block one deal."""
+        ranks, rank, blocks = self._trainer.world_size, self._trainer.global_rank, stats.blocks
+        local = stats.valid_T.shape[0]
+        # The same permutation on every rank, another one at every forward.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._trainer.fit_loop.total_batch_idx)
+        deal_T = torch.randperm(ranks * local, generator=generator)[rank * local : (rank + 1) * local]
+        deal_T = (deal_T // (local // blocks)).to(stats.valid_T.device)
+        counts_LDE = selection_counts(
+            indices_LTK=stats.indices_LTK,
+            valid_T=stats.valid_T,
+            block_T=deal_T,
+            blocks=ranks * blocks,
+            experts=stats.experts,
+        )
+        tokens_L = stats.frequency.tokens_LM.sum(1).long()
+        # Every deal's counts and the token count in one collective.
+        packed = self._all_reduce(torch.cat([counts_LDE.flatten(1), tokens_L[:, None]], 1))
+        counts_LDE = packed[:, :-1].view(counts_LDE.shape)
+        self.balance_blocks = 1
+        tokens_LM = (packed[:, -1:].double() / (ranks * blocks)).expand(-1, blocks)
+        return Frequency(counts_LDE[:, rank * blocks : (rank + 1) * blocks], tokens_LM)
+
+    def _count_window(self, trainer: pl.Trainer, module: pl.LightningModule, batch_idx: int) -> tuple[Tensor, int]:
+        """Counts of the whole accumulation window, from a pass of its own under the same random state.
+
+        The pass builds (and drops) its graph: without one, attention takes another kernel, draws other dropout
+        masks and so counts other selections.
+        """
+        steps = trainer.accumulate_grad_batches
+        total_LX: Tensor | None = None
+        cpu, cuda = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        self._counting = True
+        try:
+            with torch.no_grad(), trainer.precision_plugin.train_step_context():
+                for index in range(batch_idx, batch_idx + steps):
+                    batch = trainer.datamodule.train_batch(index)
+                    batch = trainer.strategy.batch_to_device(batch)
+                    module.hidden(batch["input_ids"], batch.get("attention_mask"))
+                    step_LX = pack(module.routing(batch).frequency)
+                    total_LX = step_LX if total_LX is None else total_LX + step_LX
+        finally:
+            self._counting = False
+            torch.set_rng_state(cpu)
+            if cuda:
+                torch.cuda.set_rng_state_all(cuda)
+        return self._all_reduce(total_LX), steps
+
+    def _all_reduce(self, counts: Tensor) -> Tensor:
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            self.collectives += 1
+            counts = counts.clone()
+            dist.all_reduce(counts)
+        return counts
+
+
+def pack(frequency: Frequency) -> Tensor:
+    """Counts and tokens summed over blocks, int64 [L, E + 1]."""
+    tokens_L1 = frequency.tokens_LM.sum(1, keepdim=True).long()
+    return torch.cat([frequency.counts_LME.sum(1), tokens_L1], 1)

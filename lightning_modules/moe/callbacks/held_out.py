@@ -1,0 +1,83 @@
+"""Perplexity per domain on validation text; on test text also what the experts specialise in, with figures."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from lightning_modules.common import metric_names as names
+from lightning_modules.common.bounds import Count
+from lightning_modules.moe.held_out import DomainPerplexity, RoutingTally
+from lightning_modules.moe.specialization import summary
+
+
+class HeldOutEvaluation(pl.Callback):
+    """Measures `val/ppl`, `val/ppl_DOMAIN`, and on the test split `test/...` and the specialisation summary.
+
+    The tally of the test split is kept in `tally` (CPU tensors) and written to `<folder>/routing_test.pt`.
+    """
+
+    def __init__(self, *, folder: str, shuffles: Count = 100) -> None:
+        self.folder, self.shuffles = Path(folder), shuffles
+        self.tally: dict[str, torch.Tensor] | None = None
+        self.test_perplexity: dict[str, float] = {}
+
+    def _start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._domains = trainer.datamodule.domains
+        self._perplexity = DomainPerplexity(len(self._domains)).to(module.device)
+        self._routing = RoutingTally()
+        self._routing.to(module.device)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start(trainer, pl_module)
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start(trainer, pl_module)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: dict[str, Any],
+        batch: dict[str, torch.Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._perplexity.update(outputs["nll_B"], outputs["tokens_B"], batch["domain"])
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: dict[str, Any],
+        batch: dict[str, torch.Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._perplexity.update(outputs["nll_B"], outputs["tokens_B"], batch["domain"])
+        self._routing.update(outputs["stats"], batch["domain"])
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.log_dict(self._perplexities("val"), prog_bar=False)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.test_perplexity = self._perplexities("test")
+        self.tally = {name: value.cpu() for name, value in self._routing.compute().items()}
+        found = summary(
+            counts_NLE=self.tally["counts_NLE"],
+            domain_N=self.tally["domain_N"],
+            topk_score_NL=self.tally["topk_score_NL"],
+            tokens_N=self.tally["tokens_N"],
+            draws=self.shuffles,
+        )
+        found[names.MOE_ROUTING_ENTROPY] = float(self.tally["entropy"])
+        pl_module.log_dict({**self.test_perplexity, **{f"test/{n.split('/')[1]}": v for n, v in found.items()}})
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            torch.save({"domains": self._domains, **self.tally}, self.folder / "routing_test.pt")
+
+    def _perplexities(self, split: str) -> dict[str, float]:
+        overall, by_domain = self._perplexity.compute()
+        values = {names.per_domain(f"{split}/ppl", d): float(v) for d, v in zip(self._domains, by_domain, strict=True)}
+        return {f"{split}/ppl": float(overall), **values}

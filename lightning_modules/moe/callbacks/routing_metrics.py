@@ -1,0 +1,83 @@
+"""Logs what the router does while it trains: bounded scalars, at the trainer's logging cadence.
+
+Shape legend: L layers, M micro-batches, E experts.
+"""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lightning_modules.common import metric_names as names
+from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequencySync
+from lightning_modules.moe.losses import Frequency
+from lightning_modules.moe.routing import RouterStats
+from lightning_modules.moe.specialization import dead_experts, max_violation
+
+
+class RoutingMetrics(pl.Callback):
+    """LBL at sequence, micro and global scope whatever was trained, MaxVio, dead experts, entropy, balance BSZ.
+
+    `loads` keeps the load of every expert, float [L, E], at each logged step, for the figure of load over training.
+    """
+
+    def __init__(self) -> None:
+        self.loads: list[tuple[int, Tensor]] = []
+        self.scopes: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"loads": [list(pair) for pair in self.loads], "scopes": self.scopes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.loads = [(step, load) for step, load in state_dict["loads"]]
+        self.scopes = list(state_dict["scopes"])
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        window_ends = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not (window_ends and trainer.global_step % trainer.log_every_n_steps == 0):
+            return
+        sequences = batch["input_ids"].shape[0]
+        stats = pl_module.last_routing
+        by_sequence = stats.regrouped(sequences)
+        micro = stats.regrouped(sequences // pl_module.micro_batch)
+        whole, counts_LE = global_frequency(micro, trainer.world_size)
+        scopes = {
+            names.MOE_LBL_SEQUENCE: float(pl_module.lbl(by_sequence, by_sequence.frequency)),
+            names.MOE_LBL_MICRO: float(pl_module.lbl(micro, micro.frequency)),
+            names.MOE_LBL_GLOBAL: float(pl_module.lbl(micro, whole)),
+        }
+        probs_LTE = stats.probs_LTE.detach()
+        entropy = -(probs_LTE * probs_LTE.clamp(min=1e-9).log()).sum(-1)[:, stats.valid_T].mean()
+        sync = next((c for c in trainer.callbacks if isinstance(c, ExpertFrequencySync)), None)
+        synced = sync is not None and sync.balance_blocks
+        balance_bsz = (sync.balance_blocks if synced else 1) * sequences // stats.blocks
+        pl_module.log_dict(
+            {
+                **scopes,
+                names.MOE_BALANCE_BSZ: float(balance_bsz),
+                names.MOE_MAXVIO_MICRO: float(max_violation(counts_LE=micro.frequency.counts_LME).mean()),
+                names.MOE_MAXVIO_GLOBAL: float(max_violation(counts_LE=counts_LE).mean()),
+                names.MOE_DEAD_EXPERTS: float(dead_experts(counts_LE=counts_LE)),
+                names.MOE_ROUTING_ENTROPY: float(entropy),
+                names.MOE_TOPK_SCORE_SUM: float(stats.selected_scores_LT()[:, stats.valid_T].mean()),
+            }
+        )
+        self.scopes.append({"step": trainer.global_step, **scopes})
+        load_LE = counts_LE.float() / counts_LE.sum(-1, keepdim=True).clamp(min=1)
+        self.loads.append((trainer.global_step, load_LE.cpu()))
+
+
+def global_frequency(stats: RouterStats, ranks: int) -> tuple[Frequency, Tensor]:
+    """(frequency every block would use under the `ranks` scope, counts int64 [L, E]) of this forward."""
+    own = stats.frequency
+    packed = torch.cat([own.counts_LME.sum(1), own.tokens_LM.sum(1, keepdim=True).long()], 1)
+    if dist.is_available() and dist.is_initialized() and ranks > 1:
+        dist.all_reduce(packed)
+    counts_LE = packed[:, :-1]
+    tokens_LM = (packed[:, -1:].double() / (ranks * stats.blocks)).expand(-1, stats.blocks)
+    return Frequency(counts_LE[:, None].expand(-1, stats.blocks, -1), tokens_LM), counts_LE

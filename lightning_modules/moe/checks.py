@@ -1,0 +1,100 @@
+"""What of a MoE config does not go together, each check naming the keys at odds."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from datamodules.order import LAYOUTS
+from lightning_modules.common.bounds import Count, Weight, Whole
+from lightning_modules.common.choices import check_choice
+from lightning_modules.moe.models import check_shape
+from lightning_modules.runtime.compatibility import processes
+
+
+def balance(
+    *,
+    scope: str,
+    weight: Weight,
+    block: Count | None,
+    micro_weight: Weight,
+    z_weight: Weight,
+    layer_reduction: str,
+    from_step: Whole,
+    until_step: Count | None,
+) -> None:
+    """The keys of `balance`, whose values the module and the callbacks take."""
+
+
+PLAIN: dict[str, Callable[..., Any]] = {"balance": balance}
+
+
+def layout_is_known(cfg: DictConfig) -> Iterator[str]:
+    check_choice("data.layout", cfg.data.layout, LAYOUTS)
+    check_choice("balance.layer_reduction", cfg.balance.layer_reduction, ("mean", "sum"))
+    yield from ()
+
+
+def block_divides(cfg: DictConfig) -> Iterator[str]:
+    block, micro = cfg.balance.block, cfg.data.micro_batch
+    if block is None:
+        return
+    forward = cfg.data.global_batch // (cfg.trainer.accumulate_grad_batches * processes(cfg))
+    if max(block, micro) % min(block, micro) or forward % block:
+        fitting = [b for b in range(1, forward + 1) if forward % b == 0 and max(b, micro) % min(b, micro) == 0]
+        near = min(fitting, key=lambda b: abs(b - block))
+        yield (
+            f"balance.block is {block} sequences; expected a divisor or a multiple of data.micro_batch ({micro}) that "
+            f"divides the {forward} sequences of one forward; the nearest is {near}."
+        )
+
+
+def shape_fits(cfg: DictConfig) -> Iterator[str]:
+    names = ("family", "experts", "top_k", "hidden_size", "heads", "kv_heads")
+    check_shape(**{name: cfg.model[name] for name in names})
+    yield from ()
+
+
+def bias_has_a_router(cfg: DictConfig) -> Iterator[str]:
+    if cfg.balance.scope == "aux_free" and cfg.model.family != "deepseek_v3" and cfg.model.pretrained is None:
+        yield (
+            f"balance=aux_free needs routers with a correction bias, which model.family={cfg.model.family} has not; "
+            "the nearest is model.family=deepseek_v3."
+        )
+
+
+def positions_suffice(cfg: DictConfig) -> Iterator[str]:
+    if cfg.data.seq_len > cfg.model.max_positions and cfg.model.pretrained is None:
+        yield (
+            f"data.seq_len is {cfg.data.seq_len} tokens; expected at most model.max_positions, which is "
+            f"{cfg.model.max_positions}."
+        )
+
+
+def schedule_is_in_order(cfg: DictConfig) -> Iterator[str]:
+    start, stop = cfg.balance.from_step, cfg.balance.until_step
+    if stop is not None and stop <= start:
+        yield f"balance.until_step is {stop}; expected more than balance.from_step, which is {start}."
+
+
+def paths_are_there(cfg: DictConfig) -> Iterator[str]:
+    if cfg.data.get("path") is not None and not Path(cfg.data.path).expanduser().is_dir():
+        yield f"data.path={cfg.data.path} is no folder; expected one with a sub-folder of text per domain."
+    pretrained = cfg.model.pretrained
+    if pretrained is not None and not (Path(pretrained) / "config.json").is_file():
+        yield (
+            f"model.pretrained={pretrained}: no config.json there; expected a folder written by save_pretrained, such as "
+            "the export/ folder of a finished run."
+        )
+
+
+CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
+    layout_is_known,
+    block_divides,
+    shape_fits,
+    bias_has_a_router,
+    positions_suffice,
+    schedule_is_in_order,
+    paths_are_there,
+)

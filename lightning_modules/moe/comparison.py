@@ -1,0 +1,82 @@
+"""Compares finished MoE runs: `python -m lightning_modules.moe.comparison runs/moe/scope`.
+
+Prints a table (mean and 95% interval over seeds per setting) and writes it with three figures into the folder.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+
+from lightning_modules.common.tables import markdown, mean_ci, terminal
+from lightning_modules.moe import figures as draw
+from lightning_modules.moe.specialization import selection_share_DLE
+from lightning_modules.runtime.identity import by_setting
+from lightning_modules.runtime.provenance import machine
+
+COLUMNS = {
+    "test/ppl": "PPL",
+    "test/choice_accuracy": "zero-shot choice",
+    "test/mutual_information": "I(expert; domain)",
+    "test/mutual_information_shuffled_q95": "shuffled, 95%",
+    "test/top_share": "top share",
+    "test/topk_score_sum": "top-k score sum",
+    "test/maxvio_global": "MaxVio",
+}
+
+
+def load(folder: Path) -> list[dict[str, Any]]:
+    """Finished runs below `folder`: what result.json holds, overrides and folder. ValueError when there are none."""
+    runs = []
+    for path in sorted(folder.rglob("result.json")):
+        overrides = yaml.safe_load((path.parent / ".hydra" / "overrides.yaml").read_text())
+        runs.append({**json.loads(path.read_text()), "overrides": overrides, "folder": path.parent})
+    if not runs:
+        raise ValueError(f"no finished run (no result.json) below {folder}; start with `make run`.")
+    return runs
+
+
+def shares(run: dict[str, Any]) -> tuple[torch.Tensor, list[str]]:
+    tally = torch.load(run["folder"] / "figures" / "routing_test.pt", weights_only=True)
+    domains = tally["domains"]
+    share = selection_share_DLE(counts_NLE=tally["counts_NLE"], domain_N=tally["domain_N"], domains=len(domains))
+    return share, domains
+
+
+def compare(folder: Path, out: Path) -> tuple[list[str], list[list[Any]]]:
+    """Write heatmaps.png, ppl_by_domain.png and comparison.md about the runs below `folder` to `out`; the table."""
+    runs = load(folder)
+    # Backwards, so that the micro-batch scope is the one that others are compared with.
+    groups = dict(sorted(by_setting(runs).items(), reverse=True))
+    columns = ["setting", "seeds", *COLUMNS.values()]
+    rows = [
+        [name, len(runs), *(mean_ci([r["metrics"][m] for r in runs]) for m in COLUMNS)] for name, runs in groups.items()
+    ]
+    first = {name: shares(runs[0]) for name, runs in groups.items()}
+    domains = next(iter(first.values()))[1]
+    draw.compare_heatmaps(runs={n: s for n, (s, _) in first.items()}, domains=domains).savefig(out / "heatmaps.png")
+    perplexity = {
+        name: {d: [r["metrics"][f"test/ppl_{d}"] for r in runs] for d in domains} for name, runs in groups.items()
+    }
+    draw.ppl_by_domain(values=perplexity).savefig(out / "ppl_by_domain.png")
+    commits = ", ".join(sorted({run["commit"] for run in runs}))
+    (out / "comparison.md").write_text(f"Commit {commits}; {machine()}.\n\n{markdown(columns, rows)}")
+    return columns, rows
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, help="where the table and the figures go; default: the folder itself")
+    given = parser.parse_args()
+    target = given.out or given.folder
+    target.mkdir(parents=True, exist_ok=True)
+    # A pipe has no width of its own; 80 columns would cut the table.
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(terminal(*compare(given.folder, target), title=f"{given.folder}, mean ± 95% interval over seeds"))
+    print(f"{target}/heatmaps.png, ppl_by_domain.png and comparison.md are written.")

@@ -1,0 +1,180 @@
+"""Figures of what experts specialise in. Counts and shares in, a matplotlib Figure out.
+
+Shape legend: D domains, L layers, E experts, S logged steps.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lightning_modules.common.style import COLOURS, heatmap, panels, ticks
+from lightning_modules.common.tables import mean_ci
+from lightning_modules.moe.specialization import coactivation_LEE
+
+
+def selection_heatmap(*, share_DLE: Tensor, domains: Sequence[str]) -> Figure:
+    """A panel per domain: the share of its selections that each expert [layer x expert] got (figure 3 of Qiu et al.)."""
+    count, layers, experts = share_DLE.shape
+    columns = min(4, count)
+    figure, axes = panels(
+        -(-count // columns),
+        columns,
+        size=(max(2.4, 0.09 * experts + 0.8), max(1.3, 0.16 * layers + 0.7)),
+        title=f"Share of a domain's selections per expert (uniform would be {1 / experts:.3f})",
+        sharex=True,
+        sharey=True,
+    )
+    high = _scale(share_DLE)
+    for axis, domain, share_LE in zip(axes.flat, domains, share_DLE, strict=False):
+        image = heatmap(axis, share_LE.numpy(), high=high, title=domain)
+        axis.set_yticks(ticks(layers), [str(i) for i in ticks(layers)])
+        axis.set_xticks(ticks(experts), [str(i) for i in ticks(experts)])
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    for axis in axes[:, 0]:
+        axis.set_ylabel("layer")
+    for column in range(columns):
+        last = max(i for i in range(count) if i % columns == column)
+        axes.flat[last].set_xlabel("expert")
+        axes.flat[last].tick_params(labelbottom=True)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of selections")
+    return figure
+
+
+def compare_heatmaps(*, runs: dict[str, Tensor], domains: Sequence[str]) -> Figure:
+    """Runs beside each other: a row of panels per layer, [domain x expert], experts ordered by the domain they serve.
+
+    runs: title -> share_DLE of a run, all of one shape. The colour scale is shared.
+    """
+    _, layers, experts = next(iter(runs.values())).shape
+    figure, axes = panels(
+        layers,
+        len(runs),
+        size=(max(3.2, 0.11 * experts + 1.6), 0.19 * len(domains) + 0.35),
+        title=f"Where each domain's tokens go (uniform would be {1 / experts:.3f})",
+        sharex=True,
+        sharey=True,
+    )
+    high = max(_scale(share) for share in runs.values())
+    for column, (title, share_DLE) in enumerate(runs.items()):
+        for layer in range(layers):
+            share_DE = share_DLE[:, layer]
+            order = sorted(range(experts), key=lambda e, s=share_DE: (int(s[:, e].argmax()), -float(s[:, e].max())))
+            axis = axes[layer, column]
+            image = heatmap(axis, share_DE[:, order].numpy(), high=high, title=title if layer == 0 else "")
+            axis.set_yticks(range(len(domains)), domains, fontsize=7)
+            axis.set_xticks([])
+            if column == 0:
+                axis.set_ylabel(f"layer {layer}")
+    figure.supxlabel("experts, in each panel ordered by the domain that selects them most", fontsize=9)
+    figure.colorbar(image, ax=axes, shrink=0.6, label="share of the domain's selections")
+    return figure
+
+
+def ppl_by_domain(*, values: dict[str, dict[str, Sequence[float]]]) -> Figure:
+    """Test perplexity per domain and setting, relative to the first setting: mean and 95% interval over seeds.
+
+    values: setting -> domain -> one perplexity a seed, seeds in the same order for every setting.
+    """
+    base, *others = values
+    figure, axes = panels(1, 1, size=(6.5, 0.42 * len(values[base]) + 1.2), title=f"Test perplexity against {base}")
+    axis, domains = axes[0, 0], list(values[base])
+    for index, name in enumerate(others):
+        shift = (index - (len(others) - 1) / 2) * 0.6 / max(1, len(others))
+        for row, domain in enumerate(domains):
+            ratios = [100 * (b / a - 1) for a, b in zip(values[base][domain], values[name][domain], strict=False)]
+            estimate = mean_ci(ratios)
+            error = None if estimate.n < 2 else estimate.half_width
+            label = name if row == 0 else None
+            axis.errorbar(estimate.mean, row + shift, xerr=error, fmt="o", color=COLOURS[index], capsize=3, label=label)
+    axis.axvline(0, color="#8A8A8A", linestyle="--", linewidth=1)
+    axis.set(yticks=range(len(domains)), yticklabels=domains, xlabel="difference of perplexity, % (left is better)")
+    axis.invert_yaxis()
+    if others:
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def topk_score_figure(*, score_DL: Tensor, domains: Sequence[str], floor: float) -> Figure:
+    """Mean sum of the selected softmax scores per layer and domain, between the floor K/E and 1 (figure 4)."""
+    figure, axes = panels(1, 1, size=(6.5, 3.4), title="How sure the router is: sum of the selected scores")
+    axis, layers = axes[0, 0], score_DL.shape[1]
+    for index, (domain, score_L) in enumerate(zip(domains, score_DL, strict=True)):
+        axis.plot(range(layers), score_L.numpy(), marker="o", color=COLOURS[index % len(COLOURS)], label=domain)
+    axis.axhline(floor, color="#8A8A8A", linestyle="--", linewidth=1)
+    axis.annotate(f"floor K/E = {floor:.3f}", (0, floor), xytext=(0, 3), textcoords="offset points", color="#5A5A5A")
+    axis.set(xlabel="layer", ylabel="top-k score sum", xticks=ticks(layers, 12), ylim=(0, 1))
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def coactivation_figure(*, pairs_LEE: Tensor) -> Figure:
+    """A panel per layer: Jaccard index of the tokens of two experts, the diagonal left out."""
+    together_LEE = coactivation_LEE(pairs_LEE=pairs_LEE)
+    layers, experts, _ = together_LEE.shape
+    together_LEE = together_LEE.masked_fill(torch.eye(experts, dtype=torch.bool), float("nan"))
+    columns = min(6, layers)
+    figure, axes = panels(
+        -(-layers // columns), columns, size=(2.1, 2.2), title="Experts selected together (Jaccard index)", sharey=True
+    )
+    high = float(np.nanmax(together_LEE.numpy()))
+    for layer, axis in enumerate(axes.flat):
+        if layer >= layers:
+            axis.set_axis_off()
+            continue
+        image = heatmap(axis, together_LEE[layer].numpy(), high=high, title=f"layer {layer}")
+        axis.set(xticks=ticks(experts, 5), yticks=ticks(experts, 5), xlabel="expert")
+    axes[0, 0].set_ylabel("expert")
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    return figure
+
+
+def load_over_training(*, steps: Sequence[int], loads_SLE: Sequence[Tensor]) -> Figure:
+    """A panel per layer: every expert's share of a global batch's selections over training, and the balanced share."""
+    loads = torch.stack(list(loads_SLE)).numpy()
+    _, layers, experts = loads.shape
+    columns = min(4, layers)
+    figure, axes = panels(
+        -(-layers // columns),
+        columns,
+        size=(2.6, 2.0),
+        title="Load of each expert over training",
+        sharex=True,
+        sharey=True,
+    )
+    for layer, axis in enumerate(axes.flat):
+        if layer >= layers:
+            axis.set_axis_off()
+            continue
+        axis.plot(steps, loads[:, layer], color=COLOURS[0], alpha=0.35, linewidth=0.9)
+        axis.axhline(1 / experts, color=COLOURS[1], linestyle="--", linewidth=1, label=f"balanced: 1/{experts}")
+        axis.set_title(f"layer {layer}", fontsize=9)
+        axis.set_ylim(0, None)
+    for axis in axes[-1]:
+        axis.set_xlabel("optimizer step")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share of selections")
+    axes[0, 0].legend(fontsize=7)
+    return figure
+
+
+def lbl_scopes_figure(*, history: Sequence[dict[str, Any]]) -> Figure:
+    """The load-balancing loss at sequence, micro-batch and global scope over training, whatever was trained."""
+    figure, axes = panels(1, 1, size=(6, 3.4), title="Load-balancing loss of the same forward at three scopes")
+    axis = axes[0, 0]
+    steps = [row["step"] for row in history]
+    for colour, scope in zip(COLOURS, ("sequence", "micro", "global"), strict=False):
+        axis.plot(steps, [row[f"moe/lbl_{scope}"] for row in history], color=colour, label=f"{scope} scope")
+    axis.axhline(1, color="#8A8A8A", linestyle="--", linewidth=1)
+    axis.set(xlabel="optimizer step", ylabel="LBL (1: balanced)")
+    axis.legend()
+    return figure
+
+
+def _scale(share_DLE: Tensor) -> float:
+    """Top of the colour scale: the largest share, but never less than twice the uniform one."""
+    return max(float(share_DLE.max()), 2 / share_DLE.shape[-1])

@@ -1,0 +1,74 @@
+"""What a sweep has found so far: a table with mean and 95% interval over seeds per setting, a plot, the failures."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from lightning_modules.common.style import COLOURS, panels
+from lightning_modules.common.tables import markdown, mean_ci
+from lightning_modules.runtime.identity import by_setting
+
+
+def jobs(sweep: Path) -> dict[str, dict[str, Any]]:
+    """The last word on every job of `sweep.jsonl`, by its folder; a done one with its metrics."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in (sweep / "sweep.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        found[entry["folder"]] = entry
+    for name, entry in found.items():
+        result = sweep / name / "result.json"
+        if entry["status"] == "done" and result.is_file():
+            entry["metrics"] = json.loads(result.read_text())["metrics"]
+    return found
+
+
+def counts(sweep: Path) -> dict[str, int]:
+    if not (sweep / "sweep.jsonl").is_file():
+        return {"done": 0, "failed": 0, "stopped": 0}
+    status = [entry["status"] for entry in jobs(sweep).values()]
+    return {name: status.count(name) for name in ("done", "failed", "stopped")}
+
+
+def write(sweep: Path, *, objective: str, shown: Sequence[str] = ()) -> list[Path]:
+    """report.md and, once a job is done, report.png in the sweep's folder; their paths."""
+    entries = list(jobs(sweep).values())
+    done = [entry for entry in entries if "metrics" in entry]
+    groups = by_setting(done)
+    columns = [name for name in dict.fromkeys((objective, *shown)) if any(name in e["metrics"] for e in done)]
+    rows = [
+        [name, len(runs), *(str(mean_ci([r["metrics"][c] for r in runs if c in r["metrics"]])) for c in columns)]
+        for name, runs in groups.items()
+    ]
+    text = f"# {sweep.name}: {len(done)} of {len(entries)} jobs done\n\nMean ± 95% interval over seeds.\n\n"
+    text += markdown(["setting", "seeds", *columns], rows)
+    if lost := [entry for entry in entries if entry["status"] != "done"]:
+        text += "\n## Not done\n\n"
+        text += markdown(
+            ["job", "status", "reason"], [[" ".join(e["overrides"]), e["status"], e["reason"]] for e in lost]
+        )
+    (sweep / "report.md").write_text(text)
+    if not done:
+        return [sweep / "report.md"]
+    figure(groups, objective).savefig(sweep / "report.png")
+    return [sweep / "report.md", sweep / "report.png"]
+
+
+def figure(groups: dict[str, list[dict[str, Any]]], objective: str) -> Figure:
+    """The objective of every job as a dot, with mean and interval per setting."""
+    drawn, axes = panels(
+        1, 1, size=(6.5, 0.45 * len(groups) + 1.2), title=f"{objective} per setting, 95% interval over seeds"
+    )
+    axis = axes[0, 0]
+    for row, runs in enumerate(groups.values()):
+        values = [run["metrics"][objective] for run in runs if objective in run["metrics"]]
+        if not values:
+            continue
+        estimate = mean_ci(values)
+        axis.plot(values, [row] * len(values), "o", color=COLOURS[5], alpha=0.6, markersize=4)
+        error = None if estimate.n < 2 else estimate.half_width
+        axis.errorbar(estimate.mean, row, xerr=error, fmt="D", color=COLOURS[0], capsize=4)
+    axis.set(yticks=range(len(groups)), yticklabels=list(groups), xlabel=objective, ylim=(len(groups) - 0.5, -0.5))
+    return drawn

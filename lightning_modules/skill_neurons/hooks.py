@@ -1,0 +1,71 @@
+"""Looking at neurons and editing them while a model runs: one forward pre-hook per layer, gone when the block ends."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.common.choices import check_choice
+
+KINDS = ("gaussian", "zero", "mean")
+
+
+@contextlib.contextmanager
+def hooked(sites: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
+    """Calls `see(layer, neurons [B, T, F])` on what each down-projection is to read; what it returns is read instead.
+
+    No hook is left behind, whatever is raised inside.
+    """
+    handles = []
+    try:
+        for layer, site in enumerate(sites):
+            handles.append(site.register_forward_pre_hook(lambda _m, args, i=layer: _answer(see(i, args[0]), args)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _answer(edited: Tensor | None, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    return None if edited is None else (edited, *args[1:])
+
+
+class Perturbation:
+    """Edits the neurons of `mask_LF` at every position (section 4.2 of Wang et al.).
+
+    `gaussian` adds alpha x scale_LF x noise, one draw per example shared by its positions; `zero` and `mean` replace
+    the activation. Draws depend on `seed` and the order of calls only.
+
+    Args:
+        mask_LF: bool, which neurons.
+        scale_LF: unit of alpha: ones for an absolute alpha, each neuron's standard deviation otherwise.
+        mean_LF: of `mean`.
+    """
+
+    def __init__(
+        self,
+        *,
+        mask_LF: Tensor,
+        kind: str = "gaussian",
+        alpha: float = 1.0,
+        scale_LF: Tensor | None = None,
+        mean_LF: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_choice("perturbation.kind", kind, KINDS)
+        self.mask_LF, self.kind, self.alpha = mask_LF, kind, alpha
+        self.scale_LF = torch.ones(mask_LF.shape) if scale_LF is None else scale_LF
+        self.mean_LF = mean_LF
+        self.draw = torch.Generator().manual_seed(seed)
+
+    def __call__(self, layer: int, neurons_BTF: Tensor) -> Tensor | None:
+        mask_F = self.mask_LF[layer].to(neurons_BTF.device)
+        if not mask_F.any():
+            return None
+        if self.kind == "gaussian":
+            noise_BF = torch.randn(len(neurons_BTF), len(mask_F), generator=self.draw).to(neurons_BTF)
+            return neurons_BTF + (self.alpha * noise_BF * self.scale_LF[layer].to(neurons_BTF) * mask_F)[:, None]
+        if self.kind == "zero":
+            return neurons_BTF.masked_fill(mask_F, 0.0)
+        return torch.where(mask_F, self.mean_LF[layer].to(neurons_BTF), neurons_BTF)

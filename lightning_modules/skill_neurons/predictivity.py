@@ -1,0 +1,213 @@
+"""Skill neurons: how well single neurons on prompt tokens tell a task's classes apart (section 3 of Wang et al.).
+
+Two passes over data, each reduced inside the hook: the mean activation over the training set, then, on other examples, how
+often each class lies above it. Memory is O(R x C x L x P x F), whatever the number of examples.
+
+Shape legend: B examples, L layers, P prompt tokens, F neurons of a layer, C classes, R labellings (the first is the true
+one, the others permute it), S binary subtasks.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from lightning_modules.common.choices import check_choice
+from lightning_modules.prompt.backbone import Backbone, Batch
+from lightning_modules.skill_neurons.hooks import hooked
+
+SCOPES = ("layer", "global")
+
+
+class Counts(NamedTuple):
+    """above_RCLPF: examples of each class whose activation exceeds the baseline; total_RC: examples of each class."""
+
+    above_RCLPF: Tensor
+    total_RC: Tensor
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of every neuron [L, F], over all positions that are not padding."""
+
+    mean_LF: Tensor
+    std_LF: Tensor
+
+
+@torch.no_grad()
+def baseline_LPF(backbone: Backbone, batches: Iterable[Batch], prompt: Tensor) -> Tensor:
+    """Mean activation at each prompt token, or where `Backbone.read` reads instead: a_bsl(N, p) of equation 2."""
+    sums: dict[int, Tensor] = {}
+    seen = 0
+    for batch in batches:
+
+        def see(layer: int, x_BTF: Tensor, batch: Batch = batch) -> None:
+            part = backbone.read(x_BTF, batch, len(prompt)).double().sum(0)
+            sums[layer] = sums[layer] + part if layer in sums else part
+
+        with hooked(backbone.sites(), see):
+            backbone.answer(batch, prompt)
+        seen += len(batch["input_ids"])
+    return torch.stack([sums[layer] for layer in sorted(sums)]).float() / seen
+
+
+@torch.no_grad()
+def count_above(
+    backbone: Backbone,
+    batches: Iterable[Batch],
+    prompt: Tensor,
+    *,
+    baseline_LPF: Tensor,
+    labels_RN: Tensor,
+    classes: int,
+) -> Counts:
+    """Second pass. labels_RN: a row per labelling, in the order of the examples (`permuted_labels`)."""
+    layers, tokens, width = baseline_LPF.shape
+    runs = len(labels_RN)
+    above = torch.zeros(layers, runs * classes, tokens * width)
+    start = 0
+    for batch in batches:
+        size = len(batch["input_ids"])
+        one_hot_RCB = torch.nn.functional.one_hot(labels_RN[:, start : start + size], classes).permute(0, 2, 1)
+        rows_RCxB = one_hot_RCB.flatten(0, 1).float()
+        start += size
+
+        def see(layer: int, x_BTF: Tensor, batch: Batch = batch, rows: Tensor = rows_RCxB) -> None:
+            bits_BPF = backbone.read(x_BTF, batch, tokens) > baseline_LPF[layer]
+            above[layer].addmm_(rows, bits_BPF.flatten(1).float())
+
+        with hooked(backbone.sites(), see):
+            backbone.answer(batch, prompt)
+    total_RC = torch.stack([torch.bincount(row, minlength=classes) for row in labels_RN])
+    shaped = above.view(layers, runs, classes, tokens, width).permute(1, 2, 0, 3, 4)
+    return Counts(shaped, total_RC)
+
+
+def permuted_labels(labels_N: Tensor, *, permutations: int, seed: int) -> Tensor:
+    """The labels and `permutations` shuffles of them, [1 + permutations, N]."""
+    draw = torch.Generator().manual_seed(seed)
+    shuffled = [labels_N[torch.randperm(len(labels_N), generator=draw)] for _ in range(permutations)]
+    return torch.stack([labels_N, *shuffled])
+
+
+def subtasks(classes: int) -> list[tuple[list[int], list[int]]]:
+    """Binary subtasks of a task: its two classes, or, with more, one per bit of the class number.
+
+    Four classes give the two balanced subtasks of the paper's appendix; where sides hold different numbers of classes, each
+    side counts half.
+    """
+    bits = range(max(1, (classes - 1).bit_length()))
+    return [([c for c in range(classes) if not c >> b & 1], [c for c in range(classes) if c >> b & 1]) for b in bits]
+
+
+def predictivity_RLF(counts: Counts, *, balanced: bool = False) -> Tensor:
+    """Pred(N) for each labelling: the best prompt token's max(Acc, 1 - Acc), averaged over subtasks (equations 3 to 5).
+
+    balanced: average the accuracy of the two sides, so that a constant neuron scores 0.5 whatever the class sizes; always
+    so for more than two classes.
+    """
+    above, total = counts.above_RCLPF.double(), counts.total_RC.double()
+    classes = total.shape[1]
+    found = []
+    for low, high in subtasks(classes):
+        n_low, n_high = (total[:, side].sum(1)[:, None, None, None] for side in (low, high))
+        right_low = n_low - above[:, low].sum(1)
+        right_high = above[:, high].sum(1)
+        if balanced or classes > 2:
+            accuracy = (right_low / n_low + right_high / n_high) / 2
+        else:
+            accuracy = (right_low + right_high) / (n_low + n_high)
+        found.append(torch.maximum(accuracy, 1 - accuracy).amax(2))
+    return torch.stack(found).mean(0).float()
+
+
+def find(
+    backbone: Backbone,
+    *,
+    train: Iterable[Batch],
+    dev: Iterable[Batch],
+    labels_N: Tensor,
+    prompt: Tensor,
+    classes: int,
+    permutations: int = 0,
+    balanced: bool = False,
+    seed: int = 0,
+) -> Tensor:
+    """Predictivity [1 + permutations, L, F] with one prompt: baseline on `train`, accuracy on `dev`.
+
+    labels_N: of `dev` in its order. Row 0 is the task's; the others are the null of permuted labels.
+    """
+    base = baseline_LPF(backbone, train, prompt)
+    labels_RN = permuted_labels(labels_N, permutations=permutations, seed=seed)
+    counts = count_above(backbone, dev, prompt, baseline_LPF=base, labels_RN=labels_RN, classes=classes)
+    return predictivity_RLF(counts, balanced=balanced)
+
+
+def p_values_LF(pred_LF: Tensor, null_RLF: Tensor) -> Tensor:
+    """Share of a layer's null, all its neurons under all permutations, that is at least as predictive; never 0."""
+    null = null_RLF.transpose(0, 1).flatten(1).sort(1).values
+    below = torch.searchsorted(null, pred_LF.contiguous(), right=False)
+    return (1 + null.shape[1] - below).float() / (1 + null.shape[1])
+
+
+def select(pred_LF: Tensor, *, share: float, scope: str = "layer") -> Tensor:
+    """Bool mask [L, F] of the top `share`, within each layer (the paper's) or over all; ties go to the lower number."""
+    check_choice("select.scope", scope, SCOPES)
+    flat = pred_LF if scope == "layer" else pred_LF.reshape(1, -1)
+    count = round(share * flat.shape[1])
+    order = flat.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return torch.zeros(flat.shape, dtype=torch.bool).scatter_(1, order, True).view_as(pred_LF)
+
+
+def tied_share(pred_LF: Tensor, mask_LF: Tensor, *, scope: str = "layer") -> float:
+    """Share of the selected neurons that tie with one left out: how far the choice rests on the tie-break."""
+    tied = 0
+    pred, mask = (x if scope == "layer" else x.reshape(1, -1) for x in (pred_LF, mask_LF))
+    for pred_F, mask_F in zip(pred, mask, strict=True):
+        if mask_F.any() and not mask_F.all():
+            edge = pred_F[mask_F].min()
+            tied += int((pred_F[mask_F] == edge).sum()) if (pred_F[~mask_F] == edge).any() else 0
+    return tied / max(1, int(mask_LF.sum()))
+
+
+def random_like(mask_LF: Tensor, *, seed: int) -> Tensor:
+    """As many random neurons in every layer."""
+    draw = torch.Generator().manual_seed(seed)
+    found = torch.zeros_like(mask_LF)
+    for layer, count in enumerate(mask_LF.sum(1).tolist()):
+        found[layer, torch.randperm(mask_LF.shape[1], generator=draw)[:count]] = True
+    return found
+
+
+def spearman(preds: Sequence[Tensor], *, layer: int | None = None) -> Tensor:
+    """Rank correlation of neurons' predictivity between tasks, [tasks, tasks]; of one layer, or of all together."""
+    rows = [(p if layer is None else p[layer]).flatten().numpy() for p in preds]
+    size = len(rows)
+    found = torch.eye(size)
+    for i in range(size):
+        for j in range(i):
+            found[i, j] = found[j, i] = float(stats.spearmanr(rows[i], rows[j]).statistic)
+    return found
+
+
+@torch.no_grad()
+def moments(backbone: Backbone, batches: Iterable[Batch], prompt: Tensor | None) -> Moments:
+    """Mean and spread of every neuron over positions and examples: the unit of alpha, and what pruning fixes neurons to."""
+    sums: dict[int, Tensor] = {}
+    squares: dict[int, Tensor] = {}
+    seen = 0
+    for batch in batches:
+        mask_BT = batch["attention_mask"].bool()
+
+        def see(layer: int, x_BTF: Tensor, mask_BT: Tensor = mask_BT) -> None:
+            kept = x_BTF[mask_BT].double()
+            sums[layer] = sums.get(layer, 0) + kept.sum(0)
+            squares[layer] = squares.get(layer, 0) + kept.square().sum(0)
+
+        with hooked(backbone.sites(), see):
+            backbone.answer(batch, prompt)
+        seen += int(mask_BT.sum())
+    mean = torch.stack([sums[layer] for layer in sorted(sums)]) / seen
+    variance = torch.stack([squares[layer] for layer in sorted(squares)]) / seen - mean.square()
+    return Moments(mean.float(), variance.clamp(min=0).sqrt().float())

@@ -1,0 +1,233 @@
+"""Studies of skill neurons: which they are, how alike tasks are, what they say (sections 3 to 5 of Wang et al.).
+
+Rules fixed beforehand: neurons are chosen on the validation split and judged on the test split; a task's predictivity is the
+mean over `trials` prompts tuned from different seeds; the null permutes the validation labels.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.common.bounds import Count, Share, Whole
+from lightning_modules.common.made import digest
+from lightning_modules.prompt.backbone import Backbone
+from lightning_modules.prompt.prompts import Prompts
+from lightning_modules.runtime.study import Desk
+from lightning_modules.skill_neurons import figures as draw
+from lightning_modules.skill_neurons import predictivity as sn
+from lightning_modules.skill_neurons.hooks import hooked
+from lightning_modules.skill_neurons.single_neurons import neuron_accuracy, top_by_layer, word_activation
+
+
+class PromptStudy:
+    """What the studies share: tasks, trials of tuned prompts, and each task's predictivity.
+
+    Args:
+        tasks: names; None takes all of the source's. trials: prompts per task.
+        share: of neurons selected; scope: within each `layer` (the paper's) or `global`.
+        balanced: balanced accuracy. permutations: labellings of the null.
+        seed: trial t of this study is prompt seed 1000 x seed + t.
+    """
+
+    def __init__(
+        self,
+        *,
+        prompts: Prompts,
+        tasks: Sequence[str] | None = None,
+        trials: Count = 5,
+        share: Share = 0.05,
+        scope: str = "layer",
+        balanced: bool = False,
+        permutations: Whole = 20,
+        seed: Whole = 1,
+    ) -> None:
+        self.prompts, self.trials, self.seed = prompts, trials, seed
+        self.tasks = list(tasks or prompts.source.names())
+        self.share, self.scope, self.balanced, self.permutations = share, scope, balanced, permutations
+        self._found: dict[tuple[str, str], Tensor] = {}
+
+    def prepare(self) -> None:
+        for task in self.tasks:
+            self.prompts.data(task).prepare_data()
+
+    def fingerprint(self) -> dict[str, str]:
+        tasks = [self.prompts.data(task).fingerprint() for task in self.tasks]
+        return {"data": digest(tasks), "backbone": self.backbone.fingerprint()}
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.prompts.backbone
+
+    @cached_property
+    def skills(self) -> dict[str, str]:
+        return {task: self.prompts.data(task).task.skill for task in self.tasks}
+
+    def seeds(self) -> list[int]:
+        return [1000 * self.seed + trial for trial in range(self.trials)]
+
+    def tuned(self, task: str) -> list[Tensor]:
+        """A prompt [P, H] per trial."""
+        return [self.prompts.prompt(task, seed=seed, trial=t).weight for t, seed in enumerate(self.seeds())]
+
+    def predictivity(self, task: str, *, kind: str = "tuned", backbone: Backbone | None = None) -> Tensor:
+        """[1 + permutations, L, F], mean over trials; row 0 with the true labels, the others the null.
+
+        kind: `tuned`, `random` (untrained vocabulary words) or `hard` (the task's hint in words).
+        """
+        key = (task, f"{kind} {id(backbone) if backbone else ''}")
+        if key not in self._found:
+            data, backbone = self.prompts.data(task), backbone or self.backbone
+            split = data.examples("val")
+            found = [
+                sn.find(
+                    backbone,
+                    train=data.fixed("train"),
+                    dev=data.fixed("val"),
+                    labels_N=split.labels,
+                    prompt=prompt,
+                    classes=len(data.task.classes),
+                    permutations=self.permutations,
+                    balanced=self.balanced,
+                    seed=seed,
+                )
+                for prompt, seed in zip(self.starts(task, kind, backbone), self.seeds(), strict=False)
+            ]
+            self._found[key] = torch.stack(found).mean(0)
+        return self._found[key]
+
+    def starts(self, task: str, kind: str, backbone: Backbone) -> list[Tensor]:
+        """The prompts of a kind; a hard prompt is the same in every trial, so there is one."""
+        from lightning_modules.prompt.tuners import text_prompt
+
+        if kind == "tuned":
+            return self.tuned(task)
+        if kind == "hard":
+            return [text_prompt(backbone, self.prompts.data(task).task.hint, self.prompts.length)]
+        found = []
+        for seed in self.seeds():
+            tuner = self.prompts.soft(seed=seed, init="vocabulary")
+            tuner.attach(backbone)
+            found.append(tuner.weight.detach())
+        return found
+
+    def skill_neurons(self, task: str, *, share: float | None = None) -> Tensor:
+        """Bool mask [L, F] of the task's most predictive neurons."""
+        return sn.select(self.predictivity(task)[0], share=self.share if share is None else share, scope=self.scope)
+
+
+@torch.no_grad()
+def accuracy(
+    backbone: Backbone,
+    data,
+    prompt: Tensor | None,
+    *,
+    split: str = "test",
+    sites: Sequence[nn.Module] | None = None,
+    see=None,
+    examples: int | None = None,
+) -> float:
+    """Share of `split` answered right, with `see` on the neurons when given; of its first `examples` when given."""
+    right = seen = 0
+    for batch in data.fixed(split):
+        if examples is not None and seen >= examples:
+            break
+        with hooked(sites or backbone.sites(), see or (lambda layer, x: None)):
+            scores_BC = backbone.scores(batch, prompt)
+        right += int((scores_BC.argmax(1) == batch["labels"]).sum())
+        seen += len(scores_BC)
+    return right / seen
+
+
+class SkillNeurons(PromptStudy):
+    """Predictivity against its null, the likeness of tasks, where the neurons are, and the words that go with them."""
+
+    def run(self, desk: Desk) -> dict[str, float]:
+        preds = {task: self.predictivity(task) for task in self.tasks}
+        metrics, rows = {}, []
+        for task, pred in preds.items():
+            best = divmod(int(pred[0].argmax()), pred.shape[-1])
+            p_LF = sn.p_values_LF(pred[0], pred[1:]) if self.permutations else torch.ones_like(pred[0])
+            binary = len(self.prompts.data(task).task.classes) == 2
+            asked = (self.backbone, self.prompts.data(task), self.tuned(task))
+            test = neuron_accuracy(*asked, layer=best[0], unit=best[1]) if binary else float("nan")
+            null = float(pred[1:].flatten(1).amax(1).mean()) if self.permutations else float("nan")
+            tuned = accuracy(self.backbone, self.prompts.data(task), self.tuned(task)[0])
+            row = [float(pred[0].max()), test, null, tuned, int((p_LF <= 0.001).sum())]
+            rows.append([task, self.skills[task], f"{best[0]}.{best[1]}", *row])
+            metrics |= {f"prompt/best_neuron_{task}": row[0], f"prompt/best_neuron_null_{task}": null}
+            desk.say(f"{task}: best neuron {row[0]:.3f}, null {null:.3f}, the prompt {tuned:.3f}")
+        columns = ["task", "skill", "best neuron", "val", "test", "null's best", "prompt's test", "neurons p<=.001"]
+        desk.table("best_neurons", columns, rows)
+        metrics |= self._likeness(preds, desk)
+        desk.figure("predictivity", draw.predictivity_figure({t: (p[0], p[1:]) for t, p in preds.items()}))
+        metrics |= self._layers(preds, desk)
+        self._words(preds, desk)
+        gaps = [
+            m - metrics[f"prompt/best_neuron_null_{t}"] for t, m in ((t, float(p[0].max())) for t, p in preds.items())
+        ]
+        return metrics | {
+            "prompt/best_neuron": mean([float(p[0].max()) for p in preds.values()]),
+            "prompt/best_over_null": mean(gaps),
+        }
+
+    def _likeness(self, preds: dict[str, Tensor], desk: Desk) -> dict[str, float]:
+        first = [p[0] for p in preds.values()]
+        together = sn.spearman(first)
+        by_layer = [sn.spearman(first, layer=layer) for layer in range(len(first[0]))]
+        desk.figure("spearman", draw.spearman_figure(together, tasks=list(preds), skills=self.skills))
+        names = list(preds)
+        desk.table(
+            "spearman",
+            ["task", *names],
+            [[n, *map(float, r)] for n, r in zip(names, together, strict=True)],
+            show=False,
+        )
+        found = dict(zip(("within", "across"), self._within_across(together), strict=True))
+        rows, cells = [["all", *found.values()]], []
+        for layer, matrix in enumerate(by_layer):
+            rows.append([str(layer), *self._within_across(matrix)])
+            cells += [[layer, n, *map(float, r)] for n, r in zip(names, matrix, strict=True)]
+        desk.table("spearman_of_layers", ["layer", "task", *names], cells, show=False)
+        desk.table("spearman_by_layer", ["layer", "same skill", "other skill"], rows)
+        return {f"prompt/spearman_{side}": value for side, value in found.items()} | {
+            f"prompt/spearman_gap_layer{row[0]}": row[1] - row[2] for row in rows[1:]
+        }
+
+    def _within_across(self, matrix: Tensor) -> tuple[float, float]:
+        kinds: dict[bool, list[float]] = {True: [], False: []}
+        for i, a in enumerate(self.tasks):
+            for j, b in enumerate(self.tasks[:i]):
+                kinds[self.skills[a] == self.skills[b]].append(float(matrix[i, j]))
+        return mean(kinds[True]), mean(kinds[False])
+
+    def _layers(self, preds: dict[str, Tensor], desk: Desk) -> dict[str, float]:
+        """How predictive each layer's top neurons are, where the whole model's lie, and how far ties chose them."""
+        rows, profile, tied = [], {}, []
+        for task, pred in preds.items():
+            profile[task] = top_by_layer(pred[0], share=self.share).tolist()
+            chosen_L = sn.select(pred[0], share=self.share, scope="global").sum(1)
+            shares = (chosen_L / chosen_L.sum()).tolist()
+            rows += [[task, layer, *cells] for layer, cells in enumerate(zip(profile[task], shares, strict=True))]
+            tied.append(sn.tied_share(pred[0], self.skill_neurons(task), scope=self.scope))
+        columns = ["task", "layer", "predictivity of its top neurons", "share of the model's top neurons"]
+        desk.table("layers", columns, rows, show=False)
+        columns = ["task", "share of skill neurons tied with one left out"]
+        desk.table("ties", columns, list(zip(preds, tied, strict=True)), show=False)
+        desk.figure("layers", draw.layers_figure(profile, skills=self.skills))
+        return {"prompt/tied_skill_neurons": mean(tied)}
+
+    def _words(self, preds: dict[str, Tensor], desk: Desk) -> None:
+        """Words whose sentences drive a task's best neuron highest and lowest (appendix of the paper)."""
+        rows = []
+        for task, pred in preds.items():
+            layer, unit = divmod(int(pred[0].argmax()), pred.shape[-1])
+            words = word_activation(self.backbone, self.prompts.data(task), self.tuned(task)[0], layer=layer, unit=unit)
+            ranked = sorted(words, key=words.__getitem__)
+            rows.append([task, f"{layer}.{unit}", " ".join(ranked[:-7:-1]), " ".join(ranked[:6])])
+        desk.table("words", ["task", "best neuron", "highest with", "lowest with"], rows)
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

@@ -1,0 +1,1 @@
+"""Callbacks of S-VCO, one file each."""

@@ -1,0 +1,1 @@
+"""The MVC pipeline: candidate pairs, the filter, rewording, an MVC file."""

@@ -1,0 +1,160 @@
+"""MVC as one command: candidates, filter, rewording, an MVC file with its datasheet (section 4 of Wu et al.).
+
+Candidates go through in parts; each part is kept by content, so a run that was killed goes on with the next one.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+
+from datamodules.scenes import mvc
+from lightning_modules.common.bounds import Count, Whole
+from lightning_modules.common.files import sha256
+from lightning_modules.common.made import digest, made
+from lightning_modules.runtime.study import Desk
+from lightning_modules.svco import figures as draw
+from lightning_modules.svco.mvc.filters import Similarity, verdict
+from lightning_modules.svco.mvc.rewriting import Rewriter, keeps_contrast
+
+VERSION = 1
+
+
+class BuildMVC:
+    """Writes `mvc/mvc.json` and its images in the run's folder.
+
+    Args:
+        candidates: `SceneCandidates` or `EmojiCandidates`.
+        semantic, visual: similarities; a pair is kept above `above` of the first and below `below` of the second.
+        rewriter: `Templates` or `LanguageModel`.
+        part: candidates of one part. workers: processes side by side; 1: this one.
+    """
+
+    def __init__(
+        self,
+        *,
+        candidates: Any,
+        semantic: Similarity,
+        visual: Similarity,
+        rewriter: Rewriter,
+        cache_dir: str,
+        above: float = 0.7,
+        below: float = 0.5,
+        part: Count = 100,
+        workers: Count = 1,
+        shown: Count = 12,
+        seed: Whole = 0,
+    ) -> None:
+        self.candidates, self.semantic, self.visual, self.rewriter = candidates, semantic, visual, rewriter
+        self.cache, self.above, self.below = Path(cache_dir) / "svco" / "mvc", above, below
+        self.part, self.workers, self.shown, self.seed = part, workers, shown, seed
+
+    def prepare(self) -> None:
+        self.candidates.prepare()
+
+    def key(self) -> dict[str, Any]:
+        parts = dict(candidates=self.candidates, semantic=self.semantic, visual=self.visual, rewriter=self.rewriter)
+        described = {name: thing.description() for name, thing in parts.items()}
+        settings = dict(above=self.above, below=self.below, part=self.part, seed=self.seed, version=VERSION)
+        return json.loads(json.dumps({**described, **settings}))
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"data": digest(self.key()["candidates"]), "pipeline": digest(self.key())}
+
+    def parts(self, desk: Desk) -> Iterator[Path]:
+        """The folder of every part, in order."""
+        key, starts = self.key(), range(0, len(self.candidates), self.part)
+        jobs = [(self, key, start) for start in starts]
+        label = f"{len(self.candidates)} candidates"
+        if self.workers == 1:
+            yield from track(map(_part, jobs), description=label, total=len(jobs))
+            return
+        # Spawned, not forked: torch's threads do not survive a fork.
+        with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
+            yield from track(pool.map(_part, jobs), description=label, total=len(jobs))
+
+    def make(self, place: Path, start: int) -> None:
+        """One part: a line of `rows.jsonl` a candidate, and the pictures."""
+        group = list(self.candidates.part(start, start + self.part))
+        ones, others = [c.one for c in group], [c.other for c in group]
+        semantic, visual = self.semantic(ones, others), self.visual(ones, others)
+        rows = []
+        for number, candidate in enumerate(group):
+            found = verdict(
+                semantic=float(semantic[number]),
+                visual=float(visual[number]),
+                flip=candidate.flip,
+                above=self.above,
+                below=self.below,
+            )
+            worded = self.rewriter(candidate, np.random.default_rng([self.seed, start + number]))
+            if found.startswith("kept") and not keeps_contrast(candidate, worded):
+                found = "rewording lost the contrast"
+            if candidate.one.tobytes() == candidate.other.tobytes():
+                found = "the same picture"
+            names = [f"{candidate.name}-{side}.png" for side in "ab"]
+            for name, picture in zip(names, (candidate.one, candidate.other), strict=True):
+                picture.save(place / name)
+            rows.append(
+                {
+                    "verdict": found,
+                    "category": candidate.category,
+                    "semantic": float(semantic[number]),
+                    "visual": float(visual[number]),
+                    "images": names,
+                    **worded._asdict(),
+                }
+            )
+        (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run(self, desk: Desk) -> dict[str, float]:
+        target = desk.folder / "mvc"
+        shutil.rmtree(target, ignore_errors=True)
+        (target / "images").mkdir(parents=True)
+        pairs, sheet, counts = [], {"kept": [], "rejected": []}, Counter()
+        for folder in self.parts(desk):
+            for row in map(json.loads, (folder / "rows.jsonl").read_text().splitlines()):
+                kept = row["verdict"].startswith("kept")
+                counts[row["category"], row["verdict"]] += 1
+                sheet["kept" if kept else "rejected"].append((folder, row))
+                if kept:
+                    images = [shutil.copy(folder / name, target / "images" / name) for name in row["images"]]
+                    texts = dict(instruction=row["question"], chosen=row["one"], rejected=row["other"])
+                    paths = dict(chosen_image=Path(images[0]), rejected_image=Path(images[1]))
+                    pairs.append(mvc.Pair(**texts, **paths, category=row["category"]))
+        if not pairs:
+            raise ValueError(
+                f"none of {sum(counts.values())} candidates was kept ({dict(counts.most_common(3))}); lower study.above, "
+                "which is "
+                f"{self.above}, or raise study.below, which is {self.below}."
+            )
+        mvc.write(target / "mvc.json", pairs)
+        mvc.read(target / "mvc.json")  # what we hand out must pass what we ask of others
+        rows = [[category, reason, n] for (category, reason), n in sorted(counts.items())]
+        desk.table("datasheet", ["category", "verdict", "pairs"], rows)
+        for name, group in sheet.items():
+            desk.figure(f"{name}_pairs", self._sheet(group, name))
+        total = sha256(target / "mvc.json")
+        desk.say(f"{len(pairs)} of {sum(counts.values())} pairs kept: {target}/mvc.json (SHA-256 {total[:16]})")
+        return {"svco/mvc_kept": float(len(pairs)), "svco/mvc_candidates": float(sum(counts.values()))}
+
+    def _sheet(self, group: list[tuple[Path, dict[str, Any]]], name: str) -> Any:
+        spread = group[:: max(1, len(group) // self.shown)][: self.shown]
+        pairs = []
+        for folder, row in spread:
+            one, other = (mvc.open_image(folder / image) for image in row["images"])
+            numbers = f"alike {row['semantic']:.2f}, to the eye {row['visual']:.2f}"
+            pairs.append((one, other, f"{row['category']} ({row['verdict']}): {numbers}"))
+        return draw.contact_sheet(pairs=pairs, title=f"Pairs {name}: {len(group)} in all")
+
+
+def _part(job: tuple[BuildMVC, dict[str, Any], int]) -> Path:
+    study, key, start = job
+    return made(folder=study.cache, key={**key, "start": start}, make=lambda place: study.make(place, start))

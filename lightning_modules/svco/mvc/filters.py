@@ -1,0 +1,123 @@
+"""MVC's filter: keep pairs that are alike to one encoder and unlike to another, and say why the others go.
+
+The paper keeps SigLIP similarity > 0.7 and DINOv2 similarity < 0.5: alike in meaning, unlike to the eye. Both may be any
+transformers vision model by path; the stand-ins are the embedded model's vision tower and structural similarity.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import uniform_filter
+
+from lightning_modules.common.bounds import Count
+from lightning_modules.svco.models import VLM
+
+
+class Similarity(Protocol):
+    """Of two pictures, at most 1; `description()` names what it follows from."""
+
+    def description(self) -> dict[str, Any]: ...
+
+    def __call__(self, ones: Sequence[Image.Image], others: Sequence[Image.Image]) -> np.ndarray: ...
+
+
+class EmbeddedSimilarity:
+    """Cosine of the mean patch features of the embedded model's vision tower, the stand-in for SigLIP.
+
+    Features are centred on those of a grey picture: untrained directions that all pictures share would dominate.
+    """
+
+    def __init__(self, *, model: VLM) -> None:
+        self.vlm = model
+
+    def description(self) -> dict[str, Any]:
+        from lightning_modules.svco.tuning import weights_digest
+
+        return {"similarity": "embedded", "weights": weights_digest(self.vlm)}
+
+    @torch.no_grad()
+    def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        pixels = np.stack(self.vlm.reader.processor.image_processor(list(pictures))["pixel_values"])
+        hidden = self.vlm.core.model.vision_tower(torch.as_tensor(pixels)).last_hidden_state
+        return hidden[:, 1:].mean(1)
+
+    def __call__(self, ones: Sequence[Image.Image], others: Sequence[Image.Image]) -> np.ndarray:
+        grey = self.features([Image.new("RGB", ones[0].size, (128, 128, 128))])
+        return torch.cosine_similarity(self.features(ones) - grey, self.features(others) - grey).numpy()
+
+
+class StructuralSimilarity:
+    """Mean SSIM of the pictures in grey (Wang et al., 2004), windows of 7 pixels, the stand-in for DINOv2."""
+
+    def __init__(self, *, window: Count = 7) -> None:
+        self.window = window
+
+    def description(self) -> dict[str, Any]:
+        return {"similarity": "ssim", "window": self.window}
+
+    def __call__(self, ones: Sequence[Image.Image], others: Sequence[Image.Image]) -> np.ndarray:
+        return np.array([self._pair(one, other) for one, other in zip(ones, others, strict=True)])
+
+    def _pair(self, one: Image.Image, other: Image.Image) -> float:
+        x, y = (np.asarray(im.convert("L"), dtype=np.float64) / 255 for im in (one, other.resize(one.size)))
+
+        def mean(v: np.ndarray) -> np.ndarray:
+            return uniform_filter(v, self.window)
+
+        mx, my = mean(x), mean(y)
+        vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+        c1, c2 = 0.01**2, 0.03**2
+        found = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+        return float(found.mean())
+
+
+class ModelSimilarity:
+    """Cosine of the features of a transformers vision model by path: SigLIP, CLIP, DINOv2 or the like."""
+
+    def __init__(self, *, path: str) -> None:
+        if not (Path(path) / "config.json").is_file():
+            raise ValueError(
+                f"{path}: no config.json there; a similarity's path is a folder written by save_pretrained."
+            )
+        self.path = path
+
+    def description(self) -> dict[str, Any]:
+        from lightning_modules.common.files import sha256
+
+        weights = sorted(Path(self.path).glob("*.safetensors"))
+        return {"similarity": "model", "weights": [sha256(w)[:16] for w in weights]}
+
+    @cached_property
+    def _parts(self) -> tuple[Any, Any]:
+        from transformers import AutoImageProcessor, AutoModel
+
+        model = AutoModel.from_pretrained(self.path, local_files_only=True).eval()
+        return model, AutoImageProcessor.from_pretrained(self.path, local_files_only=True)
+
+    @torch.no_grad()
+    def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        model, processor = self._parts
+        inputs = processor(images=list(pictures), return_tensors="pt")
+        if hasattr(model, "get_image_features"):
+            found = model.get_image_features(**inputs)
+            return getattr(found, "pooler_output", found)
+        output = model(**inputs)
+        pooled = getattr(output, "pooler_output", None)
+        return pooled if pooled is not None else output.last_hidden_state[:, 0]
+
+    def __call__(self, ones: Sequence[Image.Image], others: Sequence[Image.Image]) -> np.ndarray:
+        return torch.cosine_similarity(self.features(ones), self.features(others)).numpy()
+
+
+def verdict(*, semantic: float, visual: float, flip: bool, above: float, below: float) -> str:
+    """`kept`, `kept: flip`, or why the pair goes."""
+    if flip:
+        return "kept: flip"
+    if semantic <= above:
+        return "not alike in meaning"
+    return "kept" if visual < below else "too alike to the eye"

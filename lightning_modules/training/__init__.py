@@ -1,0 +1,1 @@
+"""What any training needs: resume points, checkpoints, the inner trainer, progress, throughput."""

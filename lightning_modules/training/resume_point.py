@@ -1,0 +1,136 @@
+"""Saves what an exact resume needs, where a resume is exact: between two optimizer steps, validation done."""
+
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.callbacks import Checkpoint
+
+from lightning_modules.common.bounds import Count
+from lightning_modules.training.checkpoints import LAST
+
+
+class Preempted(BaseException):
+    """A signal asked the run to stop; its state is saved. `code` is the exit status, 128 + signal."""
+
+    def __init__(self, number: int) -> None:
+        self.code = 128 + number
+        super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
+
+
+class ResumePoint(Checkpoint):
+    """Writes last.ckpt under `folder` every `every_n_steps` optimizer steps, and when SIGTERM or Ctrl-C asks to stop.
+
+    Beside Lightning's state it holds every rank's random state. A step at which validation is due is saved after it.
+    """
+
+    def __init__(self, *, folder: str, every_n_steps: Count = 200) -> None:
+        self.folder, self.every_n_steps = Path(folder), every_n_steps
+        self._saved_at, self._signal = 0, 0
+        self._due = False
+        self.metrics: dict[str, float] = {}
+        self._random: list[dict[str, Any]] | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved_at = trainer.global_step
+        if self._random is not None:
+            if len(self._random) != trainer.world_size:
+                raise ValueError(
+                    f"this run was started on {len(self._random)} processes and is resumed on {trainer.world_size}: it "
+                    f"would not be the same run. Set trainer.devices={len(self._random)}, or start anew with fresh=true."
+                )
+            set_random_state(self._random[trainer.global_rank])
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[number] = signal.signal(number, self._ask_to_stop)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def _ask_to_stop(self, number: int, _frame: Any) -> None:
+        if self._signal:
+            raise KeyboardInterrupt
+        self._signal = number
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        self._signal = self._agree(trainer)
+        self._due = self._due or bool(self._signal) or trainer.global_step % self.every_n_steps == 0
+        loop = trainer.fit_loop
+        if not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        forwards = trainer.fit_loop.total_batch_idx + 1
+        if (
+            trainer.state.fn == "fit"
+            and not trainer.sanity_checking
+            and forwards % trainer.accumulate_grad_batches == 0
+        ):
+            self._save(trainer)
+
+    def _agree(self, trainer: pl.Trainer) -> int:
+        """The signal that any rank received: all must stop at the same step."""
+        if trainer.world_size == 1:
+            return self._signal
+        number = torch.tensor(self._signal)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        return int(number)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if not self._due:
+            return
+        self._due = False
+        if trainer.global_step > self._saved_at:
+            self._saved_at = trainer.global_step
+            trainer.save_checkpoint(self.folder / LAST)
+        if self._signal:
+            raise Preempted(self._signal)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        states = [random_state()]
+        if trainer.world_size > 1:
+            states = [None] * trainer.world_size
+            dist.all_gather_object(states, random_state())
+        checkpoint["random_states"] = states
+        checkpoint["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn == "fit":
+            self._random, self.metrics = checkpoint["random_states"], checkpoint["metrics"]
+
+
+def random_state() -> dict[str, Any]:
+    """Of Python, NumPy and torch on every device, in plain containers that load with weights_only."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

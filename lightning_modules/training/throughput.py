@@ -1,0 +1,34 @@
+"""Tokens per second on the progress bar and in the log."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+
+from lightning_modules.common import metric_names as names
+
+
+class Throughput(pl.Callback):
+    """Tokens trained per second over all ranks since the last logged step; validation time is left out."""
+
+    def __init__(self) -> None:
+        self._tokens, self._since = 0, 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._tokens, self._since = 0, time.perf_counter()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since += time.perf_counter() - self._paused
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._tokens += batch["input_ids"].numel() * trainer.world_size
+        window_ends = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if window_ends and trainer.global_step % trainer.log_every_n_steps == 0:
+            now = time.perf_counter()
+            pl_module.log(names.TRAIN_TOKENS_PER_SECOND, self._tokens / (now - self._since), prog_bar=True)
+            self._tokens, self._since = 0, now

@@ -1,0 +1,1 @@
+"""Prompt transfer across tasks and models (Su et al., NAACL 2022)."""

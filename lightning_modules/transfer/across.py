@@ -1,0 +1,182 @@
+"""Transferred prompts as the start of tuning, and across models (sections 4.3 and 5 of Su et al.)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.common.bounds import Count, Positive, Share
+from lightning_modules.common.choices import check_choice
+from lightning_modules.common.tables import mean_ci
+from lightning_modules.prompt.prompts import Prompts
+from lightning_modules.runtime.study import Desk
+from lightning_modules.skill_neurons.studies import mean
+from lightning_modules.transfer import figures as draw
+from lightning_modules.transfer import projector as pj
+from lightning_modules.transfer.curves import Curve, curve, speed_ups
+from lightning_modules.transfer.stacked import stack, stacked_accuracy
+from lightning_modules.transfer.studies import Matrix
+
+
+class Across(Matrix):
+    """What the two studies of cross-model transfer share.
+
+    Args:
+        source_prompts: of the other model. train_tasks: whose prompts the projector learns from.
+        variant, hidden, projector_lr, steps: of the projector.
+    """
+
+    def __init__(
+        self,
+        *,
+        source_prompts: Prompts,
+        train_tasks: Sequence[str],
+        variant: str = "flat",
+        hidden: Count = 64,
+        projector_lr: Positive = 3e-3,
+        steps: Count = 400,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        check_choice("study.variant", variant, pj.VARIANTS)
+        if source_prompts.length != self.prompts.length:
+            raise ValueError(
+                f"source_prompts.length is {source_prompts.length}; expected prompt.length={self.prompts.length}: a "
+                "projected prompt has as many tokens as its source."
+            )
+        for name in train_tasks:
+            check_choice("study.train_tasks", name, self.tasks)
+        self.source_prompts, self.train_tasks = source_prompts, list(train_tasks)
+        self.variant, self.hidden, self.projector_lr, self.steps = variant, hidden, projector_lr, steps
+
+    def sources(self, task: str) -> Tensor:
+        """The other model's prompts of `task`, [trials, P, H]."""
+        return stack([self.source_prompts.prompt(task, seed=s, trial=t) for t, s in enumerate(self.seeds())])
+
+    def projector(self, *, objective: str, variant: str | None = None) -> pj.Projector:
+        data = [self.prompts.datamodule(t, seed=s) for t in self.train_tasks for s in self.seeds()]
+        return pj.train_projector(
+            steps=self.steps,
+            seed=self.seed,
+            variant=variant or self.variant,
+            hidden=self.hidden,
+            backbone=self.backbone,
+            prompts_NPH=torch.cat([self.sources(t) for t in self.train_tasks]),
+            targets_NPG=stack([f for t in self.train_tasks for f in self.files(t)]),
+            data=data,
+            objective=objective,
+            lr=self.projector_lr,
+        )
+
+    def kind(self, task: str) -> str:
+        if task in self.train_tasks:
+            return "trained on"
+        similar = self.skills[task] in {self.skills[t] for t in self.train_tasks}
+        return "unseen, same skill" if similar else "unseen, other skill"
+
+
+class Project(Across):
+    """Zero-shot transfer across models by projector, by objective and variant, on seen and unseen tasks (table 4)."""
+
+    def run(self, desk: Desk) -> dict[str, float]:
+        own = {t: stacked_accuracy(self.backbone, self.prompts.data(t), stack(self.files(t))) for t in self.tasks}
+        found: dict[tuple[str, str], dict[str, list[float]]] = {}
+        rows, metrics = [], {}
+
+        def note(arm: tuple[str, str], task: str, scores: Tensor) -> None:
+            relative = float((scores / own[task]).mean())
+            if task not in self.controls:
+                found.setdefault(arm, {}).setdefault(self.kind(task), []).append(relative)
+            rows.append([*arm, task, self.kind(task), float(scores.mean()), relative])
+
+        for task in self.tasks:
+            start = torch.stack(self.starts(task, "random", self.backbone))
+            note(("random prompt", "-"), task, stacked_accuracy(self.backbone, self.prompts.data(task), start))
+        for variant in pj.VARIANTS:
+            for objective in pj.OBJECTIVES:
+                projector = self.projector(objective=objective, variant=variant)
+                for task in self.tasks:
+                    scores = pj.projected_accuracy(
+                        projector, self.backbone, self.prompts.data(task), self.sources(task)
+                    )
+                    note((variant, objective), task, scores)
+                shown = ", ".join(f"{k} {mean(v):.3f}" for k, v in found[variant, objective].items())
+                desk.say(f"{variant}, {objective}: {shown}")
+        desk.table("projected", ["projector", "objective", "task", "kind", "accuracy", "relative"], rows, show=False)
+        kinds = list(dict.fromkeys(self.kind(t) for t in self.tasks))
+        table = [[*arm, *(str(mean_ci(v[k])) if k in v else "-" for k in kinds)] for arm, v in found.items()]
+        desk.table("projected_means", ["projector", "objective", *kinds], table)
+        desk.figure("projected", draw.projector_figure({" ".join(arm): v for arm, v in found.items()}, kinds=kinds))
+        for (variant, objective), values in found.items():
+            name = variant.replace(" ", "_") if objective == "-" else f"{variant}_{objective}"
+            metrics |= {f"prompt/{name}_{k.replace(',', '').replace(' ', '_')}": mean(v) for k, v in values.items()}
+        return metrics
+
+
+class Tpt(Across):
+    """Tuning from transferred prompts against vanilla, at one cadence (figure 4 and table 5 of Su et al.).
+
+    Args:
+        targets: tasks tuned. cadence: steps between evaluations. tolerance: below the best that counts as converged.
+    """
+
+    def __init__(self, *, targets: Sequence[str], cadence: Count = 10, tolerance: Share = 0.01, **shared: Any) -> None:
+        super().__init__(**shared)
+        for name in targets:
+            check_choice("study.targets", name, self.tasks)
+        self.targets, self.cadence, self.tolerance = list(targets), cadence, tolerance
+
+    def run(self, desk: Desk) -> dict[str, float]:
+        projector = self.projector(objective="task")
+        curves: dict[str, dict[str, list[Curve]]] = {}
+        rows = []
+        for target in self.targets:
+            similar = [
+                t for t in self.tasks if self.skills[t] == self.skills[target] and t not in (target, *self.controls)
+            ]
+            starts: dict[str, list[Tensor | None]] = {"vanilla": [None] * self.trials}
+            if similar:
+                starts["TPT task"] = [f.weight for f in self.files(similar[0])]
+            with torch.no_grad():
+                starts["TPT model"] = list(projector(self.sources(target)))
+            curves[target] = {
+                arm: [
+                    curve(self.prompts, target, seed=seed, start=start, cadence=self.cadence)
+                    for seed, start in zip(self.seeds(), prompts, strict=True)
+                ]
+                for arm, prompts in starts.items()
+            }
+            for arm, found in curves[target].items():
+                for trial, (vanilla, one) in enumerate(zip(curves[target]["vanilla"], found, strict=True)):
+                    speed = speed_ups(vanilla, one, tolerance=self.tolerance)
+                    last = list(one.values())[-1]
+                    rows.append([arm, target, trial, one[0], last, speed["convergence"], speed["comparable"]])
+            desk.say(
+                f"{target}: "
+                + ", ".join(f"{a} starts at {mean([c[0] for c in f]):.3f}" for a, f in curves[target].items())
+            )
+        columns = ["start", "target", "trial", "step 0", "last", "convergence", "comparable"]
+        desk.table("speed_ups", columns, rows, show=False)
+        steps = [
+            [target, start, trial, step, accuracy]
+            for target, starts in curves.items()
+            for start, trials in starts.items()
+            for trial, found in enumerate(trials)
+            for step, accuracy in found.items()
+        ]
+        desk.table("curves", ["target", "start", "trial", "step", "accuracy"], steps, show=False)
+        desk.figure("tuning", draw.curves_figure(curves))
+        summary, metrics = [], {}
+        for arm in dict.fromkeys(row[0] for row in rows):
+            own = [row for row in rows if row[0] == arm]
+            there = [row[6] for row in own if row[6] is not None]
+            cells = [mean([r[i] for r in own]) for i in (3, 4, 5)]
+            summary.append([arm, *cells, mean(there), f"{len(own) - len(there)} of {len(own)}"])
+            name = arm.replace(" ", "_").lower()
+            metrics |= dict(zip((f"prompt/{name}_{k}" for k in ("step0", "last", "convergence")), cells, strict=True))
+            if there:
+                metrics[f"prompt/{name}_comparable"] = mean(there)
+            metrics[f"prompt/{name}_censored"] = float(len(own) - len(there))
+        desk.table("speed_up_means", ["start", "step 0", "last", "convergence", "comparable", "never there"], summary)
+        return metrics

@@ -1,0 +1,66 @@
+"""The chunked output layer with its loss equals doing it in two steps."""
+
+import pytest
+import torch
+
+from lightning_modules.moe.linear_cross_entropy import linear_cross_entropy
+
+T, H, V = 37, 6, 11
+
+
+def inputs(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(T, H, generator=generator, dtype=dtype, requires_grad=True)
+    weight = torch.randn(V, H, generator=generator, dtype=dtype, requires_grad=True)
+    targets = torch.randint(0, V, (T,), generator=generator)
+    return hidden, weight, targets, torch.rand(T, generator=generator) > 0.3
+
+
+def two_steps(hidden, weight, targets, valid):
+    nll = torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="none")
+    return nll[valid].mean()
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 37, 64])
+@pytest.mark.parametrize("masked", [False, True])
+def test_value_and_gradients(chunk, masked):
+    hidden, weight, targets, valid = inputs()
+    valid = valid if masked else torch.ones_like(valid)
+    expected = two_steps(hidden, weight, targets, valid)
+    wanted = torch.autograd.grad(3 * expected, (hidden, weight))
+    found = linear_cross_entropy(
+        hidden_TH=hidden, weight_VH=weight, targets_T=targets, valid_T=valid if masked else None, chunk=chunk
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    for got, want in zip(torch.autograd.grad(3 * found, (hidden, weight)), wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+
+
+def test_a_frozen_weight_takes_no_gradient_and_no_gradient_takes_no_work():
+    hidden, weight, targets, _ = inputs()
+    linear_cross_entropy(hidden_TH=hidden, weight_VH=weight.detach(), targets_T=targets).backward()
+    assert weight.grad is None
+    assert hidden.grad is not None
+    with torch.no_grad():
+        assert not linear_cross_entropy(hidden_TH=hidden, weight_VH=weight, targets_T=targets).requires_grad
+
+
+def test_no_valid_token_is_zero_with_zero_gradient():
+    hidden, weight, targets, valid = inputs()
+    loss = linear_cross_entropy(hidden_TH=hidden, weight_VH=weight, targets_T=targets, valid_T=valid & False)
+    loss.backward()
+    assert float(loss) == 0
+    assert float(hidden.grad.abs().max()) == float(weight.grad.abs().max()) == 0
+
+
+def test_under_bfloat16_autocast_the_loss_is_float32_and_close():
+    hidden, weight, targets, valid = inputs(torch.float32)
+    expected = two_steps(hidden, weight, targets, valid)
+    wanted = torch.autograd.grad(expected, (hidden, weight))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = linear_cross_entropy(hidden_TH=hidden, weight_VH=weight, targets_T=targets, valid_T=valid)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=0.02, atol=0)
+    for got, want in zip(torch.autograd.grad(loss, (hidden, weight)), wanted, strict=True):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, want, rtol=0.05, atol=2e-3)

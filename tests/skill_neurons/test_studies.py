@@ -1,0 +1,100 @@
+"""Every study from start to figures on a toy: what it promises to write is there, and its numbers are of this world."""
+
+import pytest
+
+from lightning_modules.prompt.prompts import Prompts
+from lightning_modules.runtime.study import Desk
+from lightning_modules.skill_neurons.interventions import Origin, Perturb, Prune
+from lightning_modules.skill_neurons.studies import SkillNeurons
+from lightning_modules.transfer.across import Project, Tpt
+from lightning_modules.transfer.studies import Indicators, Suggest, Transfer
+from tests.prompt import tiny, toy
+
+TASKS = ["sentiment_film", "sentiment_shop", "number_film", "number_shop", "topic_four"]
+SHARED = dict(tasks=TASKS, trials=2, permutations=2, share=0.1)
+SMALL = dict(shares=[0.0, 0.1], draws=2, examples=20)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def across(cache):
+    other = toy.prompts(cache, backbone=toy.spec(cache, hidden_size=24, heads=2, seed=1))
+    return dict(source_prompts=other, train_tasks=["sentiment_film", "number_film"], steps=6)
+
+
+STUDIES = {
+    "skill_neurons": (SkillNeurons, {}, {"predictivity", "spearman", "layers"}),
+    "perturb": (Perturb, SMALL, {"perturbation"}),
+    "origin": (Origin, SMALL | {"learning_rates": {"bitfit": 0.01, "lora": 0.01}}, {"origin"}),
+    "prune": (Prune, {"keep": [0.1], "top_layers": 1, "retune": 2, "rounds": 3}, {"pruning"}),
+    "transfer": (Transfer, {}, {"transfer"}),
+    "indicators": (Indicators, {"draws": 5}, {"indicators", "transfer"}),
+    "suggest": (Suggest, {"target": "number_shop", "probe_steps": 2, "cadence": 2}, {"tuning"}),
+    "project": (Project, "across", {"projected"}),
+    "tpt": (Tpt, "tpt", {"tuning"}),
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_writes_what_it_promises(name, cache, tmp_path):
+    kind, own, figures = STUDIES[name]
+    if isinstance(own, str):
+        own = across(cache) | ({"targets": ["sentiment_shop"], "cadence": 2} if own == "tpt" else {})
+    study = kind(prompts=toy.prompts(cache), **SHARED, **own)
+    study.prepare()
+    assert set(study.fingerprint()) == {"data", "backbone"}
+    metrics = study.run(Desk(folder=tmp_path))
+    assert {p.stem for p in (tmp_path / "figures").iterdir()} == figures
+    assert list((tmp_path / "tables").glob("*.csv"))
+    # Untrained models answer every prompt alike: their transfer has no ranks to correlate.
+    assert (metrics or name == "indicators") and all(value == value for value in metrics.values())
+    again = kind(prompts=toy.prompts(cache), **SHARED, **own).run(Desk(folder=tmp_path / "again"))
+    # All but measured speed is the same again.
+    assert {n: v for n, v in again.items() if "speed_up" not in n} == {
+        n: v for n, v in metrics.items() if "speed_up" not in n
+    }
+
+
+class Moods(tiny.Reviews):
+    """Two tasks of one skill."""
+
+    def names(self):
+        return ["first", "second"]
+
+
+@pytest.mark.parametrize(("source", "target"), [("bert", "gpt2"), ("t5_gated", "roberta"), ("llama", "minilm")])
+def test_prompts_go_from_any_hugging_face_model_to_any_other(source, target, tmp_path):
+    def prompts(family):
+        # An encoder without a head answers by prototype, as MiniLM.
+        head, network = ("none", "bert") if family == "minilm" else ("auto", family)
+        spec = tiny.HubBackbone(name=tiny.save(network, tmp_path / family), head=head)
+        settings = dict(source=Moods(), tuning=toy.TUNING, cache=str(tmp_path), length=3)
+        return Prompts(backbone=spec, **settings)
+
+    study = Project(
+        prompts=prompts(target),
+        source_prompts=prompts(source),
+        tasks=["first", "second"],
+        train_tasks=["first"],
+        trials=2,
+        steps=4,
+    )
+    metrics = study.run(Desk(folder=tmp_path))
+    arms = ("random_prompt", "flat_distance", "flat_task", "per_token_distance", "per_token_task")
+    kinds = ("trained_on", "unseen_same_skill")
+    assert set(metrics) == {f"prompt/{arm}_{kind}" for arm in arms for kind in kinds}
+
+
+def test_what_is_not_there_is_refused(cache):
+    with pytest.raises(ValueError, match="target is null"):
+        Suggest(prompts=toy.prompts(cache), target=None, **SHARED)
+    with pytest.raises(ValueError, match="on_top"):
+        Indicators(prompts=toy.prompts(cache), names=["on_tip"], **SHARED)
+    with pytest.raises(ValueError, match="sentiment_film"):
+        Transfer(prompts=toy.prompts(cache), controls=["sentiment_fil"], **SHARED)
+    longer = across(cache) | dict(source_prompts=toy.prompts(cache, length=6))
+    with pytest.raises(ValueError, match="source_prompts.length is 6; expected prompt.length=4"):
+        Project(prompts=toy.prompts(cache), **SHARED, **longer)

@@ -1,0 +1,231 @@
+"""Transfer: many prompts at once equal one at a time, indicators, projectors, and tuning from a transferred start."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_modules.skill_neurons.hooks import hooked
+from lightning_modules.skill_neurons.studies import accuracy
+from lightning_modules.transfer import indicators as ind
+from lightning_modules.transfer.curves import curve, speed_ups
+from lightning_modules.transfer.projector import VARIANTS, Projector, ProjectorTraining, train_projector
+from lightning_modules.transfer.stacked import stack, stacked_accuracy, stacked_scores
+from lightning_modules.transfer.studies import Transfer
+from tests.prompt import toy
+
+TASKS = ["sentiment_film", "number_film", "topic_four"]
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    return toy.prompts(tmp_path)
+
+
+@pytest.fixture
+def drawn():
+    return torch.randn(5, 4, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_many_prompts_at_once_equal_one_at_a_time(prompts, drawn, task):
+    data = prompts.data(task)
+    batch = data.examples("test")[:9]
+    with torch.no_grad():
+        alone = torch.stack([prompts.backbone.scores(batch, prompt) for prompt in drawn])
+    torch.testing.assert_close(stacked_scores(prompts.backbone, batch, drawn), alone, atol=1e-6, rtol=1e-6)
+    each = torch.tensor([accuracy(prompts.backbone, data, prompt) for prompt in drawn])
+    for rows in (3, 7, 64, 1000):
+        torch.testing.assert_close(stacked_accuracy(prompts.backbone, data, drawn, rows=rows), each)
+
+
+def test_the_flipped_task_scores_one_minus_the_accuracy(prompts, drawn):
+    data = prompts.data("sentiment_film")
+    plain = stacked_accuracy(prompts.backbone, data, drawn)
+    flipped = toy.prompts(prompts.cache).data("sentiment_film")
+    object.__setattr__(flipped.task, "classes", data.task.classes[::-1])
+    torch.testing.assert_close(stacked_accuracy(prompts.backbone, flipped, drawn), 1 - plain)
+
+
+def test_relative_performance_on_the_diagonal_is_one(prompts):
+    study = Transfer(prompts=prompts, tasks=TASKS, trials=2, permutations=0)
+    relative = study.relative["tuned"]
+    assert relative.shape == (3, 3, 2)
+    assert (torch.stack([relative[i, i] for i in range(3)]) == 1).all()
+
+
+def probe(prompts, prompt, task="sentiment_film"):
+    active = ind.active_LF(prompts.backbone, prompts.data(task), prompt)
+    pred = torch.rand(active.shape, generator=torch.Generator().manual_seed(int(prompt.abs().sum() * 100)))
+    return ind.Probe(task, prompt, active, pred, pred > 0.5)
+
+
+@pytest.mark.parametrize("name", ind.INDICATORS)
+def test_indicators_of_oneself_and_their_symmetry(prompts, drawn, name):
+    with torch.no_grad():
+        # Weights fresh from initialisation are too small for a prompt to switch a neuron.
+        for weight in prompts.backbone.model.parameters():
+            weight.mul_(10)
+    a, b = (probe(prompts, p) for p in drawn[:2])
+    function = ind.INDICATORS[name]
+    assert function(a, b) == pytest.approx(function(b, a), abs=1e-6)
+    assert function(a, b) <= 1 + 1e-6
+    if name not in ("e_avg", "c_avg"):
+        assert function(a, a) == pytest.approx(1.0, abs=1e-6)
+    assert function(a, a) > function(a, b)
+
+
+def test_the_embedding_indicators_by_their_formulas():
+    a, b = (
+        ind.Probe("a", torch.tensor([[1.0, 0.0], [0.0, 1.0]])),
+        ind.Probe("b", torch.tensor([[1.0, 0.0], [1.0, 0.0]])),
+    )
+    assert ind.e_concat(a, b) == pytest.approx(1 / (1 + 2**0.5))
+    assert ind.e_avg(a, b) == pytest.approx(1 / (1 + 2**0.5 / 2))
+    assert ind.c_concat(a, b) == pytest.approx(0.5)
+    assert ind.c_avg(a, b) == pytest.approx(0.5)
+
+
+def test_overlap_by_its_formula():
+    a, b = torch.tensor([1, 1, 0, 1], dtype=torch.bool), torch.tensor([1, 0, 0, 1], dtype=torch.bool)
+    assert ind.overlap(a, b) == pytest.approx(2 / (3 * 2) ** 0.5)
+    assert ind.overlap(a, torch.zeros(4, dtype=torch.bool)) == 0.0
+
+
+@pytest.mark.parametrize("template", ["{mask}{prompt}{text}{sep}", "{prompt}{mask}{text}{sep}"])
+def test_activations_are_read_where_the_template_asks(tmp_path, drawn, template):
+    prompts = toy.prompts(tmp_path, template=template)
+    data = prompts.data("sentiment_film")
+    seen = {}
+    with torch.no_grad(), hooked(prompts.backbone.sites(), lambda layer, x: seen.__setitem__(layer, x[0])):
+        encoded = data.template.encode([""], data.tokenizer)
+        ids = torch.tensor(encoded["rows"])
+        batch = {**data.common, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        prompts.backbone.hidden(prompts.backbone.embed(batch, drawn[0]), batch["attention_mask"])
+    assert encoded["ask"][0] == template.replace("{prompt}", "pppp").replace("{mask}", "M").index("M")
+    expected = torch.stack([seen[layer][encoded["ask"][0]] > 0 for layer in sorted(seen)])
+    assert torch.equal(ind.active_LF(prompts.backbone, data, drawn[0]), expected)
+
+
+def test_an_indicator_without_activations_says_so(drawn):
+    bare = ind.Probe("film", drawn[0])
+    with pytest.raises(ValueError, match=r"film: its probe has no active"):
+        ind.on(bare, bare)
+    with pytest.raises(ValueError, match=r"no predictivity"):
+        ind.spearman(bare, bare)
+
+
+def test_correlation_finds_a_planted_indicator_and_no_more():
+    draw = np.random.default_rng(0)
+    transfer = draw.random((10, 10))
+    off = ~np.eye(10, dtype=bool)
+    planted = ind.correlation(transfer + 0.01 * draw.random((10, 10)), transfer, off, draws=200)
+    assert planted["rho"] > 0.95 and planted["p"] < 0.01 and planted["low"] > 0.9
+    noise = ind.correlation(draw.random((10, 10)), transfer, off, draws=200)
+    assert noise["p"] > 0.05 and noise["low"] < 0 < noise["high"]
+    # Two sources of its skill a target: their order is right everywhere.
+    skills = {f"t{i}": str(i // 3) for i in range(10)}
+    cells = ind.choices(skills, list(skills))
+    within = ind.correlation(transfer, transfer, cells["within"], draws=200)
+    assert within["rho"] == pytest.approx(1.0) and within["p"] < 0.05
+    assert np.isnan(ind.per_target(transfer, transfer, cells["within"])).tolist() == [False] * 9 + [True]
+    # The diagonal is left out: making it huge changes nothing.
+    spoiled = ind.correlation(np.where(off, transfer, 1e6), transfer, off, draws=20)
+    assert spoiled["rho"] == pytest.approx(1.0)
+
+
+def test_sums_by_type_are_of_the_right_cells():
+    cells = ind.choices({"a": "x", "b": "x", "c": "y"}, ["a", "b", "c"])
+    assert cells["within"].tolist() == [[False, True, False], [True, False, False], [False, False, False]]
+    assert cells["across"].sum() == 4 and cells["all"].sum() == 6
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_reach_the_projector_and_nothing_else(prompts, tmp_path, variant):
+    wide = toy.spec(tmp_path, hidden_size=24, seed=1).load()
+    source = torch.randn(2, 4, 24)
+    settings = dict(prompts_NPH=source, targets_NPG=torch.randn(2, 4, 16), backbone=prompts.backbone)
+    data = [prompts.datamodule(t, seed=0) for t in TASKS[:2]]
+    before = prompts.backbone.fingerprint()
+    projector = Projector(length=4, source=wide.width, target=16, variant=variant, scale=0.02)
+    module = ProjectorTraining(projector=projector, data=data, **settings)
+    module.training_step(torch.tensor(0), 0).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in projector.parameters())
+    assert not any(p.requires_grad for p in prompts.backbone.parameters())
+    assert {id(p) for g in module.configure_optimizers().param_groups for p in g["params"]} == {
+        id(p) for p in projector.parameters()
+    }
+    for objective in ("task", "distance"):
+        trained = train_projector(steps=3, seed=0, data=data, objective=objective, variant=variant, **settings)
+        again = train_projector(steps=3, seed=0, data=data, objective=objective, variant=variant, **settings)
+        assert torch.equal(trained(source), again(source))
+    assert prompts.backbone.fingerprint() == before
+    with pytest.raises(ValueError, match=r"\(4, 16\); expected \(4, 24\)"):
+        projector(torch.randn(1, 4, 16))
+
+
+def test_distance_minimising_finds_the_targets(prompts, tmp_path):
+    settings = dict(
+        prompts_NPH=torch.randn(2, 4, 24), targets_NPG=0.02 * torch.randn(2, 4, 16), backbone=prompts.backbone
+    )
+    trained = train_projector(steps=300, seed=0, data=[], objective="distance", **settings)
+    with torch.no_grad():
+        left = (trained(settings["prompts_NPH"]) - settings["targets_NPG"]).square().mean()
+    assert left < 0.1 * settings["targets_NPG"].square().mean()
+
+
+def test_a_transferred_start_begins_at_its_zero_shot_score(prompts):
+    start = prompts.prompt("number_film", seed=1).weight
+    found = curve(prompts, "sentiment_film", seed=2, start=start, cadence=2)
+    assert list(found) == [0, 2, 4]
+    zero_shot = stacked_accuracy(prompts.backbone, prompts.data("sentiment_film"), start[None], split="val")
+    assert found[0] == pytest.approx(float(zero_shot))
+
+
+def test_speed_ups_are_censored_and_never_divide_by_zero():
+    vanilla = {0: 0.5, 10: 0.7, 20: 0.9, 30: 0.9}
+    assert speed_ups(vanilla, {0: 0.6, 10: 0.9, 20: 0.9, 30: 0.9}, tolerance=0.0) == {
+        "convergence": 2.0,
+        "comparable": 2.0,
+    }
+    assert speed_ups(vanilla, {0: 0.9, 10: 0.9, 20: 0.9, 30: 0.9}, tolerance=0.0) == {
+        "convergence": 2.0,
+        "comparable": 2.0,
+    }
+    worse = speed_ups(vanilla, {0: 0.6, 10: 0.6, 20: 0.6, 30: 0.8}, tolerance=0.0)
+    assert worse == {"convergence": 20 / 30, "comparable": None}
+
+
+HASHED = """
+import hashlib, pathlib, sys
+from lightning_modules.skill_neurons.studies import SkillNeurons
+from lightning_modules.transfer.studies import Indicators
+from lightning_modules.runtime.study import Desk
+from tests.prompt import toy
+prompts, folder = toy.prompts(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[1])
+print(prompts.prompt("domain_three", seed=1).weight.sum().item(), prompts.data("domain_three").fingerprint())
+tasks = ["sentiment_film", "sentiment_shop", "sentiment_flipped", "number_film"]
+for kind, own in ((SkillNeurons, {}), (Indicators, dict(draws=5, controls=["sentiment_flipped"]))):
+    print(kind(prompts=prompts, tasks=tasks, trials=2, permutations=2, share=0.1, **own).run(Desk(folder=folder)))
+for path in sorted(folder.glob("tables/*.csv")):
+    print(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+"""
+
+
+def test_nothing_depends_on_the_hash_seed(tmp_path):
+    found = set()
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", HASHED, str(tmp_path / seed)]
+        out = subprocess.run(
+            command, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        )
+        found.add(out.stdout)
+    assert len(found) == 1 and "indicators.csv" in found.pop()
+
+
+def test_prompts_of_one_matrix_stack(prompts):
+    files = [prompts.prompt(t, seed=1) for t in TASKS]
+    assert stack(files).shape == (3, 4, 16)
