@@ -24,7 +24,7 @@ from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.svco.embedded import build_llava, build_processor
 from lightning_modules.svco.models import VLM, load_vlm, prepared
 from lightning_modules.svco.scores import Row, scores_of
-from lightning_modules.training.resume_point import random_state, set_random_state
+from lightning_modules.training.inner import inner_trainer, seeded
 
 # Raised when what is made of the same settings changes.
 VERSION = 4
@@ -113,12 +113,8 @@ def pretrained_vlm(
 
 def _pretrain(place: Path, *, sizes: dict[str, int], seed: int, **settings: Any) -> None:
     # A run that has to make its base first must go on with the random state of one that finds it.
-    before = random_state()
-    pl.seed_everything(seed, verbose=False)
-    try:
+    with seeded(seed):
         vlm, report = pretrain(sizes=sizes, seed=seed, **settings)
-    finally:
-        set_random_state(before)
     vlm.core.save_pretrained(place)
     vlm.reader.processor.save_pretrained(place)
     (place / "pretraining.json").write_text(json.dumps(report, indent=1))
@@ -174,18 +170,8 @@ def pretrain(
 
 
 def fit_batches(module: pl.LightningModule, batches: list[Any], steps: int) -> None:
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=steps,
-        gradient_clip_val=1.0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
     loader = DataLoader(batches, batch_size=None, collate_fn=lambda b: b, generator=torch.Generator())
-    trainer.fit(module, train_dataloaders=loader)
+    inner_trainer(max_steps=steps, gradient_clip_val=1.0).fit(module, train_dataloaders=loader)
 
 
 def _labels(scene: Scene) -> list[int]:

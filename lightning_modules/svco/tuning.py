@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytorch_lightning as pl
 import torch
 
 from datamodules.scenes.datamodule import PairsDataModule, Source
@@ -15,7 +14,7 @@ from lightning_modules.common.made import made
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.module import SVCO
-from lightning_modules.training.resume_point import random_state, set_random_state
+from lightning_modules.training.inner import inner_trainer, seeded
 
 # Raised when the same settings train something else.
 VERSION = 1
@@ -67,12 +66,8 @@ def tuned(vlm: VLM, *, base: str, objective: Objective, lr: float, settings: Set
 
 
 def _train(place: Path, vlm: VLM, *, objective: Objective, lr: float, settings: Settings) -> None:
-    before = random_state()
-    pl.seed_everything(settings.seed, workers=True, verbose=False)
-    try:
+    with seeded(settings.seed):
         metrics = fit(vlm, objective=objective, lr=lr, settings=settings)
-    finally:
-        set_random_state(before)
     trained = {name: p.detach().cpu() for name, p in vlm.named_parameters() if p.requires_grad}
     torch.save(trained, place / "trained.pt")
     (place / "validation.json").write_text(json.dumps(metrics, indent=1))
@@ -85,19 +80,12 @@ def fit(vlm: VLM, *, objective: Objective, lr: float, settings: Settings) -> dic
     )
     optimizer: dict[str, Any] = dict(lr=lr, warmup_steps=max(1, settings.steps // 20), weight_decay=0.02)
     module = SVCO(model=vlm, objective=objective, optimizer=optimizer)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        devices=1,
+    trainer = inner_trainer(
         max_steps=settings.steps,
+        limit_val_batches=None,
         val_check_interval=settings.steps,
         check_val_every_n_epoch=None,
         gradient_clip_val=1.0,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.fit(module, datamodule=data)
     return {n: float(trainer.callback_metrics[n]) for n in (names.VAL_PAIRED, names.VAL_PAIR_NLL)}

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from lightning_modules.training.resume_point import random_state, set_random_state
+
 
 def inner_trainer(*, max_steps: int, **settings: Any) -> pl.Trainer:
     """One CPU device, `max_steps` steps, no validation unless `settings` ask for it."""
@@ -26,8 +28,6 @@ def inner_trainer(*, max_steps: int, **settings: Any) -> pl.Trainer:
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """As at the start of a run with this seed; afterwards the random states are what they were."""
-    from lightning_modules.training.resume_point import random_state, set_random_state
-
     before = random_state()
     pl.seed_everything(seed, workers=True, verbose=False)
     try:
