@@ -106,15 +106,15 @@ class Gallery:
         return draw.arms_figure(shown, units=units, title="What each arm measured, by seed") if shown else None
 
     def _matrix(self, claim: str, arm: str, table: str, figure: Callable[..., Figure]) -> Figure | None:
-        """A tasks x tasks table, mean over seeds; a task's skill is the first part of its name."""
+        """A table with a row for every task, mean over seeds."""
         found = self.tables(claim, arm, table)
         if not found:
             return None
-        tasks = [next(iter(line.values())) for line in found[0]]
-        values = torch.tensor([[[float(cell) for cell in list(line.values())[1:]] for line in t] for t in found]).mean(
-            0
-        )
-        return figure(values, tasks=tasks, skills={task: task.split("_")[0] for task in tasks})
+        labels = ("task", "target", "skill")
+        skills = {line.get("task") or line["target"]: line.get("skill", "") for line in found[0]}
+        columns = [column for column in found[0][0] if column not in labels]
+        values = torch.tensor([[[float(line[column]) for column in columns] for line in t] for t in found]).mean(0)
+        return figure(values, tasks=list(skills), skills=skills)
 
 
 PICTURES: dict[str, dict[str, Callable[[Gallery], Figure | None]]] = {

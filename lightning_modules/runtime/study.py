@@ -7,7 +7,7 @@ prompt) it keeps by content with `made.made`, so a study that was killed goes on
 import contextlib
 import csv
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,12 +34,19 @@ class Desk:
         figure.savefig(path)
         return path
 
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, show: bool = True) -> Path:
-        """`tables/NAME.csv` with every digit and `tables/NAME.md` to read; printed unless `show` is False."""
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], *, show: bool = True) -> Path:
+        """`tables/NAME.csv` with every digit and `tables/NAME.md` to read; printed unless `show` is False.
+
+        The keys of the rows, the same and in the same order in all, are the columns.
+        """
         path = self._place("tables", f"{name}.csv")
+        columns = list(rows[0])
+        assert all(list(row) == columns for row in rows), name
         with open(path, "w", newline="") as file:
-            csv.writer(file).writerows([columns, *rows])
-        readable = [[_short(cell) for cell in row] for row in rows]
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        readable = [[_short(cell) for cell in row.values()] for row in rows]
         path.with_suffix(".md").write_text(markdown(columns, readable))
         if show:
             Console(stderr=True).print(terminal(columns, readable, title=name.replace("_", " ")))

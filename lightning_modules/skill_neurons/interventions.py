@@ -96,21 +96,23 @@ class Perturb(Intervention):
                                 else [self.perturbed(self.backbone, task, prompt, mask, kind, found) for mask in masks]
                             )
                             curves[kind].setdefault(arm, {}).setdefault(share, []).append(mean(values))
-                            rows.append([task, kind, arm, share, mean(values)])
+                            rows.append(
+                                {"task": task, "kind": kind, "neurons": arm, "share": share, "accuracy": mean(values)}
+                            )
+            own = [row for row in rows if row["task"] == task and row["share"] > 0]
             shown = {
-                arm: mean([r[4] for r in rows if r[0] == task and r[2] == arm and r[3] > 0])
-                for arm in curves[self.kinds[0]]
+                arm: mean([row["accuracy"] for row in own if row["neurons"] == arm]) for arm in curves[self.kinds[0]]
             }
             desk.say(f"{task}: " + ", ".join(f"{arm} {value:.3f}" for arm, value in shown.items()))
-        desk.table("perturbation", ["task", "kind", "neurons", "share", "accuracy"], rows, show=False)
+        desk.table("perturbation", rows, show=False)
         desk.figure("perturbation", draw.perturbation_figure(curves))
         summary, metrics = [], {}
         for kind, arms in curves.items():
             for share in self.shares:
                 estimates = {arm: mean_ci(points[share]) for arm, points in arms.items()}
-                summary.append([kind, share, *map(str, estimates.values())])
+                summary.append({"kind": kind, "share": share, **{arm: str(e) for arm, e in estimates.items()}})
                 metrics |= {f"prompt/{kind}_{arm.split()[0]}_{share:g}": value.mean for arm, value in estimates.items()}
-        desk.table("perturbation_means", ["kind", "share", *curves[self.kinds[0]]], summary)
+        desk.table("perturbation_means", summary)
         over = [s for s in self.shares if s > 0]
         for kind in self.kinds:
             for control in ("random", "other"):
@@ -142,11 +144,12 @@ class Origin(Intervention):
         for task in self.tasks:
             tops = {kind: self.predictivity(task, kind=kind) for kind in ("tuned", "hard", "random")}
             tops["random model"] = self.predictivity(task, kind="random", backbone=untrained)
-            for kind, pred in tops.items():
-                best.setdefault(kind, []).append(float(pred[0].max()))
-            best.setdefault("null", []).append(float(tops["tuned"][1:].flatten(1).amax(1).mean()))
+            own = {kind: float(pred[0].max()) for kind, pred in tops.items()}
+            own["null"] = float(tops["tuned"][1:].flatten(1).amax(1).mean())
+            for kind, value in own.items():
+                best.setdefault(kind, []).append(value)
             alike = {k: float(sn.spearman([tops["tuned"][0], tops[k][0]])[0, 1]) for k in ("hard", "random")}
-            rows.append([task, *(values[-1] for values in best.values()), *alike.values()])
+            rows.append({"task": task, **own, **{f"Spearman tuned, {k}": value for k, value in alike.items()}})
             for name, lr in self.learning_rates.items():
                 data = self.prompts.data(task)
                 module = self.prompts.tuned(task, seed=self.seeds()[0], tuner=TUNERS[name](), lr=lr)
@@ -156,14 +159,11 @@ class Origin(Intervention):
                 for arm, masks in self.masks(task, share=self.share).items():
                     values = [self.perturbed(module.backbone, task, None, m, self.kinds[0], found) for m in masks]
                     hurt[name].setdefault(arm, []).append(mean(values))
-            desk.say(f"{task}: best neuron " + ", ".join(f"{kind} {values[-1]:.3f}" for kind, values in best.items()))
-        columns = ["task", *best, "Spearman tuned, hard", "Spearman tuned, random"]
-        desk.table("best_neurons_by_prompt", columns, rows)
-        desk.table(
-            "other_tuners",
-            ["tuner", *next(iter(hurt.values()), {})],
-            [[name, *(str(mean_ci(v)) for v in arms.values())] for name, arms in hurt.items()],
-        )
+            desk.say(f"{task}: best neuron " + ", ".join(f"{kind} {value:.3f}" for kind, value in own.items()))
+        desk.table("best_neurons_by_prompt", rows)
+        tuners = [{"tuner": n, **{arm: str(mean_ci(v)) for arm, v in arms.items()}} for n, arms in hurt.items()]
+        if tuners:
+            desk.table("other_tuners", tuners)
         desk.figure("origin", draw.origin_figure({"best neuron's accuracy, by prompt": best, **hurt}))
         metrics |= {f"prompt/best_neuron_{kind.replace(' ', '_')}": mean(values) for kind, values in best.items()}
         for name, arms in hurt.items():
@@ -213,27 +213,45 @@ class Prune(Intervention):
                         after = accuracy(smaller, data, self.retuned(smaller, task, prompt, seed))
                         found.setdefault((arm, share), []).append(after)
                         found.setdefault((f"{arm}, not tuned on", share), []).append(at_once)
-                        rows.append([task, arm, share, left[share], whole[-1], at_once, after])
+                        rows.append(
+                            {
+                                "task": task,
+                                "kept": arm,
+                                "share": share,
+                                "parameters left": left[share],
+                                "whole": whole[-1],
+                                "at once": at_once,
+                                "tuned on": after,
+                            }
+                        )
                         if arm == "skill neurons":
                             speed.setdefault(share, []).append(self.speed_up(smaller, task, prompt))
-            desk.say(f"{task}: whole {whole[-1]:.3f}, pruned {rows[-2][-1]:.3f}, random kept {rows[-1][-1]:.3f}")
-        desk.table(
-            "pruning", ["task", "kept", "share", "parameters left", "whole", "at once", "tuned on"], rows, show=False
-        )
+            last = {row["kept"]: row["tuned on"] for row in rows}
+            desk.say(
+                f"{task}: whole {whole[-1]:.3f}, pruned {last['skill neurons']:.3f}, "
+                f"random kept {last['random neurons']:.3f}"
+            )
+        desk.table("pruning", rows, show=False)
         points = [(arm, share, left[share], values) for (arm, share), values in found.items()]
         desk.figure("pruning", draw.pruning_figure(points, whole=whole))
         summary, metrics = [], {"prompt/accuracy_whole": mean(whole)}
         for share in self.keep:
             values = {arm: v for (arm, s), v in found.items() if s == share}
-            summary.append([share, left[share], mean(speed[share]), *(str(mean_ci(v)) for v in values.values())])
+            summary.append(
+                {
+                    "kept": share,
+                    "parameters left": left[share],
+                    "speed-up": mean(speed[share]),
+                    **{arm: str(mean_ci(v)) for arm, v in values.items()},
+                }
+            )
             metrics |= {
                 f"prompt/parameters_left_{share:g}": left[share],
                 f"prompt/speed_up_{share:g}": mean(speed[share]),
                 f"prompt/pruned_skill_{share:g}": mean(values["skill neurons"]),
                 f"prompt/pruned_random_{share:g}": mean(values["random neurons"]),
             }
-        arms = list(dict.fromkeys(arm for arm, _ in found))
-        desk.table("pruning_means", ["kept", "parameters left", "speed-up", *arms], summary)
+        desk.table("pruning_means", summary)
         return metrics
 
     def retuned(self, smaller: Backbone, task: str, prompt: Tensor, seed: int) -> Tensor:

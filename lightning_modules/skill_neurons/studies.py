@@ -6,6 +6,7 @@ mean over `trials` prompts tuned from different seeds; the null permutes the val
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,14 @@ class PromptStudy:
     @cached_property
     def skills(self) -> dict[str, str]:
         return {task: self.prompts.data(task).task.skill for task in self.tasks}
+
+    def by_task(self, matrix: Tensor, *more: str) -> list[dict[str, Any]]:
+        """A matrix [tasks, tasks + more] as a row for every task: its name, its skill, a column for every task."""
+        columns = (*self.tasks, *more)
+        return [
+            {"task": task, "skill": self.skills[task], **dict(zip(columns, values, strict=True))}
+            for task, values in zip(self.tasks, matrix.tolist(), strict=True)
+        ]
 
     def seeds(self) -> list[int]:
         return [1000 * self.seed + trial for trial in range(self.trials)]
@@ -154,22 +163,29 @@ class SkillNeurons(PromptStudy):
             test = neuron_accuracy(*asked, layer=best[0], unit=best[1]) if binary else float("nan")
             null = float(pred[1:].flatten(1).amax(1).mean()) if self.permutations else float("nan")
             tuned = accuracy(self.backbone, self.prompts.data(task), self.tuned(task)[0])
-            row = [float(pred[0].max()), test, null, tuned, int((p_LF <= 0.001).sum())]
-            rows.append([task, self.skills[task], f"{best[0]}.{best[1]}", *row])
-            metrics |= {f"prompt/best_neuron_{task}": row[0], f"prompt/best_neuron_null_{task}": null}
-            desk.say(f"{task}: best neuron {row[0]:.3f}, null {null:.3f}, the prompt {tuned:.3f}")
-        columns = ["task", "skill", "best neuron", "val", "test", "null's best", "prompt's test", "neurons p<=.001"]
-        desk.table("best_neurons", columns, rows)
+            val = float(pred[0].max())
+            rows.append(
+                {
+                    "task": task,
+                    "skill": self.skills[task],
+                    "best neuron": f"{best[0]}.{best[1]}",
+                    "val": val,
+                    "test": test,
+                    "null's best": null,
+                    "prompt's test": tuned,
+                    "neurons p<=.001": int((p_LF <= 0.001).sum()),
+                }
+            )
+            metrics |= {f"prompt/best_neuron_{task}": val, f"prompt/best_neuron_null_{task}": null}
+            desk.say(f"{task}: best neuron {val:.3f}, null {null:.3f}, the prompt {tuned:.3f}")
+        desk.table("best_neurons", rows)
         metrics |= self._likeness(preds, desk)
         desk.figure("predictivity", draw.predictivity_figure({t: (p[0], p[1:]) for t, p in preds.items()}))
         metrics |= self._layers(preds, desk)
         self._words(preds, desk)
-        gaps = [
-            m - metrics[f"prompt/best_neuron_null_{t}"] for t, m in ((t, float(p[0].max())) for t, p in preds.items())
-        ]
         return metrics | {
-            "prompt/best_neuron": mean([float(p[0].max()) for p in preds.values()]),
-            "prompt/best_over_null": mean(gaps),
+            "prompt/best_neuron": mean([row["val"] for row in rows]),
+            "prompt/best_over_null": mean([row["val"] - row["null's best"] for row in rows]),
         }
 
     def _likeness(self, preds: dict[str, Tensor], desk: Desk) -> dict[str, float]:
@@ -177,46 +193,47 @@ class SkillNeurons(PromptStudy):
         together = sn.spearman(first)
         by_layer = [sn.spearman(first, layer=layer) for layer in range(len(first[0]))]
         desk.figure("spearman", draw.spearman_figure(together, tasks=list(preds), skills=self.skills))
-        names = list(preds)
-        desk.table(
-            "spearman",
-            ["task", *names],
-            [[n, *map(float, r)] for n, r in zip(names, together, strict=True)],
-            show=False,
-        )
-        found = dict(zip(("within", "across"), self._within_across(together), strict=True))
-        rows, cells = [["all", *found.values()]], []
-        for layer, matrix in enumerate(by_layer):
-            rows.append([str(layer), *self._within_across(matrix)])
-            cells += [[layer, n, *map(float, r)] for n, r in zip(names, matrix, strict=True)]
-        desk.table("spearman_of_layers", ["layer", "task", *names], cells, show=False)
-        desk.table("spearman_by_layer", ["layer", "same skill", "other skill"], rows)
-        return {f"prompt/spearman_{side}": value for side, value in found.items()} | {
-            f"prompt/spearman_gap_layer{row[0]}": row[1] - row[2] for row in rows[1:]
+        desk.table("spearman", self.by_task(together), show=False)
+        cells = [{"layer": n, **row} for n, matrix in enumerate(by_layer) for row in self.by_task(matrix)]
+        desk.table("spearman_of_layers", cells, show=False)
+        every, layers = self._sides(together), [self._sides(matrix) for matrix in by_layer]
+        rows = [{"layer": "all", **every}, *({"layer": str(n), **sides} for n, sides in enumerate(layers))]
+        desk.table("spearman_by_layer", rows)
+        return {
+            "prompt/spearman_within": every["same skill"],
+            "prompt/spearman_across": every["other skill"],
+            **{f"prompt/spearman_gap_layer{n}": s["same skill"] - s["other skill"] for n, s in enumerate(layers)},
         }
 
-    def _within_across(self, matrix: Tensor) -> tuple[float, float]:
+    def _sides(self, matrix: Tensor) -> dict[str, float]:
         kinds: dict[bool, list[float]] = {True: [], False: []}
         for i, a in enumerate(self.tasks):
             for j, b in enumerate(self.tasks[:i]):
                 kinds[self.skills[a] == self.skills[b]].append(float(matrix[i, j]))
-        return mean(kinds[True]), mean(kinds[False])
+        return {"same skill": mean(kinds[True]), "other skill": mean(kinds[False])}
 
     def _layers(self, preds: dict[str, Tensor], desk: Desk) -> dict[str, float]:
         """How predictive each layer's top neurons are, where the whole model's lie, and how far ties chose them."""
-        rows, profile, tied = [], {}, []
+        rows, profile, tied = [], {}, {}
         for task, pred in preds.items():
             profile[task] = top_by_layer(pred[0], share=self.share).tolist()
             chosen_L = sn.select(pred[0], share=self.share, scope="global").sum(1)
             shares = (chosen_L / chosen_L.sum()).tolist()
-            rows += [[task, layer, *cells] for layer, cells in enumerate(zip(profile[task], shares, strict=True))]
-            tied.append(sn.tied_share(pred[0], self.skill_neurons(task), scope=self.scope))
-        columns = ["task", "layer", "predictivity of its top neurons", "share of the model's top neurons"]
-        desk.table("layers", columns, rows, show=False)
-        columns = ["task", "share of skill neurons tied with one left out"]
-        desk.table("ties", columns, list(zip(preds, tied, strict=True)), show=False)
+            rows += [
+                {
+                    "task": task,
+                    "layer": layer,
+                    "predictivity of its top neurons": top,
+                    "share of the model's top neurons": share,
+                }
+                for layer, (top, share) in enumerate(zip(profile[task], shares, strict=True))
+            ]
+            tied[task] = sn.tied_share(pred[0], self.skill_neurons(task), scope=self.scope)
+        desk.table("layers", rows, show=False)
+        ties = [{"task": t, "share of skill neurons tied with one left out": share} for t, share in tied.items()]
+        desk.table("ties", ties, show=False)
         desk.figure("layers", draw.layers_figure(profile, skills=self.skills))
-        return {"prompt/tied_skill_neurons": mean(tied)}
+        return {"prompt/tied_skill_neurons": mean(list(tied.values()))}
 
     def _words(self, preds: dict[str, Tensor], desk: Desk) -> None:
         """Words whose sentences drive a task's best neuron highest and lowest (appendix of the paper)."""
@@ -225,8 +242,9 @@ class SkillNeurons(PromptStudy):
             layer, unit = divmod(int(pred[0].argmax()), pred.shape[-1])
             words = word_activation(self.backbone, self.prompts.data(task), self.tuned(task)[0], layer=layer, unit=unit)
             ranked = sorted(words, key=words.__getitem__)
-            rows.append([task, f"{layer}.{unit}", " ".join(ranked[:-7:-1]), " ".join(ranked[:6])])
-        desk.table("words", ["task", "best neuron", "highest with", "lowest with"], rows)
+            high, low = " ".join(ranked[:-7:-1]), " ".join(ranked[:6])
+            rows.append({"task": task, "best neuron": f"{layer}.{unit}", "highest with": high, "lowest with": low})
+        desk.table("words", rows)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -61,7 +61,7 @@ class Benchmarks:
             (desk.folder / "tables").mkdir(exist_ok=True, parents=True)
             (desk.folder / "tables" / "mmhal_answers.json").write_text(json.dumps(answered, indent=1))
             metrics["svco/mmhal_answered"] = float(len(answered))
-        desk.table("benchmarks", ["metric", "value"], list(metrics.items()))
+        desk.table("benchmarks", [{"metric": name, "value": value} for name, value in metrics.items()])
         return metrics
 
     @torch.no_grad()

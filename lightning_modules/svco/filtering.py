@@ -86,11 +86,13 @@ class Filtering(Arms):
             train = source.pairs("train")
             foreign = sum(pair.category == "unrelated" for pair in train) / len(train)
             for name in self.objectives:
-                vlm, lr, _ = self.chosen(name, desk, source=source)
-                found = self.measured(vlm).metrics
-                values = {key: found[f"svco/{key}"] for key in ("paired_all", "hallucination_rate")}
-                rows.append([arm, name, foreign, f"{lr:.0e}", *values.values()])
-                metrics |= {f"svco/{key}_{name}_{arm}": value for key, value in values.items()}
+                chosen = self.chosen(name, desk, source=source)
+                found = self.measured(chosen.vlm).metrics
+                paired, hallucination = found["svco/paired_all"], found["svco/hallucination_rate"]
+                row = {"pairs": arm, "objective": name, "unrelated": foreign, "lr": f"{chosen.lr:.0e}"}
+                rows.append({**row, "paired": paired, "hallucination": hallucination})
+                metrics[f"svco/paired_all_{name}_{arm}"] = paired
+                metrics[f"svco/hallucination_rate_{name}_{arm}"] = hallucination
             metrics[f"svco/unrelated_{arm}"] = foreign
-        desk.table("filtering", ["pairs", "objective", "unrelated", "lr", "paired", "hallucination"], rows)
+        desk.table("filtering", rows)
         return metrics

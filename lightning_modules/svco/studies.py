@@ -7,7 +7,7 @@ rate is the one with the highest validation paired accuracy, the smaller one whe
 import hashlib
 import json
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from datamodules.scenes.datamodule import Source
 from datamodules.scenes.pairs import scene_pairs
@@ -30,6 +30,14 @@ SHOWN = {
     "svco/ppl_text": "PPL text",
     "svco/order_right": "order",
 }
+
+
+class Chosen(NamedTuple):
+    """A trained arm, its learning rate, and a row for every rate tried."""
+
+    vlm: VLM
+    lr: float
+    tried: list[dict[str, Any]]
 
 
 class Arms:
@@ -75,18 +83,22 @@ class Arms:
         pairs = scene_pairs(count=self.test_pairs, seed=0, split="test", prior=0.0, describe=0.5)
         return evaluate(vlm, pairs=pairs, scenes_each=self.scenes_each, pixels=self.settings.pixels)
 
-    def chosen(
-        self, name: str, desk: Desk, *, source: Source | None = None
-    ) -> tuple[VLM, float, list[tuple[str, str, float, float]]]:
-        """(trained model, its learning rate, a row for every rate tried); `source`: of other pairs than the study's."""
+    def chosen(self, name: str, desk: Desk, *, source: Source | None = None) -> Chosen:
+        """The arm at its best learning rate; `source`: of other pairs than the study's."""
         settings = self.settings._replace(source=source) if source else self.settings
-        tried = []
+        tried: list[dict[str, Any]] = []
+        best: tuple[float, VLM, float] | None = None
         for lr in self.learning_rates:
             vlm, val = tuned(self.vlm, base=self.base_digest, objective=self.objectives[name], lr=lr, settings=settings)
-            tried.append((val[names.VAL_PAIRED], -lr, vlm, val[names.VAL_PAIR_NLL]))
-            desk.say(f"{name} at {lr:g}: validation paired accuracy {val[names.VAL_PAIRED]:.3f}")
-        best = max(tried, key=lambda t: t[:2])
-        return best[2], -best[1], [(name, f"{-lr:.0e}", paired, nll) for paired, lr, _, nll in tried]
+            paired = val[names.VAL_PAIRED]
+            row = {"objective": name, "lr": f"{lr:.0e}", "val paired": paired, "val nll": val[names.VAL_PAIR_NLL]}
+            tried.append(row)
+            desk.say(f"{name} at {lr:g}: validation paired accuracy {paired:.3f}")
+            # Rates ascend: the smaller of two that tie stays.
+            if best is None or paired > best[0]:
+                best = (paired, vlm, lr)
+        assert best
+        return Chosen(vlm=best[1], lr=best[2], tried=tried)
 
 
 class Base:
@@ -104,8 +116,11 @@ class Base:
     def run(self, desk: Desk) -> dict[str, float]:
         pairs = scene_pairs(count=self.test_pairs, seed=0, split="test", prior=0.0, describe=0.5)
         found = evaluate(self.vlm, pairs=pairs, scenes_each=self.scenes_each, pixels=self.pixels)
-        rows = [[n, score, found.without[n], score - found.without[n]] for n, score in found.with_image.items()]
-        desk.table("base", ["benchmark", "with the image", "without", "dependency"], rows)
+        rows = [
+            {"benchmark": n, "with the image": score, "without": without, "dependency": score - without}
+            for n, score, without in ((n, score, found.without[n]) for n, score in found.with_image.items())
+        ]
+        desk.table("base", rows)
         desk.figure("log_probabilities", draw.conditions_figure(before=found.scores, after=found.scores))
         return found.metrics
 
@@ -119,16 +134,21 @@ class Compare(Arms):
         found = {"base": self.measured(self.vlm)}
         rates, tried = {"base": float("nan")}, []
         for name in self.objectives:
-            vlm, rates[name], rows = self.chosen(name, desk)
-            tried += rows
-            found[name] = self.measured(vlm)
-        desk.table("learning_rates", ["objective", "lr", "val paired", "val nll"], tried, show=False)
-        columns = ["objective", "lr", *self.shown.values()]
-        rows = [[name, f"{rates[name]:.0e}", *(f.metrics[m] for m in self.shown)] for name, f in found.items()]
-        desk.table("comparison", columns, rows)
+            chosen = self.chosen(name, desk)
+            rates[name] = chosen.lr
+            tried += chosen.tried
+            found[name] = self.measured(chosen.vlm)
+        desk.table("learning_rates", tried, show=False)
+        rows = [
+            {"objective": n, "lr": f"{rates[n]:.0e}", **{word: f.metrics[m] for m, word in self.shown.items()}}
+            for n, f in found.items()
+        ]
+        desk.table("comparison", rows)
         categories = [n.rpartition("_")[2] for n in found["base"].metrics if n.startswith("svco/paired_")]
-        by_category = [[name, *(f.metrics[f"svco/paired_{c}"] for c in categories)] for name, f in found.items()]
-        desk.table("paired_by_category", ["objective", *categories], by_category, show=False)
+        by_category = [
+            {"objective": name, **{c: f.metrics[f"svco/paired_{c}"] for c in categories}} for name, f in found.items()
+        ]
+        desk.table("paired_by_category", by_category, show=False)
         values = {name: f.metrics for name, f in found.items()}
         desk.figure("objectives", draw.objectives_figure(values=values, shown=self.shown))
         last = "svco" if "svco" in found else list(found)[-1]
@@ -175,11 +195,20 @@ class Dependency(Arms):
         base = self.measured(self.vlm)
         metrics, rows = {}, []
         for name in self.objectives:
-            vlm, _, _ = self.chosen(name, desk)
-            depends, gain, fit = dependency(base, self.measured(vlm))
+            depends, gain, fit = dependency(base, self.measured(self.chosen(name, desk).vlm))
             metrics |= {f"svco/dependency_rho_{name}": fit["rho"], f"svco/dependency_p_{name}": fit["p"]}
             title = f"{name}: gain against visual dependency (Spearman {fit['rho']:.2f}, p = {fit['p']:.2g})"
             desk.figure(f"gain_{name}", draw.dependency_figure(dependency=depends, gain=gain, title=title))
-            rows += [[name, n, base.with_image[n], base.without[n], depends[n], gain[n]] for n in depends]
-        desk.table("dependency", ["objective", "benchmark", "base", "base, no image", "dependency", "gain"], rows)
+            rows += [
+                {
+                    "objective": name,
+                    "benchmark": n,
+                    "base": base.with_image[n],
+                    "base, no image": base.without[n],
+                    "dependency": depends[n],
+                    "gain": gain[n],
+                }
+                for n in depends
+            ]
+        desk.table("dependency", rows)
         return metrics

@@ -88,7 +88,16 @@ class Project(Across):
             relative = float((scores / own[task]).mean())
             if task not in self.controls:
                 found.setdefault(arm, {}).setdefault(self.kind(task), []).append(relative)
-            rows.append([*arm, task, self.kind(task), float(scores.mean()), relative])
+            rows.append(
+                {
+                    "projector": arm[0],
+                    "objective": arm[1],
+                    "task": task,
+                    "kind": self.kind(task),
+                    "accuracy": float(scores.mean()),
+                    "relative": relative,
+                }
+            )
 
         for task in self.tasks:
             start = torch.stack(self.starts(task, "random", self.backbone))
@@ -103,10 +112,13 @@ class Project(Across):
                     note((variant, objective), task, scores)
                 shown = ", ".join(f"{k} {mean(v):.3f}" for k, v in found[variant, objective].items())
                 desk.say(f"{variant}, {objective}: {shown}")
-        desk.table("projected", ["projector", "objective", "task", "kind", "accuracy", "relative"], rows, show=False)
+        desk.table("projected", rows, show=False)
         kinds = list(dict.fromkeys(self.kind(t) for t in self.tasks))
-        table = [[*arm, *(str(mean_ci(v[k])) if k in v else "-" for k in kinds)] for arm, v in found.items()]
-        desk.table("projected_means", ["projector", "objective", *kinds], table)
+        table = []
+        for (variant, objective), values in found.items():
+            cells = {kind: str(mean_ci(values[kind])) if kind in values else "-" for kind in kinds}
+            table.append({"projector": variant, "objective": objective, **cells})
+        desk.table("projected_means", table)
         desk.figure("projected", draw.projector_figure({" ".join(arm): v for arm, v in found.items()}, kinds=kinds))
         for (variant, objective), values in found.items():
             name = variant.replace(" ", "_") if objective == "-" else f"{variant}_{objective}"
@@ -151,32 +163,34 @@ class Tpt(Across):
                 for trial, (vanilla, one) in enumerate(zip(curves[target]["vanilla"], found, strict=True)):
                     speed = speed_ups(vanilla, one, tolerance=self.tolerance)
                     last = list(one.values())[-1]
-                    rows.append([arm, target, trial, one[0], last, speed["convergence"], speed["comparable"]])
+                    rows.append(
+                        {"start": arm, "target": target, "trial": trial, "step 0": one[0], "last": last, **speed}
+                    )
             desk.say(
                 f"{target}: "
                 + ", ".join(f"{a} starts at {mean([c[0] for c in f]):.3f}" for a, f in curves[target].items())
             )
-        columns = ["start", "target", "trial", "step 0", "last", "convergence", "comparable"]
-        desk.table("speed_ups", columns, rows, show=False)
+        desk.table("speed_ups", rows, show=False)
         steps = [
-            [target, start, trial, step, accuracy]
+            {"target": target, "start": start, "trial": trial, "step": step, "accuracy": accuracy}
             for target, starts in curves.items()
             for start, trials in starts.items()
             for trial, found in enumerate(trials)
             for step, accuracy in found.items()
         ]
-        desk.table("curves", ["target", "start", "trial", "step", "accuracy"], steps, show=False)
+        desk.table("curves", steps, show=False)
         desk.figure("tuning", draw.curves_figure(curves))
         summary, metrics = [], {}
-        for arm in dict.fromkeys(row[0] for row in rows):
-            own = [row for row in rows if row[0] == arm]
-            there = [row[6] for row in own if row[6] is not None]
-            cells = [mean([r[i] for r in own]) for i in (3, 4, 5)]
-            summary.append([arm, *cells, mean(there), f"{len(own) - len(there)} of {len(own)}"])
+        for arm in dict.fromkeys(row["start"] for row in rows):
+            own = [row for row in rows if row["start"] == arm]
+            there = [row["comparable"] for row in own if row["comparable"] is not None]
+            cells = {key: mean([row[key] for row in own]) for key in ("step 0", "last", "convergence")}
+            never = len(own) - len(there)
+            summary.append({"start": arm, **cells, "comparable": mean(there), "never there": f"{never} of {len(own)}"})
             name = arm.replace(" ", "_").lower()
-            metrics |= dict(zip((f"prompt/{name}_{k}" for k in ("step0", "last", "convergence")), cells, strict=True))
+            metrics |= {f"prompt/{name}_{key.replace(' ', '')}": value for key, value in cells.items()}
             if there:
                 metrics[f"prompt/{name}_comparable"] = mean(there)
-            metrics[f"prompt/{name}_censored"] = float(len(own) - len(there))
-        desk.table("speed_up_means", ["start", "step 0", "last", "convergence", "comparable", "never there"], summary)
+            metrics[f"prompt/{name}_censored"] = float(never)
+        desk.table("speed_up_means", summary)
         return metrics

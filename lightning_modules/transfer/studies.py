@@ -91,33 +91,27 @@ class Transfer(Matrix):
 
     def run(self, desk: Desk) -> dict[str, float]:
         scores, relative = self.scores, self.relative
+        means = {}
         for name, values in (("accuracy", scores), ("relative", relative)):
             extra = [values[kind].mean(1)[:, None] for kind in ("random", "hard")]
-            table = torch.cat([values["tuned"].mean(2), *extra], 1)
-            columns = ["target", *self.tasks, "random prompt", "hard prompt"]
-            desk.table(name, columns, [[t, *map(float, r)] for t, r in zip(self.tasks, table, strict=True)], show=False)
-        figure = draw.matrix_figure(
-            torch.cat(
-                [relative["tuned"].mean(2), relative["random"].mean(1)[:, None], relative["hard"].mean(1)[:, None]], 1
-            ),
-            tasks=self.tasks,
-            skills=self.skills,
-        )
-        desk.figure("transfer", figure)
+            means[name] = torch.cat([values["tuned"].mean(2), *extra], 1)
+            rows = self.by_task(means[name], "random prompt", "hard prompt")
+            desk.table(name, [{"target": row.pop("task"), **row} for row in rows], show=False)
+        desk.figure("transfer", draw.matrix_figure(means["relative"], tasks=self.tasks, skills=self.skills))
         groups = self.groups(relative)
-        desk.table(
-            "relative_by_kind", ["source", "relative performance"], [[k, str(mean_ci(v))] for k, v in groups.items()]
-        )
+        kinds = [{"source": kind, "relative performance": str(mean_ci(v))} for kind, v in groups.items()]
+        desk.table("relative_by_kind", kinds)
         rows = []
         for control in self.tasks:
             if control in self.controls:
                 i = self.tasks.index(control)
                 same = [j for j, t in enumerate(self.tasks) if self.skills[t] == self.skills[control] and j != i]
-                rows.append([control, float(scores["tuned"][i, same].mean()), float(scores["tuned"][i, i].mean())])
+                from_skill, own = float(scores["tuned"][i, same].mean()), float(scores["tuned"][i, i].mean())
+                rows.append({"target": control, "accuracy from its skill": from_skill, "its own prompt": own})
         if rows:
-            desk.table("controls", ["target", "accuracy from its skill", "its own prompt"], rows)
+            desk.table("controls", rows)
         metrics = {f"prompt/relative_{kind.split()[0]}": mean(values) for kind, values in groups.items()}
-        metrics |= {f"prompt/{row[0]}_from_its_skill": row[1] for row in rows}
+        metrics |= {f"prompt/{row['target']}_from_its_skill": row["accuracy from its skill"] for row in rows}
         # Tasks of one skill have nothing across.
         return known(metrics)
 
@@ -156,10 +150,10 @@ class Indicators(Transfer):
             points[name] = (matrix, transfer)
             for kind, cells in chosen.items():
                 found = ind.correlation(matrix, transfer, cells, draws=self.draws, seed=self.seed)
-                rows.append([name, kind, found["rho"], found["p"], found["low"], found["high"]])
+                rows.append({"indicator": name, "cells": kind, **found})
                 metrics[f"prompt/rho_{name}_{kind}"] = found["rho"]
             desk.say(f"{name}: rho {metrics[f'prompt/rho_{name}_all']:.3f}")
-        desk.table("indicators", ["indicator", "cells", "rho", "p", "low", "high"], rows)
+        desk.table("indicators", rows)
         figure = draw.indicators_figure(
             points,
             within=chosen["within"],
@@ -216,19 +210,16 @@ class Suggest(Matrix):
             rank[task] = ind.INDICATORS[self.indicator](probe, ind.Probe(task, file.weight, active))
         order = sorted(rank, key=rank.__getitem__, reverse=True)
         val = dict(zip(self.tasks, zero_shot.tolist(), strict=True))
-        desk.table(
-            "suggested",
-            ["stored prompt", self.indicator, "zero-shot val accuracy"],
-            [[task, rank[task], val[task]] for task in order],
-        )
-        best = stored[self.tasks.index(order[0])]
+        rows = [{"stored prompt": t, self.indicator: rank[t], "zero-shot val accuracy": val[t]} for t in order]
+        desk.table("suggested", rows)
+        named = order[0]
+        best = stored[self.tasks.index(named)]
         starts = {"from the suggested prompt": best.weight, "vanilla": None}
         curves = {
             name: [curve(self.prompts, self.target, seed=seed, start=start, cadence=self.cadence)]
             for name, start in starts.items()
         }
         desk.figure("tuning", draw.curves_figure({self.target: curves}))
-        named = order[0]
         place = best.save(desk.folder / "export" / "prompt.safetensors")
         untuned = curves["vanilla"][0][0]
         verdict = f"prompt.file={place} starts from it" if val[named] > untuned else "do not start from it"

@@ -44,18 +44,18 @@ def test_a_matrix_is_the_mean_over_seeds_in_the_order_of_its_table(gallery, monk
     monkeypatch.setattr(
         pictures.prompt_figures, "spearman_figure", lambda values, **named: seen.update(values=values, **named)
     )
-    columns = ["task", "mood_film", "number_shop"]
+    columns = ["task", "skill", "mood_film", "number_shop"]
     made = gallery(
         "similar_tasks_have_similar_neurons",
         "within",
         "spearman",
         columns,
-        lambda n: [["mood_film", 1, n / 10], ["number_shop", 0.5, 1]],
+        lambda n: [["mood_film", "feeling", 1, n / 10], ["number_shop", "counting", 0.5, 1]],
     )
     made.likeness()
     assert torch.allclose(seen["values"], torch.tensor([[1.0, 0.2], [0.5, 1.0]]))
     assert seen["tasks"] == ["mood_film", "number_shop"]
-    assert seen["skills"] == {"mood_film": "mood", "number_shop": "number"}
+    assert seen["skills"] == {"mood_film": "feeling", "number_shop": "counting"}
 
 
 def test_curves_keep_every_seed(gallery, monkeypatch):

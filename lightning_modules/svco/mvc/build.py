@@ -137,8 +137,8 @@ class BuildMVC:
             )
         mvc.write(target / "mvc.json", pairs)
         mvc.read(target / "mvc.json")  # what we hand out must pass what we ask of others
-        rows = [[category, reason, n] for (category, reason), n in sorted(counts.items())]
-        desk.table("datasheet", ["category", "verdict", "pairs"], rows)
+        rows = [{"category": c, "verdict": reason, "pairs": n} for (c, reason), n in sorted(counts.items())]
+        desk.table("datasheet", rows)
         for name, group in sheet.items():
             desk.figure(f"{name}_pairs", self._sheet(group, name))
         total = sha256(target / "mvc.json")
