@@ -28,7 +28,8 @@ def sorted_experts(experts: nn.Module, hidden_TH: Tensor, indices_TK: Tensor, we
     ]
     weighted_SH = torch.cat(products) * weights_TK.reshape(-1).index_select(0, order_S)[:, None]
     # Back in token order, so that a token's K terms are added in the order in which every other backend adds them.
-    return weighted_SH.index_select(0, order_S.argsort()).view(tokens, k, -1).sum(1)
+    # DeepSeek-V3's weights are float32 whatever the model's dtype.
+    return weighted_SH.index_select(0, order_S.argsort()).view(tokens, k, -1).sum(1).to(hidden_TH.dtype)
 
 
 ALL_EXPERTS_FUNCTIONS.register("sorted", sorted_experts)

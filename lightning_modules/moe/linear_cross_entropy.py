@@ -16,16 +16,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_TH: Tensor, weight_VH: Tensor, targets_T: Tensor, scale_T: Tensor, chunk: int
     ) -> Tensor:
-        wanted = ctx.needs_input_grad
+        wanted, dtypes = ctx.needs_input_grad, (hidden_TH.dtype, weight_VH.dtype)
+        device = hidden_TH.device.type
+        # Autocast would cast the whole weight again for every chunk.
+        matmul_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VH.dtype
+        hidden_TH, cast_VH = hidden_TH.to(matmul_dtype), weight_VH.to(matmul_dtype)
         grad_TH = torch.empty_like(hidden_TH) if wanted[0] else None
-        grad_VH = torch.zeros_like(weight_VH) if wanted[1] else None
+        # Over thousands of chunks a sum in half precision loses what is added last.
+        wide = torch.promote_types(weight_VH.dtype, torch.float32)
+        grad_VH = torch.zeros_like(weight_VH, dtype=wide) if wanted[1] else None
         loss = torch.zeros((), dtype=torch.promote_types(hidden_TH.dtype, torch.float32), device=hidden_TH.device)
         for start in range(0, len(targets_T), chunk):
             part = slice(start, start + chunk)
             hidden_CH, target_C1 = hidden_TH[part], targets_T[part, None]
-            logits_CV = torch.nn.functional.linear(hidden_CH, weight_VH)
-            matmul_dtype = logits_CV.dtype
-            logits_CV = logits_CV.to(loss.dtype)
+            logits_CV = torch.nn.functional.linear(hidden_CH, cast_VH).to(loss.dtype)
             logits_CV -= logits_CV.logsumexp(1, keepdim=True)
             loss -= (logits_CV.gather(1, target_C1)[:, 0] * scale_T[part]).sum()
             if grad_TH is None and grad_VH is None:
@@ -34,16 +38,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_CV.scatter_add_(1, target_C1, grad_CV.new_full((), -1.0).expand_as(target_C1))
             grad_CV = grad_CV.mul_(scale_T[part, None]).to(matmul_dtype)
             if grad_TH is not None:
-                grad_TH[part] = grad_CV @ weight_VH.to(matmul_dtype)
+                grad_TH[part] = grad_CV @ cast_VH
             if grad_VH is not None:
-                grad_VH += grad_CV.T @ hidden_CH.to(matmul_dtype)
+                grad_VH += grad_CV.T @ hidden_CH
         ctx.save_for_backward(grad_TH, grad_VH)
+        ctx.dtypes = dtypes
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_TH, grad_VH = ctx.saved_tensors
-        scaled = [None if g is None else g * grad.to(g.dtype) for g in (grad_TH, grad_VH)]
+        scaled = [
+            None if g is None else (g * grad.to(g.dtype)).to(dtype)
+            for g, dtype in zip((grad_TH, grad_VH), ctx.dtypes, strict=True)
+        ]
         return *scaled, None, None, None
 
 

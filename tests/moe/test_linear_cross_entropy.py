@@ -64,3 +64,28 @@ def test_under_bfloat16_autocast_the_loss_is_float32_and_close():
     for got, want in zip(torch.autograd.grad(loss, (hidden, weight)), wanted, strict=True):
         assert got.dtype == torch.float32
         torch.testing.assert_close(got, want, rtol=0.05, atol=2e-3)
+
+
+def test_in_bfloat16_the_gradient_of_the_weight_is_summed_in_float32():
+    """Of many chunks with equal gradients a bfloat16 sum stops growing: its error is several times larger."""
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(1, 4, generator=generator).expand(4096, 4).bfloat16().clone().requires_grad_()
+    weight = torch.randn(8, 4, generator=generator).bfloat16().requires_grad_()
+    targets = torch.zeros(4096, dtype=torch.int64)
+    wide_hidden, wide_weight = (t.detach().double().requires_grad_() for t in (hidden, weight))
+    linear_cross_entropy(hidden_TH=wide_hidden, weight_VH=wide_weight, targets_T=targets).backward()
+    linear_cross_entropy(hidden_TH=hidden, weight_VH=weight, targets_T=targets, chunk=16).backward()
+    assert weight.grad.dtype == torch.bfloat16
+    error = (weight.grad.double() - wide_weight.grad).norm() / wide_weight.grad.norm()
+    assert error < 0.006
+
+
+def test_under_autocast_the_weight_is_cast_once():
+    hidden, weight, targets, _ = inputs(torch.float32)
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile,
+    ):
+        linear_cross_entropy(hidden_TH=hidden, weight_VH=weight.detach(), targets_T=targets, chunk=4)
+    casts = [e for e in profile.key_averages(group_by_input_shape=True) if e.key == "aten::_to_copy"]
+    assert sum(e.count for e in casts if e.input_shapes[0] == [V, H]) == 1
