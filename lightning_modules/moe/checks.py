@@ -10,7 +10,7 @@ from datamodules.order import LAYOUTS
 from lightning_modules.common.bounds import Count, Weight, Whole
 from lightning_modules.common.choices import check_choice
 from lightning_modules.moe.models import check_shape
-from lightning_modules.runtime.compatibility import processes
+from lightning_modules.runtime.devices import processes
 
 
 def balance(
@@ -64,6 +64,14 @@ def bias_has_a_router(cfg: DictConfig) -> Iterator[str]:
         )
 
 
+def experts_have_the_precision(cfg: DictConfig) -> Iterator[str]:
+    if cfg.model.experts_implementation == "grouped_mm" and str(cfg.trainer.precision).startswith("64"):
+        yield (
+            f"trainer.precision is {cfg.trainer.precision}, which model.experts_implementation=grouped_mm lacks; the "
+            "nearest is model.experts_implementation=sorted."
+        )
+
+
 def positions_suffice(cfg: DictConfig) -> Iterator[str]:
     if cfg.data.seq_len > cfg.model.max_positions and cfg.model.pretrained is None:
         yield (
@@ -94,6 +102,7 @@ CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
     block_divides,
     shape_fits,
     bias_has_a_router,
+    experts_have_the_precision,
     positions_suffice,
     schedule_is_in_order,
     paths_are_there,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_modules.runtime import system
+from lightning_modules.runtime import devices, system
 
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 
@@ -45,13 +45,6 @@ def names_stay_inside(cfg: DictConfig) -> Iterator[str]:
         )
 
 
-def processes(cfg: DictConfig) -> int:
-    """Processes that the trainer will start, over all nodes."""
-    devices = cfg.trainer.devices
-    local = devices if isinstance(devices, int) else len(devices) if not isinstance(devices, str) else 1
-    return local * cfg.trainer.get("num_nodes", 1)
-
-
 def batches_divide(cfg: DictConfig) -> Iterator[str]:
     from datamodules.order import micro_batches_per_forward
 
@@ -59,12 +52,14 @@ def batches_divide(cfg: DictConfig) -> Iterator[str]:
         global_batch=cfg.data.global_batch,
         micro_batch=cfg.data.micro_batch,
         accumulate=cfg.trainer.accumulate_grad_batches,
-        ranks=processes(cfg),
+        ranks=devices.processes(cfg),
     )
     yield from ()
 
 
 CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
+    devices.machine_has_the_devices,
+    devices.precision_is_there,
     batches_divide,
     steps_are_counted,
     objective_is_logged,

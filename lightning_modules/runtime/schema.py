@@ -4,6 +4,7 @@ A node with `_target_` is checked against the signature of its target; `Count` i
 without one are checked against the functions named in `PLAIN`.
 """
 
+import contextlib
 import difflib
 import inspect
 from collections.abc import Callable, Iterator
@@ -64,7 +65,7 @@ PLAIN: dict[str, Callable[[], Callable[..., Any]]] = {
 }
 # Given by the code that calls, never by a config.
 GIVEN = {
-    "optimizer": {"module", "total_steps"},
+    "optimizer": {"module", "total_steps", "precision"},
     "trainer": {"self", "logger", "callbacks", "plugins"},
 }
 
@@ -117,7 +118,7 @@ def nodes(cfg: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 def _arguments(*, path: str, node: DictConfig, function: Callable[..., Any]) -> list[str]:
     called = function.__init__ if inspect.isclass(function) else function
     parameters = dict(inspect.signature(function).parameters)
-    hints = get_type_hints(inspect.unwrap(called), include_extras=True)
+    hints = _hints(inspect.unwrap(called))
     given = GIVEN.get(path, set())
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     found = []
@@ -142,6 +143,18 @@ def _arguments(*, path: str, node: DictConfig, function: Callable[..., Any]) -> 
         if required and name not in given and name not in keys and name != "self" and path:
             found.append(f"{path}.{name} is missing: {target_name(function)} needs it; set {path}.{name}=VALUE.")
     return found
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Type hints by parameter; one that names what only a type checker imports says nothing, and the others stay."""
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError:
+        found = {}
+        for name, hint in inspect.get_annotations(function).items():
+            with contextlib.suppress(NameError):
+                found[name] = eval(hint, function.__globals__) if isinstance(hint, str) else hint
+        return found
 
 
 def _value(*, full: str, node: DictConfig, key: str, hint: Any) -> list[str]:

@@ -134,7 +134,10 @@ class SVCO(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         return adamw_with_schedule(
-            module=self.vlm, total_steps=int(self.trainer.estimated_stepping_batches), **self.optimizer_args
+            module=self.vlm,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            precision=self.trainer.precision,
+            **self.optimizer_args,
         )
 
 

@@ -63,7 +63,19 @@ class Curve(pl.Callback):
         self.lbl.append(float(trainer.callback_metrics["moe/lbl"]))
 
 
-def fit(*, callbacks=(), steps=20, ranks=1, accumulate=1, sequences=16, model=None, micro_batch=2, data=None, **module):
+def fit(
+    *,
+    callbacks=(),
+    steps=20,
+    ranks=1,
+    accumulate=1,
+    sequences=16,
+    model=None,
+    micro_batch=2,
+    data=None,
+    precision="32-true",
+    **module,
+):
     """(curve, module, trainer) of a fit under the real Trainer; under DDP one process calls this per rank."""
     pl.seed_everything(0, verbose=False)
     module = MoELM(
@@ -73,6 +85,7 @@ def fit(*, callbacks=(), steps=20, ranks=1, accumulate=1, sequences=16, model=No
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=ranks,
+        precision=precision,
         strategy=DDPStrategy(process_group_backend="gloo") if ranks > 1 else "auto",
         max_steps=steps,
         accumulate_grad_batches=accumulate,

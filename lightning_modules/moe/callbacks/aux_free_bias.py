@@ -17,12 +17,16 @@ class AuxFreeBias(pl.Callback):
 
     scope `batch`: sign(mean load - load) of the whole global batch (ranks and accumulation);
     scope `micro`: that sign per micro-batch, averaged. transformers never moves this bias by itself.
+
+    The bias stays in float32 (or wider) whatever the trainer's precision: in bfloat16 0.5 + 0.001 is 0.5.
     """
 
     def __init__(self, *, rate: Weight = 0.001, scope: str = "batch") -> None:
         check_choice("callbacks.aux_free_bias.scope", scope, ("micro", "batch"))
         self.rate, self.scope = rate, scope
         self._sum: Tensor | None = None
+        self._biases: list[Tensor] = []
+        self._saved: list[Tensor] = []
         self._steps = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -31,6 +35,27 @@ class AuxFreeBias(pl.Callback):
                 "balance=aux_free needs routers with a correction bias, which "
                 f"{type(pl_module.model).__name__} has not; add model.family=deepseek_v3."
             )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._widen(pl_module)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._widen(pl_module)
+
+    def _widen(self, module: pl.LightningModule) -> None:
+        """Lightning has just cast the whole model; what a checkpoint holds of the bias was not cast."""
+        for router in module.tap.routers:
+            bias = router.e_score_correction_bias
+            router.e_score_correction_bias = bias.to(torch.promote_types(bias.dtype, torch.float32))
+        self._biases = [router.e_score_correction_bias for router in module.tap.routers]
+        for bias, saved in zip(self._biases, self._saved, strict=False):
+            bias.copy_(saved)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"biases": [bias.cpu().clone() for bias in self._biases]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._saved = state_dict["biases"]
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         counts_LME = pl_module.last_routing.frequency.counts_LME

@@ -1,0 +1,94 @@
+"""Whether the machine has what `trainer` names, told before anything is made."""
+
+from collections.abc import Iterator
+
+from omegaconf import DictConfig
+
+from lightning_modules.common.choices import check_choice
+
+GPU = ("gpu", "cuda", "mps")
+ACCELERATORS = ("cpu", "auto", *GPU)
+
+
+def accelerator_of(cfg: DictConfig) -> str:
+    """`cpu`, `cuda` or `mps`: what `trainer.accelerator` comes to on this machine."""
+    import torch
+
+    wanted = cfg.trainer.accelerator
+    if wanted not in ("auto", "gpu"):
+        return wanted
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu" if wanted == "auto" else "cuda"
+
+
+def available(accelerator: str) -> int:
+    """Devices of a kind that torch can use here; processes on the CPU are not counted out."""
+    import torch
+
+    if accelerator == "cuda":
+        return torch.cuda.device_count()
+    return int(accelerator == "cpu" or torch.backends.mps.is_available())
+
+
+def devices(cfg: DictConfig) -> int:
+    """Devices of a node. ValueError for what is no number of devices."""
+    given = cfg.trainer.devices
+    if given in ("auto", -1, "-1"):
+        return max(1, available(accelerator_of(cfg)))
+    if isinstance(given, int) or (isinstance(given, str) and given.isdecimal()):
+        count = int(given)
+    elif isinstance(given, str):
+        parts = [part for part in given.split(",") if part.strip()]
+        count = len(parts) if all(part.strip().isdecimal() for part in parts) else 0
+    else:
+        count = len(given)
+    if count < 1:
+        raise ValueError(
+            f"trainer.devices is {given!r}; expected a number of at least 1, a list of device numbers, or auto."
+        )
+    return count
+
+
+def processes(cfg: DictConfig) -> int:
+    """Processes that the trainer starts, over all nodes; `auto` counts as what it will be."""
+    return devices(cfg) * cfg.trainer.get("num_nodes", 1)
+
+
+def submitted(cfg: DictConfig) -> bool:
+    """Whether jobs run on other machines than this one; each asks again where it runs."""
+    return "submitit" in cfg.hydra.launcher.get("_target_", "")
+
+
+def machine_has_the_devices(cfg: DictConfig) -> Iterator[str]:
+    check_choice("trainer.accelerator", cfg.trainer.accelerator, ACCELERATORS)
+    wanted = devices(cfg)
+    if submitted(cfg):
+        return
+    found = available(accelerator_of(cfg))
+    if cfg.trainer.accelerator in GPU and not found:
+        import torch
+
+        yield (
+            f"trainer.accelerator is {cfg.trainer.accelerator}, but torch {torch.__version__} finds no such device on this "
+            "machine; expected one, or trainer=cpu."
+        )
+    elif cfg.trainer.accelerator in GPU and wanted > found:
+        yield f"trainer.devices is {cfg.trainer.devices}, but this machine has {found}; the nearest is {found}."
+
+
+def precision_is_there(cfg: DictConfig) -> Iterator[str]:
+    import torch
+
+    if submitted(cfg):
+        return
+    given = str(cfg.trainer.precision)
+    kind = accelerator_of(cfg)
+    if kind == "cpu" and given == "16-mixed":
+        yield "trainer.precision is 16-mixed, which the CPU lacks; the nearest is bf16-mixed."
+    if kind == "cuda" and given.startswith("bf16") and available(kind) and not torch.cuda.is_bf16_supported():
+        yield f"trainer.precision is {given}, which this GPU lacks; the nearest is {given.replace('bf16', '16')}."
+    if kind == "mps" and given.startswith("64"):
+        yield f"trainer.precision is {given}, which MPS lacks; the nearest is 32-true."
