@@ -72,7 +72,7 @@ soak: $(READY) ## twenty kills of a two-rank run, each resumed; writes docs/resu
 claims: $(READY) ## every claim of the papers tried, goes on where it was stopped: make claims S=moe C=moe/global_lowers_ppl SCALE=gpu SERIES=confirmation
 	$(BIN)/python -m lightning_modules.claims.run --systems $(S) --claims "$(C)" --scale $(SCALE) --series $(SERIES)
 
-report: $(READY) ## the claims table from the runs that MLflow has; writes docs/results/claims.md, .html and .json
+report: $(READY) ## the claims table from the runs that MLflow has; writes docs/results/claims.md and .json
 	$(BIN)/python -m lightning_modules.claims.report
 
 ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (loopback only)

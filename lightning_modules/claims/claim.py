@@ -1,19 +1,16 @@
-"""A claim as a file: what is compared, in which unit, by which rule. Everything a verdict depends on stands in it."""
+"""A claim: what is compared, in which unit, by which rule. Everything a verdict depends on stands in it."""
 
 import math
 import shlex
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-import yaml
 from annotated_types import Gt, MinLen
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from lightning_modules.runtime.config import digest
 from lightning_modules.runtime.schema import nearest
 
-CONF = Path(__file__).parents[2] / "conf" / "experiment"
 SYSTEMS = ("moe", "prompt", "transfer", "svco")
 Text = Annotated[str, MinLen(1)]
 
@@ -68,7 +65,7 @@ class Job(NamedTuple):
 
 
 class Claim(Strict):
-    """One file of conf/experiment/SYSTEM/claims.
+    """One entry of a table in `claims/tables`.
 
     The effect of a seed is the sum over `contrast` of weight x (logarithm of, if `transform` is log) the arm's metric;
     signs are such that the paper's direction is positive.
@@ -138,47 +135,6 @@ class Claim(Strict):
         if self.transform == "log":
             values = {name: math.log(v) if v > 0 else math.nan for name, v in values.items()}
         return sum(weight * values[name] for name, weight in self.contrast.items())
-
-
-def load(path: Path) -> Claim:
-    """ValueError that names the file and every field that is missing, unknown or wrong."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: found {type(content).__name__}, expected the fields {', '.join(Claim.model_fields)}")
-    try:
-        return Claim.model_validate(content)
-    except ValidationError as error:
-        lines = [_problem(problem) for problem in error.errors()]
-        raise ValueError(f"{path}: {'; '.join(lines)}") from None
-
-
-def _problem(problem: dict) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "missing":
-        return f"{where} is missing"
-    if problem["type"] == "extra_forbidden":
-        return f"{where} is no field{nearest(str(problem['loc'][-1]), list(Claim.model_fields))}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{where} is {problem['input']!r}: {message}" if where else message
-
-
-def load_all(systems: Iterable[str] = SYSTEMS, *, conf: Path = CONF) -> dict[str, Claim]:
-    """Every claim by `folder/name`, in the order of the names; ValueError lists the problems of all files at once."""
-    found, problems = {}, []
-    for path in sorted(conf.glob("*/claims/*.yaml")):
-        try:
-            claim = load(path)
-        except ValueError as error:
-            problems.append(str(error))
-            continue
-        if claim.system in systems:
-            found[f"{path.parent.parent.name}/{path.stem}"] = claim
-    if problems:
-        raise ValueError("\n".join(problems))
-    return found
 
 
 def jobs(

@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
     @property
     def key(self) -> str:
-        """`folder/name@experiment`, with `+gpu` and `+confirmation` for that scale and series: unique among rows."""
+        """`table/name@experiment`, with `+gpu` and `+confirmation` for that scale and series: unique among rows."""
         scale = "" if self.trial.scale == "small" else f"+{self.trial.scale}"
         series = "" if self.trial.series == "first" else f"+{self.trial.series}"
         return f"{self.name}@{self.trial.experiment}{scale}{series}"

@@ -1,4 +1,4 @@
-"""`make report`: the claims table from MLflow alone, as claims.json, claims.md and claims.html, logged on a run of its own.
+"""`make report`: the claims table from MLflow alone, as claims.json and claims.md, logged on a run of its own.
 
     python -m lightning_modules.claims.report [--out FOLDER] [--uri sqlite:///mlflow.db]
 
@@ -6,7 +6,6 @@ The same runs give the same files, byte for byte: nothing in them is of the mome
 """
 
 import argparse
-import base64
 import json
 import os
 import sys
@@ -20,9 +19,10 @@ from mlflow import MlflowClient
 
 from lightning_modules.claims import figures as draw
 from lightning_modules.claims import statistics as st
-from lightning_modules.claims.claim import SYSTEMS, load_all
+from lightning_modules.claims.claim import SYSTEMS
 from lightning_modules.claims.evidence import Row, finished, rows
 from lightning_modules.claims.pictures import Gallery
+from lightning_modules.claims.table import load_all
 from lightning_modules.claims.views import as_json, title, view
 from lightning_modules.common.files import write_atomically
 from lightning_modules.runtime.provenance import machine
@@ -42,7 +42,7 @@ MARKS = ("<!-- claims: written by make report -->", "<!-- end of claims -->")
 
 
 def load_discussion(path: Path, known: Sequence[Row]) -> dict[str, str]:
-    """Row key (`folder/name@experiment`, or `folder/name` for every trial) -> why the result may differ.
+    """Row key (`table/name@experiment`, or `table/name` for every trial) -> why the result may differ.
 
     ValueError names a key that is no row.
     """
@@ -110,7 +110,7 @@ def write(
             view(r, commits, experiments, "" if r.verdict == st.REPRODUCED else why.get(r.key) or why.get(r.name, ""))
             for r in own
         ]
-        images = [{"name": f"{system}_{n}", "png": _base64(pictures[f"{system}_{n}"])} for n in shown]
+        images = [f"{system}_{n}" for n in shown]
         left = [f"{v['title']} ({v['trial'].scale}, {v['trial'].data})" for v in views if not v["measured"]]
         shown_views = [v for v in views if v["measured"]]
         told = dict(rows=shown_views, left=left, images=images, tally=tally(own), effort=_effort(own, by_id))
@@ -118,17 +118,10 @@ def write(
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
-    environment.filters["e"] = jinja2.filters.do_forceescape
-    written = list(pictures.values())
-    for kind in ("md", "html"):
-        text = environment.get_template(f"report.{kind}.jinja").render(
-            sections=sections, verdicts=VERDICTS, machine=machine()
-        )
-        write_atomically(out / f"claims.{kind}", text.rstrip() + "\n")
-        written.append(out / f"claims.{kind}")
-    content = [as_json(row, commits) for row in found]
-    write_atomically(out / "claims.json", json.dumps(content, indent=1) + "\n")
-    return [*written, out / "claims.json"]
+    text = environment.get_template("report.md.jinja").render(sections=sections, verdicts=VERDICTS, machine=machine())
+    write_atomically(out / "claims.md", text.rstrip() + "\n")
+    write_atomically(out / "claims.json", json.dumps([as_json(row, commits) for row in found], indent=1) + "\n")
+    return [*pictures.values(), out / "claims.md", out / "claims.json"]
 
 
 def tally(found: Sequence[Row]) -> dict[str, int]:
@@ -149,10 +142,6 @@ def _pictured(own: Sequence[Row]) -> list[Row]:
     first = [r for r in own if r.finding and r.trial.series == "first"]
     groups = [[r for r in first if (r.trial.scale, r.trial.data) == kind] for kind in kinds]
     return next((group for group in groups if group), [])
-
-
-def _base64(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()
 
 
 def lost(found: Sequence[Row], path: Path) -> list[str]:
@@ -209,7 +198,7 @@ def main(argv: Sequence[str]) -> int:
     if out == RESULTS:
         put_in_readme(PROJECT / "README.md", short_table(found))
     run = log(client, files, found)
-    print(f"{out}/claims.md, claims.html, claims.json and {len(files) - 3} figures; MLflow run {run}.")
+    print(f"{out}/claims.md, claims.json and {len(files) - 2} figures; MLflow run {run}.")
     return 0
 
 

@@ -3,10 +3,10 @@
 import yaml
 from mlflow import MlflowClient
 
-from lightning_modules.claims.claim import Claim, load
+from lightning_modules.claims.claim import Claim
+from lightning_modules.claims.table import load
 
 FIELDS = {
-    "system": "moe",
     "statement": "A beats B.",
     "paper": "Nobody, 2026",
     "place": "table 1",
@@ -24,17 +24,19 @@ FIELDS = {
 }
 
 
-def write(folder, name="a_beats_b", **changes):
-    """The claim's file below `folder`; a change to None leaves a field out."""
-    content = {k: v for k, v in {**FIELDS, **changes}.items() if v is not None}
-    path = folder / "moe" / "claims" / f"{name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("# @package claim\n" + yaml.safe_dump(content, sort_keys=False))
+def write(folder, name="a_beats_b", table=None, **changes):
+    """Put the claim into `folder/moe.yaml`; a change to None leaves a field out. table: more of the file."""
+    path = folder / "moe.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    content = yaml.safe_load(path.read_text()) if path.is_file() else {"paper": FIELDS["paper"], "claims": {}}
+    content |= table or {}
+    content["claims"][name] = {k: v for k, v in {**FIELDS, **changes}.items() if v is not None}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
 
 
 def made(folder, **changes) -> Claim:
-    return load(write(folder, **changes))
+    return load(write(folder, **changes))["moe/a_beats_b"]
 
 
 def store(folder, claim, values, *, status="FINISHED"):

@@ -1,39 +1,58 @@
 import math
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from lightning_modules.claims.claim import CONF, Job, jobs, load, load_all
+from lightning_modules.claims.claim import Job, jobs
 from lightning_modules.claims.evidence import rows
+from lightning_modules.claims.table import load, load_all
+from lightning_modules.runtime import config, preflight
+from lightning_modules.runtime.sweep import PROJECT
 from tests.claims import claims
 from tests.runtime import cli
 
 EVERY = load_all()
 
 
-@pytest.mark.parametrize("field", list(claims.FIELDS))
+@pytest.mark.parametrize("field", [field for field in claims.FIELDS if field != "paper"])
 def test_a_missing_field_is_refused(tmp_path, field):
     path = claims.write(tmp_path, **{field: None})
-    with pytest.raises(ValueError, match=rf"a_beats_b\.yaml: {field} is missing"):
+    with pytest.raises(ValueError, match=rf"moe\.yaml: a_beats_b: {field} is missing"):
         load(path)
 
 
-def test_every_problem_of_every_file_is_told_at_once(tmp_path):
+def test_every_problem_of_every_table_is_told_at_once(tmp_path):
     claims.write(tmp_path, "one", margin=-1, seeds=[1, 2])
     claims.write(tmp_path, "two", marginn=1, contrast={"a": 1, "c": -1})
-    (tmp_path / "moe" / "claims" / "three.yaml").write_text("[1, 2")
-    with pytest.raises(ValueError, match="one.yaml") as told:
-        load_all(conf=tmp_path)
+    claims.write(tmp_path, "three", trials=["smal"], table={"trials": {"small": {}}})
+    (tmp_path / "svco.yaml").write_text("[1, 2")
+    (tmp_path / "prompt.yaml").write_text("claims: {}")
+    (tmp_path / "transfer.yaml").write_text("paper: P\nclaims: {a: {}, a: {}}")
+    with pytest.raises(ValueError, match="moe.yaml") as told:
+        load_all(tables=tmp_path)
     text = str(told.value)
     for expected in (
-        "one.yaml: ",
+        "moe.yaml: one: ",
         "margin is -1",
         "seeds is [1, 2]",
         "marginn is no field; the nearest is 'margin'",
-        "three.yaml: not YAML",
+        "three: trials names 'smal', which the table has not; the nearest is 'small'",
+        "svco.yaml: not YAML",
+        "prompt.yaml: paper is missing",
+        "transfer.yaml: not YAML (while constructing a mapping",
+        "found duplicate key a",
     ):
         assert expected in text, text
+
+
+def test_a_claim_takes_what_its_table_shares(tmp_path):
+    """Its own fields go before; a trial may be named."""
+    shared = {"margin": 7.0, "unit": "nats", "trials": ["here"]}
+    path = claims.write(
+        tmp_path, margin=None, trials=None, table={"shared": shared, "trials": {"here": claims.FIELDS["trials"][0]}}
+    )
+    (found,) = load(path).values()
+    assert (found.system, found.paper, found.margin, found.unit) == ("moe", "Nobody, 2026", 7.0, "points")
+    assert found.trials == claims.made(tmp_path / "plain").trials
 
 
 @pytest.mark.parametrize(
@@ -97,9 +116,9 @@ ARMS = sorted({job.overrides for scale, series in SERIES for job in jobs(EVERY.v
 @pytest.mark.parametrize("overrides", ARMS, ids=" ".join)
 def test_every_arm_of_this_project_composes(overrides):
     """Its overrides name keys that are there, and it runs under a name of its own."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF.parent), version_base="1.3"):
-        cfg = compose("config", overrides=[*overrides, "seed=11"])
+    config.register_resolvers(project=PROJECT)
+    errors, cfg = preflight.examine([*overrides, "seed=11"])
+    assert not errors
     assert cfg.seed == 11
     assert cfg.experiment_name != "moe/default"
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lightning_modules.claims import pictures
-from lightning_modules.claims.claim import load_all
 from lightning_modules.claims.evidence import finished, rows
+from lightning_modules.claims.table import load_all
 from tests.claims import claims
 
 SEEDS = claims.FIELDS["seeds"]
@@ -19,13 +19,13 @@ def gallery(tmp_path, monkeypatch):
     """Of a claim `name` whose arm `a` left a table in every seed's run; figures are what they were called with."""
 
     def made(name, arm, table, columns, lines):
-        path = claims.write(
-            tmp_path / "conf",
+        claims.write(
+            tmp_path / "tables",
             name,
             arms={arm: {"run": ["balance=global"]}, "b": {"value": 0.0}},
             contrast={arm: 1, "b": -1},
         )
-        claim = load_all(conf=tmp_path / "conf")[f"moe/{path.stem}"]
+        claim = load_all(tables=tmp_path / "tables")[f"moe/{name}"]
         client = claims.store(tmp_path, claim, {arm: dict.fromkeys(SEEDS, 1.0)})
         for place, seed in enumerate(SEEDS):
             run = finished(client)[claim.job(claim.trials[0], arm, seed).folder]
