@@ -47,6 +47,9 @@ sync: $(READY) ## deliver to MLflow what runs could not
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest
 
+test-fast: $(READY) ## what starts no process, on two cores in under 90 seconds: at every save
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not processes and not slow"
+
 test-ui: $(READY) ## the MLflow UI in a headless browser (needs Debian's chromium); writes docs/ui/
 	@command -v chromium >/dev/null || { echo "make test-ui needs a browser: apt-get install chromium"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright==1.65.2
@@ -90,4 +93,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run sweep resume replay diff plan sync test test-ui test-server mutants bench soak claims report ui lint format hooks clean-runs
+.PHONY: help setup run sweep resume replay diff plan sync test test-fast test-ui test-server mutants bench soak claims report ui lint format hooks clean-runs

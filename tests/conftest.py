@@ -3,6 +3,17 @@ import os
 # One thread: golden losses are defined on one, and tiny models are slower on two.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
 
+from tests.reach import starts_processes
+
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """`make test-fast` leaves out what starts processes: each of them imports torch and Lightning anew."""
+    for item in items:
+        fixtures = [d.func for found in item._fixtureinfo.name2fixturedefs.values() for d in found]
+        if any(map(starts_processes, (item.function, *fixtures))):
+            item.add_marker(pytest.mark.processes)

@@ -12,6 +12,7 @@ def places(tmp_path):
     return [f"paths.{name}={tmp_path}/{name}" for name in ("cache", "runs", "tracking")]
 
 
+@pytest.mark.processes
 def test_jobs_run_side_by_side_what_is_done_is_passed_over_and_a_failure_stops_no_other(tmp_path, places, capsys):
     base = ("debug=smoke", "logger=none", "trainer.max_steps=10", *places)
     good, bad = Job((*base, "balance=micro"), 11), Job((*base, "data.micro_batch=3"), 11)

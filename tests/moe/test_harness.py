@@ -23,6 +23,7 @@ metric_list: [{{metric: acc}}]
 """
 
 
+@pytest.mark.slow
 def test_the_harness_scores_an_export_as_its_logits_do(tokenizer, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -49,6 +50,7 @@ def test_the_harness_scores_an_export_as_its_logits_do(tokenizer, tmp_path, monk
     assert found["toy_choice"]["acc,none"] == pytest.approx(right / 24)
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named(tokenizer, tmp_path):  # noqa: F811
     with pytest.raises(ValueError, match=r"holds no config.json; expected the export/ folder"):
         evaluate(tmp_path, tasks=["hellaswag"])

@@ -57,6 +57,7 @@ def test_a_file_with_its_datasheet_and_every_count(tmp_path):
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"kept_pairs.png", "rejected_pairs.png"}
 
 
+@pytest.mark.processes
 def test_a_killed_pipeline_goes_on_and_parallel_parts_are_the_same(tmp_path, monkeypatch):
     first = study(tmp_path / "a")
     first.run(Desk(folder=tmp_path / "one"))

@@ -128,7 +128,6 @@ def main(folder, *overrides):
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_whole_runs_and_the_export(tmp_path):
     code, text = main(tmp_path, "experiment=svco/train", *RUN.split(), *EVALUATION.split())
     assert code == 0, text
@@ -156,7 +155,6 @@ def test_whole_runs_and_the_export(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_a_study_trains_nothing_twice(tmp_path):
     code, text = main(tmp_path, "experiment=svco/ablate", *STUDY.split())
     assert code == 0, text
