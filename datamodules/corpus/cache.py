@@ -1,17 +1,13 @@
 """The token cache: documents split, a BPE tokenizer trained on the training split, token files to memory-map.
 
-A cache is built in a folder beside its target and renamed into place with manifest.json written last, so a reader
-never sees half of one. Documents stream: memory does not grow with the corpus.
+Documents stream: memory does not grow with the corpus.
 """
 
-import errno
-import hashlib
 import itertools
 import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,75 +16,42 @@ import numpy as np
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from datamodules.corpus.sources import Source
-from datamodules.fetch import sha256
+from lightning_modules.common.digests import digest, number_of
+from lightning_modules.common.made import made
 
 SPLITS = ("train", "val", "test")
 SPLIT_RULE = "sha256 of the document mod 100: 0-4 test, 5-9 val, else train; equal documents once a domain"
 END = "<|endoftext|>"
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CACHE_VERSION = 1
 BATCH = 256
 
 
 def split_of(document: str) -> str:
     """The split a document belongs to, by its text alone."""
-    bucket = int.from_bytes(_digest(document)[:4], "big") % 100
+    bucket = number_of(document, size=4) % 100
     return "test" if bucket < 5 else "val" if bucket < 10 else "train"
 
 
-def _digest(document: str) -> bytes:
-    return hashlib.sha256(document.encode("utf-8", "surrogatepass")).digest()
+def folder_of(*, source: Source, vocab_size: int, folder: Path) -> Path:
+    """Where the cache of `source` stands under `folder`: a hash of everything the tokens depend on."""
+    return folder / digest(_key(source, vocab_size))
 
 
-def cache_key(description: dict[str, Any], vocab_size: int) -> str:
-    """Name of the cache folder: a hash of everything the tokens depend on."""
-    text = json.dumps([CACHE_VERSION, SPLIT_RULE, vocab_size, description], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _key(source: Source, vocab_size: int) -> list[Any]:
+    return [CACHE_VERSION, SPLIT_RULE, vocab_size, source.description()]
 
 
 def build(*, source: Source, vocab_size: int, folder: Path) -> Path:
     """The finished cache of `source` under `folder`; built when missing, checked when there."""
-    target = folder / cache_key(source.description(), vocab_size)
-    if not (target / "manifest.json").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder, prefix="building-"))
-        try:
-            _write(source=source, vocab_size=vocab_size, folder=beside)
-            try:
-                os.rename(beside, target)
-            except OSError:
-                # Another process was faster; what it wrote is the same.
-                if not (target / "manifest.json").is_file():
-                    raise
-        except OSError as error:
-            if error.errno not in FULL_DISK:
-                raise
-            free = shutil.disk_usage(folder).free
-            raise OSError(
-                error.errno,
-                f"the disk is full ({os.strerror(error.errno)}, {free:,} bytes free) while the token cache was written "
-                f"under {folder}; nothing half-written is left. Free some space, set paths.cache, or lower the budget.",
-            ) from None
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    verify(target)
-    return target
+    return made(
+        folder=folder,
+        key=_key(source, vocab_size),
+        make=lambda place: _write(source=source, vocab_size=vocab_size, folder=place),
+    )
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """The manifest of a cache whose every file has the checksum written there; else ValueError naming the file."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for name, expected in manifest["sha256"].items():
-        found = sha256(folder / name) if (folder / name).is_file() else "missing"
-        if found != expected:
-            raise ValueError(
-                f"{folder / name} is damaged: its SHA-256 is {found}, the manifest says {expected}. "
-                f"Delete the folder {folder}; the next run builds it again."
-            )
-    return manifest
-
-
-def _write(*, source: Source, vocab_size: int, folder: Path) -> None:
+def _write(*, source: Source, vocab_size: int, folder: Path) -> dict[str, Any]:
+    """The files; returns what the manifest tells of them."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -124,8 +87,7 @@ def _write(*, source: Source, vocab_size: int, folder: Path) -> None:
                             file.write(ids.tobytes())
                             tokens[domain][split] += len(ids)
         shutil.rmtree(folder / "spool")
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    manifest = {
+    return {
         "domains": list(counts),
         "documents": counts,
         "tokens": tokens,
@@ -133,9 +95,7 @@ def _write(*, source: Source, vocab_size: int, folder: Path) -> None:
         "dtype": np.dtype(_dtype(vocab_size)).name,
         "source": source.description(),
         "split": SPLIT_RULE,
-        "sha256": {str(p.relative_to(folder)): sha256(p) for p in files},
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True))
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
@@ -153,15 +113,15 @@ def _spool(source: Source, folder: Path) -> dict[str, dict[str, int]]:
     """One pass over the source: documents to a file per split and domain, each text once. Counts of documents."""
     (folder / "spool").mkdir()
     counts: dict[str, dict[str, int]] = {}
-    seen: set[bytes] = set()
+    seen: set[int] = set()
     for domain, texts in source.documents().items():
         counts[domain] = dict.fromkeys(SPLITS, 0)
         files = {split: open(folder / "spool" / f"{split}-{domain}", "w", encoding="utf-8") for split in SPLITS}  # noqa: SIM115
         for text in texts:
-            digest = _digest(text)[:12]
-            if not text.strip() or digest in seen:
+            number = number_of(text, size=12)
+            if not text.strip() or number in seen:
                 continue
-            seen.add(digest)
+            seen.add(number)
             split = split_of(text)
             files[split].write(json.dumps(text) + "\n")
             counts[domain][split] += 1

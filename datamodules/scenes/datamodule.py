@@ -3,8 +3,6 @@
 A batch is a list of `Encoded` pairs with their numbers: rows of different lengths are packed where they are used.
 """
 
-import hashlib
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +17,8 @@ from datamodules.scenes import mvc
 from datamodules.scenes.pairs import ScenePair, scene_pairs
 from datamodules.scenes.reader import Encoded, Reader
 from lightning_modules.common.bounds import Count, Share, Whole
+from lightning_modules.common.digests import digest
+from lightning_modules.common.files import sha256
 
 
 class Source(Protocol):
@@ -96,8 +96,8 @@ class MVCSource:
         return pairs
 
     def description(self) -> dict[str, Any]:
-        text = self.file.read_bytes() if self.file.is_file() else b""
-        return {"source": "mvc", "sha256": hashlib.sha256(text).hexdigest(), **self.held_out}
+        found = sha256(self.file) if self.file.is_file() else "missing"
+        return {"source": "mvc", "sha256": found, **self.held_out}
 
     def pairs(self, split: str) -> list[mvc.Pair]:
         test, val = self.held_out["test"], self.held_out["val"]
@@ -209,7 +209,7 @@ class PairsDataModule(OrderedDataModule):
 
     def fingerprint(self) -> dict[str, str]:
         order = [ORDER_VERSION, self.seed, self.global_batch]
-        return {"data": _digest(self.source.description()), "order": _digest(order)}
+        return {"data": digest(self.source.description()), "order": digest(order)}
 
     def datasheet(self) -> list[dict[str, Any]]:
         """Pairs per split and category."""
@@ -218,7 +218,3 @@ class PairsDataModule(OrderedDataModule):
             for pair in self.source.pairs(name):
                 rows[name, pair.category] = rows.get((name, pair.category), 0) + 1
         return [{"split": s, "category": c, "pairs": n} for (s, c), n in rows.items()]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

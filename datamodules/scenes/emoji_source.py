@@ -4,7 +4,6 @@ Pictures that a chain of contrasts connects go to one split together, and so do 
 neither the figure without a skin tone to its five tones nor one that faces right to its mirror image.
 """
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 from datamodules.scenes.emoji import PACKAGE, Emoji, contrasts, emojis
 from lightning_modules.common.bounds import Count
+from lightning_modules.common.digests import number_of
 
 QUESTION = "describe the picture ."
 # Of a hundred groups of connected pictures: the rest is for training.
@@ -124,7 +124,7 @@ class EmojiSource:
 
 
 def _draw(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+    return number_of(text, size=4)
 
 
 def _split(name: str) -> str:

@@ -13,7 +13,7 @@ from datamodules.tasks.task import Task
 from datamodules.tasks.template import Template, collate, label_ids
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.choices import check_choice
-from lightning_modules.common.made import digest
+from lightning_modules.common.digests import digest
 
 VERBALISERS = ("token", "prototype")
 

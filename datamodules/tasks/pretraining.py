@@ -14,7 +14,7 @@ from datamodules.tasks.datamodule import Asked
 from datamodules.tasks.language import SPECIAL, Language
 from datamodules.tasks.template import collate
 from lightning_modules.common.bounds import Count, Whole
-from lightning_modules.common.made import digest
+from lightning_modules.common.digests import digest
 
 MASKED_WORDS, MASKED_LABELS = 0.15, 0.6
 IGNORE = -100

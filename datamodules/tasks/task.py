@@ -1,8 +1,8 @@
 """A classification task: texts with class numbers, split, and the words that name its classes."""
 
-import hashlib
-import json
 from dataclasses import dataclass, field
+
+from lightning_modules.common.digests import digest, number_of
 
 SPLITS = ("train", "val", "test")
 
@@ -35,8 +35,7 @@ class Task:
 
     def fingerprint(self) -> str:
         """16 hex digits over texts, labels and label words."""
-        parts = [self.name, self.classes, self.texts, self.labels]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        return digest([self.name, self.classes, self.texts, self.labels])
 
     def datasheet(self) -> dict[str, object]:
         sizes = {split: len(self.labels[split]) for split in SPLITS}
@@ -50,7 +49,7 @@ def balanced_split(
 
     Examples go in the order of a hash of their text; a split of size n takes n // classes of each class.
     """
-    order = sorted(range(len(texts)), key=lambda i: hashlib.sha256(f"{name}|{texts[i]}".encode()).digest())
+    order = sorted(range(len(texts)), key=lambda i: number_of(f"{name}|{texts[i]}"))
     rank = {example: place for place, example in enumerate(order)}
     by_class = [[i for i in order if labels[i] == c] for c in range(classes)]
     # What there is of the rarest class is shared among the splits in proportion to their sizes.

@@ -4,7 +4,6 @@ About 23,600 different sentences of films' and products' reviews, tweets and new
 by ten or twenty people.
 """
 
-import hashlib
 import html
 from collections.abc import Iterator
 from functools import cache
@@ -17,6 +16,7 @@ from datamodules.tasks.task import Task
 from datamodules.vader import FILES, Snippet, snippets
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.choices import check_choice
+from lightning_modules.common.digests import number_of
 
 Valence = Annotated[float, Interval(ge=0, le=4)]
 SENTIMENT, SUBJECTIVITY = ("good", "bad"), ("emotional", "neutral")
@@ -105,14 +105,14 @@ class Vader:
                     yield int(abs(valence) <= self.flat), text
 
     def _place(self, text: str) -> int:
-        return int.from_bytes(hashlib.sha256(f"vader-{self.seed}|{text}".encode()).digest()[:8])
+        return number_of(f"vader-{self.seed}|{text}")
 
     def _shuffled(self, texts: list[str]) -> list[str]:
         return sorted(texts, key=self._place)
 
     def _split(self, text: str) -> str:
         """Splits share the sentences in proportion to their sizes."""
-        at = int.from_bytes(hashlib.sha256(f"split|{text}".encode()).digest()[:8]) % sum(self.sizes.values())
+        at = number_of(f"split|{text}") % sum(self.sizes.values())
         for split, size in self.sizes.items():
             if at < size:
                 return split

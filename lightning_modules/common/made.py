@@ -1,27 +1,26 @@
 """Things that are costly to make and follow from their settings: made once, kept by content, checked at each use."""
 
-import hashlib
+import errno
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.common.digests import digest
 from lightning_modules.common.files import locked, sha256
 
 MANIFEST = "manifest.json"
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def digest(key: Any) -> str:
-    """16 hex digits of the SHA-256 of `key` as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def made(*, folder: Path, key: dict[str, Any], make: Callable[[Path], None]) -> Path:
+def made(*, folder: Path, key: Any, make: Callable[[Path], dict[str, Any] | None]) -> Path:
     """`folder`/DIGEST of what `make` writes for `key`; made under a lock, beside its place, when it is not there.
 
-    Raises ValueError naming the file when one of an earlier make has another checksum now.
+    What `make` returns stands in the manifest. Raises ValueError naming the file when one of an earlier make has another
+    checksum now, OSError when the disk is full.
     """
     target = folder / digest(key)
     if not (target / MANIFEST).is_file():
@@ -34,12 +33,19 @@ def made(*, folder: Path, key: dict[str, Any], make: Callable[[Path], None]) -> 
 
 def adopt(*, folder: Path, key: dict[str, Any], source: Path) -> Path:
     """Keep a copy of `source` as what `key` makes, unless it is there already."""
-    return made(folder=folder, key=key, make=lambda place: shutil.copytree(source, place, dirs_exist_ok=True))
+
+    def copy(place: Path) -> None:
+        shutil.copytree(source, place, dirs_exist_ok=True)
+
+    return made(folder=folder, key=key, make=copy)
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / MANIFEST).read_text())
 
 
 def verify(folder: Path) -> None:
-    manifest = json.loads((folder / MANIFEST).read_text())
-    for name, expected in manifest["sha256"].items():
+    for name, expected in manifest(folder)["sha256"].items():
         found = sha256(folder / name) if (folder / name).is_file() else "missing"
         if found != expected:
             raise ValueError(
@@ -48,13 +54,23 @@ def verify(folder: Path) -> None:
             )
 
 
-def _make(target: Path, key: dict[str, Any], make: Callable[[Path], None]) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}-") as beside:
-        place = Path(beside) / "made"
-        place.mkdir()
-        make(place)
-        files = sorted(p for p in place.rglob("*") if p.is_file())
-        manifest = {"key": key, "sha256": {str(p.relative_to(place)): sha256(p) for p in files}}
-        (place / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
-        shutil.rmtree(target, ignore_errors=True)
-        place.rename(target)
+def _make(target: Path, key: Any, make: Callable[[Path], dict[str, Any] | None]) -> None:
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}-") as beside:
+            place = Path(beside) / "made"
+            place.mkdir()
+            about = make(place) or {}
+            files = sorted(p for p in place.rglob("*") if p.is_file())
+            sums = {str(p.relative_to(place)): sha256(p) for p in files}
+            (place / MANIFEST).write_text(json.dumps({**about, "key": key, "sha256": sums}, indent=1, sort_keys=True))
+            shutil.rmtree(target, ignore_errors=True)
+            place.rename(target)
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        free = shutil.disk_usage(target.parent).free
+        raise OSError(
+            error.errno,
+            f"the disk is full ({os.strerror(error.errno)}, {free:,} bytes free) while {target} was written; nothing "
+            "half-written is left. Free some space, set paths.cache, or ask for less.",
+        ) from None

@@ -4,13 +4,13 @@ Shape legend: B examples, T positions, H hidden width, V words, C classes, W tok
 """
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.common.digests import digest_of_weights
 from lightning_modules.prompt.families import down_projections, kind_of, vocabulary_logits
 
 Batch = dict[str, Tensor]
@@ -122,11 +122,7 @@ class Backbone(nn.Module):
 
     def fingerprint(self) -> str:
         """16 hex digits over every weight by its original name, whatever adapters stand around it."""
-        sums = hashlib.sha256()
-        for name, weight in sorted(own_weights(self.model).items()):
-            sums.update(name.encode())
-            sums.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return sums.hexdigest()[:16]
+        return digest_of_weights(own_weights(self.model))
 
 
 def _last_layer(model: nn.Module) -> nn.Module | None:

@@ -4,7 +4,6 @@ A tuner owns its parameters; `attach` connects it to a backbone and `prompt` is 
 Shape legend: P prompt tokens, H hidden width, R rank or bottleneck.
 """
 
-import hashlib
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.common.bounds import Count, Positive
 from lightning_modules.common.choices import check_choice
+from lightning_modules.common.digests import digest_of_weights
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.prompt_file import PromptFile
 
@@ -86,7 +86,7 @@ class SoftPrompt(Tuner):
         start = self.text if self.init == "text" else self.seed
         if self._given:
             # What is in it: another prompt may lie under the same path later.
-            start = hashlib.sha256(self._given.weight.numpy().tobytes()).hexdigest()
+            start = digest_of_weights({"prompt": self._given.weight})
         return {"tuner": "SoftPrompt", "length": self.length, "init": self.init, "start": start}
 
     @cached_property

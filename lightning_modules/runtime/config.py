@@ -1,9 +1,10 @@
 """The few OmegaConf resolvers that the config tree uses."""
 
-import hashlib
 from pathlib import Path
 
 from omegaconf import OmegaConf
+
+from lightning_modules.common.digests import number_of
 
 
 def register_resolvers(*, project: Path) -> None:
@@ -15,7 +16,7 @@ def register_resolvers(*, project: Path) -> None:
 
 
 def digest(text: object) -> str:
-    return hashlib.sha256(str(text).encode()).hexdigest()[:8]
+    return f"{number_of(str(text), size=4):08x}"
 
 
 def _gpu_precision() -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.common.bounds import Count, Share, Whole
-from lightning_modules.common.made import digest
+from lightning_modules.common.digests import digest
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.runtime.study import Desk

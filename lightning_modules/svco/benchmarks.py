@@ -1,6 +1,5 @@
 """A model by path on benchmark files on disk: POPE and MMVP by likelihood of the options, MMHal's answers to be judged."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +9,11 @@ import torch
 from datamodules.scenes import benchmarks as files
 from datamodules.scenes.mvc import open_image
 from lightning_modules.common.bounds import Count
+from lightning_modules.common.digests import digest
+from lightning_modules.common.files import sha256
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.scores import Row, scores_of
-from lightning_modules.svco.tuning import weights_digest
 
 
 class Benchmarks:
@@ -43,8 +43,8 @@ class Benchmarks:
         self.items = {name: readers[name](*where) for name, where in self.paths.items()}
 
     def fingerprint(self) -> dict[str, str]:
-        found = hashlib.sha256(b"".join(file.read_bytes() for file, _ in self.paths.values()))
-        return {"data": found.hexdigest()[:16], "base": weights_digest(self.vlm)}
+        sums = {name: sha256(file) for name, (file, _) in self.paths.items()}
+        return {"data": digest(sums), "base": self.vlm.fingerprint()}
 
     def run(self, desk: Desk) -> dict[str, float]:
         metrics = {}

@@ -8,6 +8,7 @@ from torch import nn
 
 from datamodules.scenes.reader import Reader
 from lightning_modules.common.bounds import Whole
+from lightning_modules.common.digests import digest_of_weights
 
 # Families whose image features, decoder and positions are known to be a plain sequence: what `scores.shared` needs.
 SHARED = {"llava": "language_model", "idefics3": "text_model", "smolvlm": "text_model"}
@@ -38,6 +39,10 @@ class VLM(nn.Module):
     def adapted(self) -> bool:
         """True with LoRA: the untrained model is then the same weights with the adapters off."""
         return hasattr(self.net, "disable_adapter")
+
+    def fingerprint(self) -> str:
+        """16 hex digits over every weight, adapters included."""
+        return digest_of_weights(self.net.state_dict())
 
     @property
     def decoder(self) -> nn.Module:

@@ -4,8 +4,6 @@ Rules fixed beforehand: every arm trains equally many steps on the same pairs in
 rate is the one with the highest validation paired accuracy, the smaller one when two tie; test scenes are read once.
 """
 
-import hashlib
-import json
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,12 +11,13 @@ from datamodules.scenes.datamodule import Source
 from datamodules.scenes.pairs import scene_pairs
 from lightning_modules.common import metric_names as names
 from lightning_modules.common.bounds import Count, Positive, Whole
+from lightning_modules.common.digests import digest
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco import figures as draw
 from lightning_modules.svco import grounding
 from lightning_modules.svco.evaluation import Found, evaluate, evaluate_pairs
 from lightning_modules.svco.models import VLM
-from lightning_modules.svco.tuning import Settings, tuned, weights_digest
+from lightning_modules.svco.tuning import Settings, tuned
 
 SHOWN = {
     "svco/paired_all": "paired",
@@ -70,14 +69,13 @@ class Arms:
 
     @cached_property
     def base_digest(self) -> str:
-        return weights_digest(self.vlm)
+        return self.vlm.fingerprint()
 
     def prepare(self) -> None:
         """Nothing to fetch: the base is made with the model."""
 
     def fingerprint(self) -> dict[str, str]:
-        data = json.dumps(self.settings.source.description(), sort_keys=True)
-        return {"data": hashlib.sha256(data.encode()).hexdigest()[:16], "base": self.base_digest}
+        return {"data": digest(self.settings.source.description()), "base": self.base_digest}
 
     def measured(self, vlm: VLM) -> Found:
         pairs = scene_pairs(count=self.test_pairs, seed=0, split="test", prior=0.0, describe=0.5)
@@ -111,7 +109,7 @@ class Base:
         """Nothing to fetch."""
 
     def fingerprint(self) -> dict[str, str]:
-        return {"data": weights_digest(self.vlm)}
+        return {"data": self.vlm.fingerprint()}
 
     def run(self, desk: Desk) -> dict[str, float]:
         pairs = scene_pairs(count=self.test_pairs, seed=0, split="test", prior=0.0, describe=0.5)

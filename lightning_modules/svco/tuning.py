@@ -1,7 +1,6 @@
 """One fine-tuning inside a study, by the project's own module and datamodule, kept by content."""
 
 import copy
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,17 +30,8 @@ class Settings(NamedTuple):
     pixels: int
 
 
-def weights_digest(vlm: VLM) -> str:
-    """16 hex digits of the SHA-256 of every weight, by name."""
-    found = hashlib.sha256()
-    for name, weight in sorted(vlm.net.state_dict().items()):
-        found.update(name.encode())
-        found.update(weight.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
-
-
 def tuned(vlm: VLM, *, base: str, objective: Objective, lr: float, settings: Settings) -> tuple[VLM, dict[str, float]]:
-    """(a copy of `vlm` trained with `objective`, its validation metrics); `base` is the digest of `vlm`'s weights."""
+    """(a copy of `vlm` trained with `objective`, its validation metrics); `base` is the fingerprint of `vlm`."""
     key = {
         "version": VERSION,
         "base": base,

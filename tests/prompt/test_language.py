@@ -10,7 +10,7 @@ from datamodules.tasks import Language
 from datamodules.tasks.language import DOMAINS, LATENTS, RECIPES, SHARED, SPECIAL
 from datamodules.tasks.pretraining import IGNORE, MASK, MASKED_LABELS, MASKED_WORDS, MaskedSentences
 from datamodules.tasks.task import SPLITS
-from lightning_modules.common.made import digest
+from lightning_modules.common.digests import digest
 from lightning_modules.prompt.backbones import LanguageBackbone
 from lightning_modules.prompt.pretraining import pretrain
 from tests.prompt import toy

@@ -17,8 +17,9 @@ from rich.progress import track
 
 from datamodules.scenes import mvc
 from lightning_modules.common.bounds import Count, Whole
+from lightning_modules.common.digests import digest
 from lightning_modules.common.files import sha256
-from lightning_modules.common.made import digest, made
+from lightning_modules.common.made import made
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco import figures as draw
 from lightning_modules.svco.mvc.filters import Similarity, verdict

@@ -36,9 +36,7 @@ class EmbeddedSimilarity:
         self.vlm = model
 
     def description(self) -> dict[str, Any]:
-        from lightning_modules.svco.tuning import weights_digest
-
-        return {"similarity": "embedded", "weights": weights_digest(self.vlm)}
+        return {"similarity": "embedded", "weights": self.vlm.fingerprint()}
 
     @torch.no_grad()
     def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
