@@ -74,6 +74,7 @@ def fit(
     micro_batch=2,
     data=None,
     precision="32-true",
+    strategy=None,
     **module,
 ):
     """(curve, module, trainer) of a fit under the real Trainer; under DDP one process calls this per rank."""
@@ -83,10 +84,10 @@ def fit(
     )
     curve = Curve()
     trainer = pl.Trainer(
-        accelerator="cpu",
+        accelerator="auto" if strategy else "cpu",
         devices=ranks,
         precision=precision,
-        strategy=DDPStrategy(process_group_backend="gloo") if ranks > 1 else "auto",
+        strategy=strategy or (DDPStrategy(process_group_backend="gloo") if ranks > 1 else "auto"),
         max_steps=steps,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=1.0,

@@ -1,0 +1,51 @@
+"""Every scope of the balance takes its steps on a device that is not the CPU, with the CPU's losses."""
+
+import pytest
+import torch
+
+from lightning_modules.moe.callbacks.aux_free_bias import AuxFreeBias
+from lightning_modules.moe.callbacks.expert_frequency_sync import SCOPES, ExpertFrequencySync
+from lightning_modules.moe.callbacks.held_out import HeldOutEvaluation
+from lightning_modules.moe.callbacks.routing_metrics import RoutingMetrics
+from lightning_modules.training.finite_loss import FiniteLoss
+from lightning_modules.training.throughput import Throughput
+from tests import pretended
+from tests.moe.toy import fit, tiny_model
+
+
+def balance(scope):
+    return {"micro": [], "aux_free": [AuxFreeBias()]}.get(scope) or (
+        [ExpertFrequencySync(scope=scope)] if scope in SCOPES else []
+    )
+
+
+def model(scope):
+    # Moving to the pretended device unties tied weights, which moving to a real one does not.
+    return tiny_model("deepseek_v3" if scope == "aux_free" else "qwen3_moe", tie_embeddings=False)
+
+
+@pytest.mark.parametrize("scope", ["micro", *SCOPES, "aux_free"])
+def test_the_losses_are_those_of_the_cpu(scope, tmp_path):
+    settings = dict(steps=5, accumulate=2, weight=1.0)
+    expected, _, _ = fit(callbacks=balance(scope), model=model(scope), **settings)
+    measured = [RoutingMetrics(), HeldOutEvaluation(folder=str(tmp_path)), FiniteLoss(), Throughput()]
+    with pretended.machine():
+        callbacks = [*balance(scope), *measured]
+        found, _, trainer = fit(callbacks=callbacks, model=model(scope), strategy=pretended.strategy(), **settings)
+    assert trainer.strategy.root_device.type == "pretend"
+    assert found.loss == pytest.approx(expected.loss, abs=1e-5)
+    assert found.lbl == pytest.approx(expected.lbl, abs=1e-5)
+
+
+def test_what_cuda_refuses_is_refused():
+    with pretended.machine(float64=False):
+        device = torch.randn(3, device="pretend")
+        assert torch.equal((device + 1).cpu(), device.cpu() + 1)
+        with pytest.raises(RuntimeError, match="same device"):
+            device + torch.randn(3)
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.randn(3, device="pretend", generator=torch.Generator())
+        with pytest.raises(TypeError, match="numpy"):
+            device.numpy()
+        with pytest.raises(TypeError, match="float64"):
+            device.double()
