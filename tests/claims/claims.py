@@ -5,6 +5,7 @@ from mlflow import MlflowClient
 
 from lightning_modules.claims.claim import Claim
 from lightning_modules.claims.table import load
+from tests.tracking import database
 
 FIELDS = {
     "statement": "A beats B.",
@@ -41,7 +42,7 @@ def made(folder, **changes) -> Claim:
 
 def store(folder, claim, values, *, status="FINISHED"):
     """An MLflow database with a run of the claim's first trial for every value; values: arm -> seed -> metric."""
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    client = MlflowClient(database(folder))
     known = client.get_experiment_by_name("moe/scope")
     experiment = known.experiment_id if known else client.create_experiment("moe/scope", str(folder / "mlruns"))
     for arm, by_seed in values.items():

@@ -14,6 +14,7 @@ from lightning_modules.prompt.tuners import Adapter, BitFit, SoftPrompt
 from lightning_modules.training.inner import inner_trainer, seeded
 from lightning_modules.transfer.stacked import stack
 from tests.prompt import toy
+from tests.tracking import database
 
 TASK = "sentiment_film"
 
@@ -125,7 +126,7 @@ def test_prompts_of_other_lengths_or_backbones_do_not_stack(tmp_path):
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path):
-    prompts = toy.prompts(tmp_path, runs={TASK: ["0" * 32]}, tracking_uri=f"sqlite:///{tmp_path}/m.db")
+    prompts = toy.prompts(tmp_path, runs={TASK: ["0" * 32]}, tracking_uri=database(tmp_path))
     with pytest.raises(ValueError, match=r"prompt.from_run=0{32}: no exported prompt"):
         prompts.prompt(TASK, seed=1)
 
@@ -136,7 +137,7 @@ def logged(tmp_path_factory):
     from mlflow import MlflowClient
 
     tmp_path = tmp_path_factory.mktemp("logged")
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = database(tmp_path)
     client = MlflowClient(uri)
     experiment = client.create_experiment("prompts", artifact_location=(tmp_path / "artifacts").as_uri())
     run, empty = (client.create_run(experiment).info.run_id for _ in range(2))

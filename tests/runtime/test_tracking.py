@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from lightning_modules.runtime import courier, sync, tracking
 from lightning_modules.runtime.journal import Journal
+from tests.tracking import database
 
 CALM = dict(experiment="test/tracking", name="a run", artifact_location=None, tags={})
 
@@ -24,7 +25,7 @@ def tracker(folder, uri):
 
 @pytest.fixture
 def uri(tmp_path):
-    return f"sqlite:///{tmp_path}/db/mlflow.db"
+    return database(tmp_path / "db")
 
 
 def history(uri, run_id, key):
@@ -210,7 +211,8 @@ import os; os._exit(9)
     alive.end("FINISHED")
 
 
-def test_two_processes_on_a_fresh_database(tmp_path, uri):
+def test_two_processes_on_a_fresh_database(tmp_path):
+    uri = f"sqlite:///{tmp_path}/fresh/mlflow.db"
     code = """
 import sys
 from pathlib import Path
