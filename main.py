@@ -50,9 +50,7 @@ def start() -> int:
         from lightning_modules.runtime.replay import replay
 
         try:
-            return replay(
-                cfg.replay, uri=cfg.logger.tracking_uri, runs=Path(cfg.paths.runs), cache=Path(cfg.paths.cache)
-            )
+            return replay(cfg.replay, here=cfg)
         except Exception as error:
             errors.leave(error)
     if cfg is None or not preflight.is_multirun(arguments):

@@ -12,3 +12,9 @@ def check_choice(key: str, found: str, expected: Iterable[str]) -> None:
     near = difflib.get_close_matches(str(found), words, n=1, cutoff=0.5)
     hint = f"; the nearest is {near[0]}" if near else ""
     raise ValueError(f"{key} is {found!r}; expected one of {', '.join(words)}{hint}.")
+
+
+def nearest(word: str, words: list[str]) -> str:
+    """`; the nearest is 'x'`, or '' when nothing is near."""
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f"; the nearest is {near[0]!r}" if near else ""

@@ -97,7 +97,7 @@ def build_moe(
 
 
 def load_pretrained(path: str, *, attention: str, experts_implementation: str) -> nn.Module:
-    """A local checkpoint folder (config.json beside safetensors), in float32."""
+    """A local checkpoint folder (config.json beside safetensors), in float32; it brings no code of its own."""
     from transformers import AutoModelForCausalLM
 
     if not (Path(path) / "config.json").is_file():
@@ -111,6 +111,8 @@ def load_pretrained(path: str, *, attention: str, experts_implementation: str) -
         experts_implementation=experts_implementation,
         dtype=torch.float32,
         local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
     )
 
 

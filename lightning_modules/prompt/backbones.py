@@ -142,7 +142,7 @@ class HubBackbone:
 
     def _found(self, load: Any, **settings: Any) -> Any:
         try:
-            return load(self.name, revision=self.revision, **settings)
+            return load(self.name, revision=self.revision, trust_remote_code=False, **settings)
         except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(
                 f"backbone.name={self.name}: not loaded ({str(error).splitlines()[0]}). Expected a folder written by "

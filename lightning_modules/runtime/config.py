@@ -1,10 +1,15 @@
-"""The few OmegaConf resolvers that the config tree uses."""
+"""What Hydra needs of us before it composes: the resolvers of the config tree, and where options are looked for."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 from lightning_modules.common.digests import number_of
+from lightning_modules.runtime.trust import CONF, PACKAGES, packages
 
 
 def register_resolvers(*, project: Path) -> None:
@@ -13,6 +18,29 @@ def register_resolvers(*, project: Path) -> None:
     OmegaConf.register_new_resolver("project", lambda path="": str(project / path), replace=True)
     OmegaConf.register_new_resolver("digest", digest, replace=True)
     OmegaConf.register_new_resolver("gpu_precision", _gpu_precision, replace=True)
+    Plugins.instance().register(ConfOfPackages)
+
+
+class ConfOfPackages(SearchPathPlugin):
+    """Options of `conf/` in the packages of FACET_PACKAGES, after our own: they add and replace nothing."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in roots()[1:]:
+            search_path.append(provider=folder.parent.name, path=f"file://{folder}")
+
+
+def roots() -> list[Path]:
+    """conf/ and that of each package of FACET_PACKAGES. ValueError for a package that is not there."""
+    folders = [CONF]
+    for name in packages():
+        spec = find_spec(name) if name.isidentifier() else None
+        if spec is None or not spec.submodule_search_locations:
+            raise ValueError(
+                f"{PACKAGES} names {name!r}, which is no package that Python finds; expected names with commas between "
+                "them, each of a folder whose parent is on PYTHONPATH or of an installed package."
+            )
+        folders.append(Path(next(iter(spec.submodule_search_locations))) / "conf")
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def digest(text: object) -> str:

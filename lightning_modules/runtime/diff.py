@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 from mlflow import MlflowClient
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from lightning_modules.common.tables import terminal
+from lightning_modules.runtime import foreign
 from lightning_modules.runtime.replay import CURVE, curve, first_difference, get_run
 
 PROJECT = Path(__file__).parents[2]
@@ -17,8 +17,8 @@ PLACES = ("paths.", "hydra.", "run_name")
 
 def leaves(client: MlflowClient, run_id: str) -> dict[str, str]:
     """The resolved config of a run as {dotted key: value}, its folders left out."""
-    cfg = OmegaConf.create(Path(client.download_artifacts(run_id, "config.yaml")).read_text())
-    run = str(cfg.paths.run)
+    plain = foreign.stored(client, run_id)
+    run = str(plain["paths"].get("run"))
     flat: dict[str, str] = {}
 
     def walk(node: object, prefix: str) -> None:
@@ -28,7 +28,7 @@ def leaves(client: MlflowClient, run_id: str) -> dict[str, str]:
         elif not prefix.startswith(PLACES):
             flat[prefix] = str(node).replace(run, "RUN")
 
-    walk(OmegaConf.to_container(cfg), "")
+    walk(plain, "")
     return flat
 
 

@@ -22,8 +22,9 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_modules.runtime import compatibility, schema
+from lightning_modules.runtime.config import roots
+from lightning_modules.runtime.trust import CONF, PACKAGES
 
-CONF = Path(__file__).parents[2] / "conf"
 # Alternatives of one sweep that are checked; the rest are like them.
 MOST = 64
 
@@ -43,7 +44,15 @@ def check(argv: list[str]) -> DictConfig | None:
         or given.config_name
     ):
         return None
-    errors, cfg = examine(given.overrides)
+    try:
+        errors, cfg = examine(given.overrides)
+    except ValueError as error:  # of FACET_PACKAGES
+        errors, cfg = [str(error)], None
+    if given.config_dir:
+        errors.append(
+            f"--config-dir={given.config_dir}: jobs of a sweep and replays would not see it. Put the options into the "
+            f"folder conf of a package of yours and name the package in the environment variable {PACKAGES}."
+        )
     if errors:
         lines = "\n".join(f"  {error}" for error in errors)
         many = f"{len(errors)} errors" if len(errors) > 1 else "error"
@@ -115,7 +124,7 @@ def _hydra() -> Any:
 
 def _is_group(override: Override) -> bool:
     key = override.key_or_group
-    return key.startswith("hydra/") or (CONF / key).is_dir()
+    return key.startswith("hydra/") or any((root / key).is_dir() for root in roots())
 
 
 def _options(group: str) -> list[str]:
@@ -147,7 +156,8 @@ def _is_nested_option(group: str, value: str) -> bool:
 
 
 def _no_option(group: str, value: str, options: list[str]) -> str:
-    nested = [f"{p.parent.name}/{p.stem}" for p in (CONF / group).glob("*/*.yaml") if p.parent.name != "parts"]
+    files = [p for root in roots() for p in (root / group).glob("*/*.yaml")]
+    nested = [f"{p.parent.name}/{p.stem}" for p in files if p.parent.name != "parts"]
     words = [o for o in [*options, *nested] if o != "parts"]
     return f"{group}={value}: no such option{schema.nearest(value, words)}; there are {', '.join(sorted(words))}."
 
@@ -184,7 +194,7 @@ def _nearest_key(key: str, known: DictConfig) -> str:
 
 
 def _groups() -> list[str]:
-    return [p.name for p in CONF.iterdir() if p.is_dir()]
+    return [p.name for root in roots() for p in root.iterdir() if p.is_dir()]
 
 
 def _paths(node: DictConfig, prefix: str = "") -> Iterator[str]:

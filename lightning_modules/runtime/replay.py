@@ -7,28 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
-from lightning_modules.runtime import provenance, schema
+from lightning_modules.runtime import foreign, provenance
 
 CURVE = "train/loss"
 console = Console(stderr=True)
 
 
-def replay(run_id: str, *, uri: str, runs: Path, cache: Path) -> int:
-    """Run `run_id` again under `runs`/replay/; the exit code: 0 when the curves are bitwise the same, else 1.
+def replay(run_id: str, *, here: DictConfig) -> int:
+    """Run `run_id` again under paths.runs/replay/; the exit code: 0 when the curves are bitwise the same, else 1.
 
-    Raises ValueError for an unknown run, one whose config names code that is not of this project or its libraries,
-    and one on other data. Another commit or other packages are told and the replay goes on.
+    here: the config of this machine: where runs, cache and the tracking server are.
+    Raises ValueError for an unknown run, one whose config calls what it may not or writes elsewhere (`foreign`), and
+    one on other data. Another commit or other packages are told and the replay goes on.
     """
     from lightning_modules.runtime.run import run
 
-    client = MlflowClient(uri)
+    client = MlflowClient(here.logger.tracking_uri)
     original = get_run(client, run_id)
-    folder = runs / "replay" / original.info.run_id
-    cfg = config_of(client, original.info.run_id, folder=folder, cache=cache)
-    refuse_foreign_code(cfg)
+    folder = Path(here.paths.runs) / "replay" / original.info.run_id
+    cfg = foreign.config_of(client, original.info.run_id, folder=folder, here=here)
     differences = drift(original.data.tags)
     for line in differences:
         console.print(f"[yellow]differs[/yellow]: {line}")
@@ -49,29 +49,6 @@ def get_run(client: MlflowClient, run_id: str) -> Any:
         return client.get_run(run_id)
     except MlflowException as error:
         raise ValueError(f"replay={run_id}: the tracking server knows no such run ({error.message}).") from None
-
-
-def config_of(client: MlflowClient, run_id: str, *, folder: Path, cache: Path) -> DictConfig:
-    """The resolved config of a run, with its folders moved to this machine's."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        text = Path(client.download_artifacts(run_id, "config.yaml")).read_text()
-    except (MlflowException, OSError) as error:
-        raise ValueError(f"run {run_id} has no config.yaml among its artifacts, so it cannot be replayed.") from error
-    old = OmegaConf.create(text).paths
-    moved = text.replace(old.run, str(folder)).replace(old.cache, str(cache))
-    return OmegaConf.create(moved)
-
-
-def refuse_foreign_code(cfg: DictConfig) -> None:
-    found = [
-        schema.untrusted(path, node["_target_"])
-        for path, node in schema.nodes(cfg)
-        if "_target_" in node and not schema.trusted(node["_target_"])
-    ]
-    if found:
-        raise ValueError(" ".join(found))
 
 
 def drift(tags: dict[str, str]) -> list[str]:

@@ -5,7 +5,6 @@ without one are checked against the functions named in `PLAIN`.
 """
 
 import contextlib
-import difflib
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, get_type_hints
@@ -16,10 +15,9 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lightning_modules.common.bounds import Whole
-from lightning_modules.runtime import system
+from lightning_modules.common.choices import nearest
+from lightning_modules.runtime import system, trust
 
-# Code that a config may name. A replay runs a config that somebody else wrote: nothing else is ever called.
-TRUSTED = ("lightning_modules.", "datamodules.", "torch.", "transformers.", "pytorch_lightning.")
 CUTOFF = 0.8
 
 
@@ -71,14 +69,13 @@ GIVEN = {
 
 
 def problems(cfg: DictConfig) -> list[str]:
-    """Every problem of types, ranges, unknown and missing keys, one line each, in the order of the config."""
-    found: list[str] = []
+    """Every problem of names, types, ranges, unknown and missing keys, one line each, in the order of the config."""
+    found = trust.refusals({key: trust.child(cfg, key) for key in cfg if key != "hydra"})
     plain = {path: function() for path, function in PLAIN.items()} | system.checks_of(cfg).PLAIN
     for path, node in nodes(cfg):
         target = node.get("_target_") if path else None
         if target is not None and target != "builtins.dict":
-            if not trusted(target):
-                found.append(untrusted(path, target))
+            if not trust.target_allowed(target):
                 continue
             try:
                 function = get_object(target)
@@ -93,15 +90,6 @@ def problems(cfg: DictConfig) -> list[str]:
             continue
         found += _arguments(path=path, node=node, function=function)
     return list(dict.fromkeys(found))
-
-
-def trusted(target: Any) -> bool:
-    return isinstance(target, str) and (target.startswith(TRUSTED) or target == "builtins.dict")
-
-
-def untrusted(path: str, target: Any) -> str:
-    names = ", ".join(name.rstrip(".") for name in TRUSTED)
-    return f"{path}._target_ is {target!r}; a config may only name code of {names}."
 
 
 def nodes(cfg: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -134,6 +122,9 @@ def _arguments(*, path: str, node: DictConfig, function: Callable[..., Any]) -> 
                 found.append(f"{full}: {target_name(function)} takes no {key!r}{nearest(key, expected)}.")
         else:
             found += _value(full=full, node=node, key=key, hint=hints.get(key, Any))
+    if node.get("_partial_") or "_args_" in node:
+        # The rest is given by who calls it, or by position.
+        return found
     keys = list(node)  # `in` says no for a key that is ???
     for name, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind in (
@@ -205,9 +196,3 @@ def target_name(function: Callable[..., Any]) -> str:
     if function.__qualname__ == "Trainer.__init__":
         return "pytorch_lightning.Trainer"
     return f"{function.__module__}.{function.__qualname__}"
-
-
-def nearest(word: str, words: list[str]) -> str:
-    """`; the nearest is 'x'`, or '' when nothing is near."""
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    return f"; the nearest is {near[0]!r}" if near else ""

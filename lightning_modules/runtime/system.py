@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from omegaconf import DictConfig
 
+from lightning_modules.runtime import trust
+
 
 class Checks(Protocol):
     CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...]
@@ -25,9 +27,9 @@ class Nothing:
 
 
 def checks_of(cfg: DictConfig) -> Any:
-    """The checks of the config's system; of a config that names none, none."""
+    """The checks of the config's system; none of a config that names none, or a module that it may not (`trust`)."""
     name = cfg.get("checks")
-    if not name:
+    if not trust.checks_allowed(name):
         return Nothing
     found: ModuleType = importlib.import_module(name)
     return found

@@ -78,14 +78,16 @@ def load_vlm(
             f"model.path={path}: no config.json there. Expected a folder written by save_pretrained; a hub name needs "
             "model.local_files_only=false."
         )
-    given = dict(local_files_only=local_files_only)
+    given = dict(local_files_only=local_files_only, trust_remote_code=False)
     config = AutoConfig.from_pretrained(path, **given)
     if type(config) not in AutoModelForImageTextToText._model_mapping:
         raise ValueError(
             f"model.path={path} is a {config.model_type} model, which takes no images; expected an image-text-to-text "
             "model such as llava, idefics3, smolvlm or qwen2_vl."
         )
-    net = AutoModelForImageTextToText.from_pretrained(path, attn_implementation=attention, dtype=torch.float32, **given)
+    net = AutoModelForImageTextToText.from_pretrained(
+        path, attn_implementation=attention, dtype=torch.float32, use_safetensors=True, **given
+    )
     processor = AutoProcessor.from_pretrained(path, **given)
     if not hasattr(processor, "image_processor"):
         raise ValueError(

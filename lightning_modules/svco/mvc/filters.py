@@ -94,8 +94,9 @@ class ModelSimilarity:
     def _parts(self) -> tuple[Any, Any]:
         from transformers import AutoImageProcessor, AutoModel
 
-        model = AutoModel.from_pretrained(self.path, local_files_only=True).eval()
-        return model, AutoImageProcessor.from_pretrained(self.path, local_files_only=True)
+        given = dict(local_files_only=True, trust_remote_code=False)
+        model = AutoModel.from_pretrained(self.path, use_safetensors=True, **given).eval()
+        return model, AutoImageProcessor.from_pretrained(self.path, **given)
 
     @torch.no_grad()
     def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:

@@ -74,8 +74,9 @@ class LanguageModel:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.path, self.longest = path, longest
-        self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        self.model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True).eval()
+        given = dict(local_files_only=True, trust_remote_code=False)
+        self.tokenizer = AutoTokenizer.from_pretrained(path, **given)
+        self.model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **given).eval()
 
     def description(self) -> dict[str, Any]:
         from lightning_modules.common.files import sha256

@@ -1,0 +1,115 @@
+"""The config of a run as a tracking server keeps it: somebody else may have written it, so it is checked before it is used.
+
+It is resolved and plain, names what `trust` allows, and writes below the folders of this machine or not at all.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_modules.runtime import schema, trust
+
+# Arguments of what a config may call that say where it writes.
+WRITES = ("folder", "dirpath", "cache", "cache_dir", "downloads", "default_root_dir")
+# Class -> {argument of an older version: its name now, None where it went}.
+ARGUMENTS: dict[str, dict[str, str | None]] = {}
+
+
+def stored(client: MlflowClient, run_id: str) -> dict[str, Any]:
+    """config.yaml of a run. ValueError where there is none, or it is not what a run writes there."""
+    from mlflow.exceptions import MlflowException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        text = Path(client.download_artifacts(run_id, "config.yaml")).read_text()
+    except (MlflowException, OSError) as error:
+        raise ValueError(f"run {run_id} has no config.yaml among its artifacts, so it cannot be replayed.") from error
+    try:
+        plain = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ValueError(f"config.yaml of run {run_id} is no config: {' '.join(str(error).split())[:300]}") from None
+    if not isinstance(plain, dict) or not isinstance(plain.get("paths"), dict):
+        raise ValueError(f"config.yaml of run {run_id} is no config of a run: it has no `paths`.")
+    for path, _, value in leaves(plain):
+        # Of the environment or the files of this machine, such as ${oc.env:TOKEN}, or an object that YAML can make.
+        if (isinstance(value, str) and "${" in value) or not isinstance(value, str | int | float | None):
+            raise ValueError(f"config.yaml of run {run_id}: {path} is {value!r}; expected a plain value.")
+    return plain
+
+
+def config_of(client: MlflowClient, run_id: str, *, folder: Path, here: DictConfig) -> DictConfig:
+    """The config of a run for this machine: it runs in `folder`, and cache and tracking server are those of `here`.
+
+    Raises ValueError naming every key by which it would call, write or reach what it may not, and every argument that
+    no longer exists.
+    """
+    plain = moved(stored(client, run_id))
+    places = {"run": str(folder), **{name: str(here.paths[name]) for name in ("cache", "runs", "tracking")}}
+    then = {name: path for name, path in plain["paths"].items() if name in ("run", "cache") and isinstance(path, str)}
+    plain = with_places(plain, {then[name]: places[name] for name in then}, uri=here.logger.tracking_uri)
+    plain |= {"paths": places, "logger": OmegaConf.to_container(here.logger, resolve=True)}
+    found = trust.refusals(plain) + list(escapes(plain, below=(places["run"], places["cache"])))
+    if found:
+        raise ValueError(" ".join(found))
+    cfg = OmegaConf.create(plain)
+    if found := schema.problems(cfg):
+        raise ValueError(" ".join(found))
+    return cfg
+
+
+def leaves(node: Any, path: str = "", key: str = "") -> Iterator[tuple[str, str, Any]]:
+    """(dotted path, last key, value) of all that is no container, in lists too."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from leaves(value, f"{path}.{name}" if path else str(name), str(name))
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from leaves(value, f"{path}[{number}]", key)
+    else:
+        yield path, key, node
+
+
+def moved(node: Any) -> Any:
+    """Classes by the places where they stand now: one of ours that is known by its last name alone; arguments likewise."""
+    if isinstance(node, list):
+        return [moved(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    target = node.get("_target_")
+    if isinstance(target, str) and target.startswith(trust.OURS) and target not in trust.names():
+        last = target.rpartition(".")[2]
+        now = [n for n in trust.names() if n.startswith(trust.OURS) and n.rpartition(".")[2] == last]
+        target = now[0] if len(now) == 1 else target
+        node = {**node, "_target_": target}
+    names = ARGUMENTS.get(str(target), {})
+    return {name: moved(value) for key, value in node.items() if (name := names.get(key, key)) is not None}
+
+
+def with_places(node: Any, places: dict[str, str], *, uri: str, key: str = "") -> Any:
+    """Paths at or below a key of `places` moved to its value; a `tracking_uri` anywhere is `uri`."""
+    if isinstance(node, dict):
+        return {name: with_places(value, places, uri=uri, key=name) for name, value in node.items()}
+    if isinstance(node, list):
+        return [with_places(value, places, uri=uri, key=key) for value in node]
+    if key == "tracking_uri" and node is not None:
+        return uri
+    for then, now in places.items():
+        if isinstance(node, str) and (node == then or node.startswith(f"{then}/")):
+            return now + node[len(then) :]
+    return node
+
+
+def escapes(plain: dict[str, Any], *, below: tuple[str, ...]) -> Iterator[str]:
+    """Keys that say where something is written and name a place that is not below one of `below`."""
+    for path, key, value in leaves(plain):
+        if value is None or path.startswith("paths."):
+            continue
+        if key in WRITES and not any(Path(os.path.abspath(str(value))).is_relative_to(place) for place in below):
+            yield f"{path} is {value!r}; a replay writes below {' and '.join(below)} only."
+        if key == "filename" and (os.path.isabs(str(value)) or ".." in str(value).split("/")):
+            yield f"{path} is {value!r}; expected the name of a file."
