@@ -8,8 +8,8 @@ from typing import Annotated, Literal, NamedTuple
 from annotated_types import Gt, MinLen
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from lightning_modules.common.choices import nearest
 from lightning_modules.runtime.config import digest
-from lightning_modules.runtime.schema import nearest
 
 SYSTEMS = ("moe", "prompt", "transfer", "svco")
 Text = Annotated[str, MinLen(1)]

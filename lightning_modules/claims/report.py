@@ -24,9 +24,9 @@ from lightning_modules.claims.evidence import Row, finished, rows
 from lightning_modules.claims.pictures import Gallery
 from lightning_modules.claims.table import load_all
 from lightning_modules.claims.views import as_json, title, view
+from lightning_modules.common.choices import nearest
 from lightning_modules.common.files import write_atomically
 from lightning_modules.runtime.provenance import machine
-from lightning_modules.runtime.schema import nearest
 from lightning_modules.runtime.sweep import PROJECT
 
 RESULTS = PROJECT / "docs" / "results"

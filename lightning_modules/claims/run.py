@@ -21,7 +21,7 @@ from threading import Lock
 
 from lightning_modules.claims.claim import SYSTEMS, Claim, Job, jobs
 from lightning_modules.claims.table import load_all
-from lightning_modules.runtime.schema import nearest
+from lightning_modules.common.choices import nearest
 from lightning_modules.runtime.sweep import PROJECT, environment, why
 
 RUNS = PROJECT / "runs"

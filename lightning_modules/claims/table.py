@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from lightning_modules.claims.claim import SYSTEMS, Claim, Strict, Text
-from lightning_modules.runtime.schema import nearest
+from lightning_modules.common.choices import nearest
 
 TABLES = Path(__file__).parent / "tables"
 

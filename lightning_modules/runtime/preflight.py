@@ -21,6 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lightning_modules.common.choices import nearest
 from lightning_modules.runtime import compatibility, schema
 from lightning_modules.runtime.config import roots
 from lightning_modules.runtime.trust import CONF, PACKAGES
@@ -159,7 +160,7 @@ def _no_option(group: str, value: str, options: list[str]) -> str:
     files = [p for root in roots() for p in (root / group).glob("*/*.yaml")]
     nested = [f"{p.parent.name}/{p.stem}" for p in files if p.parent.name != "parts"]
     words = [o for o in [*options, *nested] if o != "parts"]
-    return f"{group}={value}: no such option{schema.nearest(value, words)}; there are {', '.join(sorted(words))}."
+    return f"{group}={value}: no such option{nearest(value, words)}; there are {', '.join(sorted(words))}."
 
 
 def _compose_strings(texts: list[str], errors: list[str]) -> DictConfig | None:
