@@ -1,10 +1,8 @@
 """The LightningModule of prompt and adapter tuning: a frozen backbone, a tuner, cross-entropy over label words."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +12,7 @@ from lightning_modules.common.optimizer import warm_up_and_cosine
 from lightning_modules.prompt.backbone import Backbone, Batch
 from lightning_modules.prompt.prompt_file import NAME, PromptFile
 from lightning_modules.prompt.tuners import FullFineTuning, SoftPrompt, Tuner, count
+from lightning_modules.training.trained import SavesWhatTrains, save_weights
 
 ADAPTER = "adapter.safetensors"
 
@@ -22,7 +21,7 @@ class BackboneSpec(Protocol):
     def load(self) -> Backbone: ...
 
 
-class PromptTuning(pl.LightningModule):
+class PromptTuning(SavesWhatTrains):
     """Cross-entropy over the classes' scores (Lester et al. 2021; section 2.2 of Wang et al.).
 
     Only the tuner's parameters train and are saved. The backbone's weights are hashed before and after: a run that
@@ -33,6 +32,8 @@ class PromptTuning(pl.LightningModule):
         tuner: what trains; `attach`ed here.
         lr, warmup_steps, min_lr_ratio, weight_decay: of AdamW.
     """
+
+    decided_by = "tuner or backbone"
 
     def __init__(
         self,
@@ -50,7 +51,6 @@ class PromptTuning(pl.LightningModule):
         tuner.attach(self.backbone)
         self.settings = {"warmup_steps": warmup_steps, "min_lr_ratio": min_lr_ratio}
         self.lr, self.weight_decay = lr, weight_decay
-        self.strict_loading = False
 
     def trained(self) -> dict[str, nn.Parameter]:
         return self.tuner.trained(self.backbone)
@@ -89,20 +89,6 @@ class PromptTuning(pl.LightningModule):
         scheduler = warm_up_and_cosine(optimizer, total_steps=steps, **self.settings)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """What trains, and nothing of a frozen backbone."""
-        kept = {id(p) for p in self.trained().values()}
-        whole = {n for n, p in self.named_parameters(remove_duplicate=False) if id(p) in kept}
-        return {n: v for n, v in super().state_dict(*args, **kwargs).items() if n in whole}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        missing = set(self.state_dict()) ^ set(state_dict)
-        if missing:
-            raise ValueError(
-                f"checkpoint of another tuner: {', '.join(sorted(missing)[:4])} differ; start with fresh=true."
-            )
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
-
     def on_fit_end(self) -> None:
         self.check_frozen()
 
@@ -135,10 +121,7 @@ class PromptTuning(pl.LightningModule):
         """prompt.safetensors; for a tuner without a prompt adapter.safetensors, all that it trained."""
         if self.tuner.prompt() is not None:
             return self.prompt_file(datamodule).save(folder / NAME)
-        from safetensors.torch import save_file
-
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({n: p.detach().cpu().contiguous().clone() for n, p in self.trained().items()}, folder / ADAPTER)
+        save_weights(self.trained(), folder / ADAPTER)
         return folder
 
     @torch.no_grad()

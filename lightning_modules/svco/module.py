@@ -4,7 +4,6 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -14,11 +13,12 @@ from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.models import VLM, count_parameters, export
 from lightning_modules.svco.scores import pair_scores, response_tokens
+from lightning_modules.training.trained import SavesWhatTrains
 
 CHOICE = ("ww", "wl", "lw", "ll")
 
 
-class SVCO(pl.LightningModule):
+class SVCO(SavesWhatTrains):
     """S-VCO, or one of its peers: what differs is the objective.
 
     Args:
@@ -27,6 +27,8 @@ class SVCO(pl.LightningModule):
             `live` they are computed in every step, by a frozen copy or, with LoRA, by the model without its adapters.
         optimizer: plain arguments of `adamw_with_schedule`.
     """
+
+    decided_by = "model.freeze_vision or model.lora_rank"
 
     def __init__(self, *, model: VLM, objective: Objective, optimizer: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -109,22 +111,6 @@ class SVCO(pl.LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         right_B = paired_right(pair_scores(self.vlm, batch.pairs, CHOICE)).float()
         self.log(names.TEST_PAIRED, right_B.mean(), batch_size=len(batch.pairs), sync_dist=True)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Frozen weights are not saved twice: they come with the base model."""
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-
-    def load_state_dict(self, state_dict: dict[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
-        """Into the trained weights; strict about those."""
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        missing = sorted(trained - set(state_dict))
-        if missing:
-            raise ValueError(
-                f"the checkpoint lacks {len(missing)} trained weights, {missing[0]} for one: it was written with other "
-                "model.freeze_vision or model.lora_rank. Restore them, or start anew with fresh=true."
-            )
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def count_parameters(self) -> dict[str, int]:
         return count_parameters(self.vlm.net)

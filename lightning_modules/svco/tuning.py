@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file
 
 from datamodules.scenes.datamodule import PairsDataModule, Source
 from lightning_modules.common import metric_names as names
@@ -14,7 +15,9 @@ from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.module import SVCO
 from lightning_modules.training.inner import inner_trainer, seeded
+from lightning_modules.training.trained import save_weights, trained
 
+TRAINED = "trained.safetensors"
 # Raised when the same settings train something else.
 VERSION = 1
 
@@ -50,7 +53,9 @@ def tuned(vlm: VLM, *, base: str, objective: Objective, lr: float, settings: Set
         key=key,
         make=lambda place: _train(place, copied, objective=objective, lr=lr, settings=settings),
     )
-    state = torch.load(folder / "trained.pt", weights_only=True)
+    # Arms that were kept before weights were safetensors are not trained again.
+    old = folder / "trained.pt"
+    state = torch.load(old, weights_only=True) if old.is_file() else load_file(folder / TRAINED)
     copied.load_state_dict(state, strict=False)
     return copied.eval(), json.loads((folder / "validation.json").read_text())
 
@@ -58,8 +63,7 @@ def tuned(vlm: VLM, *, base: str, objective: Objective, lr: float, settings: Set
 def _train(place: Path, vlm: VLM, *, objective: Objective, lr: float, settings: Settings) -> None:
     with seeded(settings.seed):
         metrics = fit(vlm, objective=objective, lr=lr, settings=settings)
-    trained = {name: p.detach().cpu() for name, p in vlm.named_parameters() if p.requires_grad}
-    torch.save(trained, place / "trained.pt")
+    save_weights(trained(vlm), place / TRAINED)
     (place / "validation.json").write_text(json.dumps(metrics, indent=1))
 
 

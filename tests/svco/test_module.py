@@ -74,7 +74,7 @@ def test_frozen_weights_do_not_move_and_are_not_saved(tmp_path):
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
     assert set(saved) == {n for n, p in module.named_parameters() if p.requires_grad}
-    with pytest.raises(ValueError, match=r"lacks \d+ trained weights.*model.freeze_vision"):
+    with pytest.raises(ValueError, match=r"other trained weights \(1 differ.*model.freeze_vision"):
         module.load_state_dict(dict(list(saved.items())[1:]))
 
 
@@ -158,9 +158,9 @@ def test_whole_runs_and_the_export(tmp_path):
 def test_a_study_trains_nothing_twice(tmp_path):
     code, text = main(tmp_path, "experiment=svco/ablate", *STUDY.split())
     assert code == 0, text
-    made = sorted(p.name for p in tmp_path.glob("cache/svco/tuned/*/trained.pt"))
-    times = {p: p.stat().st_mtime_ns for p in tmp_path.glob("cache/svco/tuned/*/trained.pt")}
+    made = sorted(p.name for p in tmp_path.glob("cache/svco/tuned/*/trained.safetensors"))
+    times = {p: p.stat().st_mtime_ns for p in tmp_path.glob("cache/svco/tuned/*/trained.safetensors")}
     assert len(made) == 4
     code, text = main(tmp_path, "experiment=svco/ablate", *STUDY.split(), "fresh=true")
     assert code == 0, text
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("cache/svco/tuned/*/trained.pt")} == times
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("cache/svco/tuned/*/trained.safetensors")} == times
