@@ -11,6 +11,14 @@ from tests.reach import starts_processes
 torch.set_num_threads(1)
 
 
+@pytest.fixture
+def eight_gpus(monkeypatch):
+    """A node of eight GPUs without bfloat16, as far as preflight looks."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: False)
+
+
 def pytest_collection_modifyitems(items):
     """`make test-fast` leaves out what starts processes: each of them imports torch and Lightning anew."""
     for item in items:

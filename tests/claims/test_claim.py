@@ -114,7 +114,7 @@ ARMS = sorted({job.overrides for scale, series in SERIES for job in jobs(EVERY.v
 
 
 @pytest.mark.parametrize("overrides", ARMS, ids=" ".join)
-def test_every_arm_of_this_project_composes(overrides):
+def test_every_arm_of_this_project_composes(overrides, eight_gpus):
     """Its overrides name keys that are there, and it runs under a name of its own."""
     config.register_resolvers(project=PROJECT)
     errors, cfg = preflight.examine([*overrides, "seed=11"])

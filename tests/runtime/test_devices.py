@@ -17,13 +17,6 @@ def said(*overrides):
     return preflight.examine(["debug=smoke", *overrides])[0]
 
 
-@pytest.fixture
-def eight_gpus(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: False)
-
-
 @pytest.mark.parametrize("name", TRAINERS)
 def test_every_trainer_goes_through_preflight_where_its_devices_are(name, eight_gpus):
     assert said(f"trainer={name}", "data.micro_batch=4", "data.global_batch=32") == []
