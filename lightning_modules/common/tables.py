@@ -1,7 +1,7 @@
 """Tables of runs: mean and confidence interval over seeds, on the terminal and as Markdown."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.table import Table
@@ -28,6 +28,17 @@ def mean_ci(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
         return Estimate(float(array.mean()), float("nan"), len(array))
     spread = array.std(ddof=1) / np.sqrt(len(array))
     return Estimate(float(array.mean()), float(stats.t.ppf(0.5 + confidence / 2, len(array) - 1) * spread), len(array))
+
+
+def by_seeds(
+    groups: Mapping[str, Sequence[Mapping[str, Any]]], shown: Mapping[str, str]
+) -> tuple[list[str], list[list[Any]]]:
+    """(columns, rows): a row for every setting, its runs' `metrics` as mean and interval; `shown`: metric -> heading."""
+    rows = [
+        [name, len(runs), *(mean_ci([r["metrics"][m] for r in runs if m in r["metrics"]]) for m in shown)]
+        for name, runs in groups.items()
+    ]
+    return ["setting", "seeds", *shown.values()], rows
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -13,7 +13,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from lightning_modules.common.tables import markdown, mean_ci, terminal
+from lightning_modules.common.tables import by_seeds, markdown, terminal
 from lightning_modules.moe import figures as draw
 from lightning_modules.moe.specialization import selection_share_DLE
 from lightning_modules.runtime.identity import by_setting
@@ -53,10 +53,7 @@ def compare(folder: Path, out: Path) -> tuple[list[str], list[list[Any]]]:
     runs = load(folder)
     # Backwards, so that the micro-batch scope is the one that others are compared with.
     groups = dict(sorted(by_setting(runs).items(), reverse=True))
-    columns = ["setting", "seeds", *COLUMNS.values()]
-    rows = [
-        [name, len(runs), *(mean_ci([r["metrics"][m] for r in runs]) for m in COLUMNS)] for name, runs in groups.items()
-    ]
+    columns, rows = by_seeds(groups, COLUMNS)
     first = {name: shares(runs[0]) for name, runs in groups.items()}
     domains = next(iter(first.values()))[1]
     draw.compare_heatmaps(runs={n: s for n, (s, _) in first.items()}, domains=domains).savefig(out / "heatmaps.png")

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lightning_modules.common.style import COLOURS, panels
-from lightning_modules.common.tables import markdown, mean_ci
+from lightning_modules.common.tables import by_seeds, markdown, mean_ci
 from lightning_modules.runtime.identity import by_setting
 
 
@@ -38,12 +38,8 @@ def write(sweep: Path, *, objective: str, shown: Sequence[str] = ()) -> list[Pat
     done = [entry for entry in entries if "metrics" in entry]
     groups = by_setting(done)
     columns = [name for name in dict.fromkeys((objective, *shown)) if any(name in e["metrics"] for e in done)]
-    rows = [
-        [name, len(runs), *(str(mean_ci([r["metrics"][c] for r in runs if c in r["metrics"]])) for c in columns)]
-        for name, runs in groups.items()
-    ]
     text = f"# {sweep.name}: {len(done)} of {len(entries)} jobs done\n\nMean ± 95% interval over seeds.\n\n"
-    text += markdown(["setting", "seeds", *columns], rows)
+    text += markdown(*by_seeds(groups, {name: name for name in columns}))
     if lost := [entry for entry in entries if entry["status"] != "done"]:
         text += "\n## Not done\n\n"
         text += markdown(
