@@ -88,8 +88,11 @@ def test_a_circle_is_found():
 
 
 def definitions(tree):
+    """Functions, classes, and attributes that are set."""
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    return {n.name for n in ast.walk(tree) if isinstance(n, kinds)}
+    nodes = list(ast.walk(tree))
+    attributes = {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
+    return {n.name for n in nodes if isinstance(n, kinds)} | attributes
 
 
 def private(name):
@@ -97,7 +100,7 @@ def private(name):
 
 
 def trespasses(trees):
-    """`module: name` for each private function, method or class of the project that another file uses."""
+    """`module: name` for each private function, class or attribute of the project that another file uses."""
     own = {module: definitions(tree) for module, tree in trees.items()}
     # A NamedTuple's own methods are named like that too.
     everybodys = {n for names in own.values() for n in names if private(n)} - {"_replace", "_asdict"}
@@ -118,6 +121,7 @@ def test_nobody_uses_what_another_file_keeps_to_itself():
 
 
 @pytest.mark.parametrize("line", ["from lightning_modules.a import _hidden", "x.y._hidden()"])
-def test_a_trespass_is_found(line):
-    trees = {"lightning_modules.a": ast.parse("def _hidden(): ..."), "lightning_modules.b": ast.parse(line)}
+@pytest.mark.parametrize("own", ["def _hidden(): ...", "self._hidden = 1"])
+def test_a_trespass_is_found(own, line):
+    trees = {"lightning_modules.a": ast.parse(own), "lightning_modules.b": ast.parse(line)}
     assert trespasses(trees) == ["lightning_modules.b: _hidden"]

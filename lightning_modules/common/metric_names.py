@@ -4,11 +4,7 @@ TRAIN_LOSS = "train/loss"
 TRAIN_CE = "train/ce"
 TRAIN_ACCURACY = "train/accuracy"
 TRAIN_TOKENS_PER_SECOND = "train/tokens_per_s"
-TRAIN_LR = "train/lr"
-TRAIN_GRAD_NORM = "train/grad_norm"
 
-VAL_LOSS = "val/ce"
-VAL_PPL = "val/ppl"
 
 MOE_LBL = "moe/lbl"
 MOE_LBL_SEQUENCE = "moe/lbl_sequence"
@@ -21,8 +17,6 @@ MOE_MAXVIO_GLOBAL = "moe/maxvio_global"
 MOE_ROUTING_ENTROPY = "moe/routing_entropy"
 MOE_DEAD_EXPERTS = "moe/dead_experts"
 MOE_TOPK_SCORE_SUM = "moe/topk_score_sum"
-
-RUNTIME_GPU_MEMORY = "runtime/peak_memory_mb"
 
 
 def per_domain(name: str, domain: str) -> str:
