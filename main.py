@@ -21,12 +21,17 @@ def main(cfg: DictConfig) -> float | None:
         from lightning_modules.runtime import sweep
 
         return sweep.job(cfg)
-    from lightning_modules.runtime import errors
+    from lightning_modules.runtime import errors, identity
     from lightning_modules.runtime.run import Preempted, run
 
     hydra_config = HydraConfig.get()
     try:
-        result = run(cfg, folder=Path(hydra_config.runtime.output_dir), overrides=list(hydra_config.overrides.task))
+        result = run(
+            cfg,
+            folder=Path(hydra_config.runtime.output_dir),
+            overrides=list(hydra_config.overrides.task),
+            options=identity.options(hydra_config.runtime.choices),
+        )
     except Preempted as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.code)

@@ -15,7 +15,6 @@ from lightning_modules.runtime.devices import processes
 
 def balance(
     *,
-    scope: str,
     weight: Weight,
     block: Count | None,
     micro_weight: Weight,
@@ -57,7 +56,7 @@ def shape_fits(cfg: DictConfig) -> Iterator[str]:
 
 
 def bias_has_a_router(cfg: DictConfig) -> Iterator[str]:
-    if cfg.balance.scope == "aux_free" and cfg.model.family != "deepseek_v3" and cfg.model.pretrained is None:
+    if cfg.callbacks.get("aux_free_bias") and cfg.model.family != "deepseek_v3" and cfg.model.pretrained is None:
         yield (
             f"balance=aux_free needs routers with a correction bias, which model.family={cfg.model.family} has not; "
             "the nearest is model.family=deepseek_v3."

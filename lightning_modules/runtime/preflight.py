@@ -180,7 +180,14 @@ def _unknown(override: Override, known: DictConfig) -> str | None:
     if override.is_add():
         top = key.partition(".")[0]
         return None if top in known else f"+{key}: there is no {top!r} to add to{_nearest_key(top, known)}."
-    return None if exists else f"{key}: no such key{_nearest_key(key, known)}."
+    if exists:
+        return None
+    group = key.partition(".")[0]
+    # `balance.scope=micro` asks for an option of the group.
+    for value in _alternatives(override):
+        if (CONF / group).is_dir() and value in _options(group):
+            return f"{key}: no such key; the nearest is '{group}={value}'."
+    return f"{key}: no such key{_nearest_key(key, known)}."
 
 
 def _nearest_key(key: str, known: DictConfig) -> str:
@@ -191,7 +198,11 @@ def _nearest_key(key: str, known: DictConfig) -> str:
         by_name = {path.rpartition(".")[2]: path for path in reversed(paths)}
         near = [by_name[n] for n in difflib.get_close_matches(last, list(by_name), n=1, cutoff=schema.CUTOFF)]
     groups = [] if "." in key else difflib.get_close_matches(key, _groups(), n=1, cutoff=0.6)
-    return f"; the nearest is {(groups or near)[0]!r}" if groups or near else ""
+    if groups or near:
+        return f"; the nearest is {(groups or near)[0]!r}"
+    parent = key.rpartition(".")[0]
+    beside = [path.rpartition(".")[2] for path in paths if parent and path.rpartition(".")[0] == parent]
+    return f"; {parent} has {', '.join(beside)}" if beside else ""
 
 
 def _groups() -> list[str]:

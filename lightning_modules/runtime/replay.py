@@ -36,7 +36,9 @@ def replay(run_id: str, *, here: DictConfig) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     cfg.fresh = True
     cfg.run_name = f"replay of {original.info.run_name}"
-    result = run(cfg, folder=folder, overrides=[f"replay={run_id}"], tags={"replay_of": original.info.run_id})
+    options = {name: value for name, value in original.data.params.items() if "." not in name and name != "seed"}
+    tags = {"replay_of": original.info.run_id}
+    result = run(cfg, folder=folder, overrides=[f"replay={run_id}"], tags=tags, options=options)
     return report(client, original.info.run_id, result["run_id"], differences)
 
 

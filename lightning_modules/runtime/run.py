@@ -26,18 +26,26 @@ def say(text: str) -> None:
     Console(stderr=True).print(text, soft_wrap=True)
 
 
-def run(cfg: DictConfig, *, folder: Path, overrides: list[str], tags: dict[str, str] | None = None) -> dict[str, Any]:
+def run(
+    cfg: DictConfig,
+    *,
+    folder: Path,
+    overrides: list[str],
+    tags: dict[str, str] | None = None,
+    options: dict[str, str] | None = None,
+) -> dict[str, Any]:
     """Instantiate, fit, test on the best checkpoint, draw, export; returns what result.json holds.
 
     A run directory with a result.json is done and is left as it is; one without goes on from its last checkpoint;
-    `fresh=true` starts anew in either case.
+    `fresh=true` starts anew in either case. options: group -> option that the config was composed of, for MLflow.
     """
     first = rank_zero_only.rank == 0
+    shown = tracking.Shown(overrides=overrides, tags=tags or {}, options=options or {})
     with console_log.kept(folder / "console.log") if first else contextlib.nullcontext():
-        return _run(cfg, folder=folder, overrides=overrides, tags=tags or {}, first=first)
+        return _run(cfg, folder=folder, shown=shown, first=first)
 
 
-def _run(cfg: DictConfig, *, folder: Path, overrides: list[str], tags: dict[str, str], first: bool) -> dict[str, Any]:
+def _run(cfg: DictConfig, *, folder: Path, shown: tracking.Shown, first: bool) -> dict[str, Any]:
     if (folder / "result.json").is_file() and not cfg.fresh and first:
         say(f"Already done: {folder}/result.json (fresh=true runs it again).")
         return json.loads((folder / "result.json").read_text())
@@ -49,7 +57,7 @@ def _run(cfg: DictConfig, *, folder: Path, overrides: list[str], tags: dict[str,
     resume = newest_valid(folder / "checkpoints", say=say)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     work = instantiate(cfg.study) if cfg.study else (instantiate(cfg.data), instantiate(cfg.module))
-    tracker = tracking.open_tracker(cfg, folder=folder, overrides=overrides, tags=tags)
+    tracker = tracking.open_tracker(cfg, folder=folder, shown=shown)
     try:
         if cfg.study:
             result = _study(work, folder=folder, tracker=tracker)

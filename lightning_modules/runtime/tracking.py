@@ -6,7 +6,7 @@ import socket
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 from omegaconf import OmegaConf
@@ -161,11 +161,19 @@ def reap(delivery: Delivery, experiment: str) -> list[str]:
     return dead
 
 
-def open_tracker(cfg: Any, *, folder: Path, overrides: list[str], tags: dict[str, str]) -> Tracker | None:
+class Shown(NamedTuple):
+    """What MLflow shows of a run beside its config: overrides for its name, tags, and group -> option chosen."""
+
+    overrides: list[str]
+    tags: dict[str, str]
+    options: dict[str, str]
+
+
+def open_tracker(cfg: Any, *, folder: Path, shown: Shown) -> Tracker | None:
     """The tracker of `conf/logger` on rank 0; None for `logger=none` and on every other rank."""
     if cfg.logger is None or not cfg.logger.get("tracking_uri") or rank_zero_only.rank != 0:
         return None
-    tags = {"system": cfg.system_name, **tags}
+    tags = {"system": cfg.system_name, **shown.tags}
     if PARENT_RUN in os.environ:
         tags["mlflow.parentRunId"] = os.environ[PARENT_RUN]
     tracker = Tracker(
@@ -173,11 +181,11 @@ def open_tracker(cfg: Any, *, folder: Path, overrides: list[str], tags: dict[str
         folder=folder,
         uri=cfg.logger.tracking_uri,
         experiment=cfg.experiment_name,
-        name=cfg.run_name or run_name(overrides, cfg.seed),
+        name=cfg.run_name or run_name(shown.overrides, cfg.seed),
         artifact_location=cfg.logger.artifact_location,
     )
     resolved = OmegaConf.to_container(cfg, resolve=True)
-    tracker.params(short_params(resolved))
+    tracker.params(short_params(resolved) | shown.options)
     tracker.text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
     if not tracker.courier.away:
         reap(tracker.delivery, cfg.experiment_name)

@@ -18,7 +18,7 @@ from lightning_modules.common.choices import check_choice
 from lightning_modules.prompt.backbone import Backbone, Batch
 from lightning_modules.skill_neurons.hooks import hooked
 
-SCOPES = ("layer", "global")
+WITHIN = ("layer", "model")
 
 
 class Counts(NamedTuple):
@@ -151,19 +151,19 @@ def p_values_LF(pred_LF: Tensor, null_RLF: Tensor) -> Tensor:
     return (1 + null.shape[1] - below).float() / (1 + null.shape[1])
 
 
-def select(pred_LF: Tensor, *, share: float, scope: str = "layer") -> Tensor:
-    """Bool mask [L, F] of the top `share`, within each layer (the paper's) or over all; ties go to the lower number."""
-    check_choice("select.scope", scope, SCOPES)
-    flat = pred_LF if scope == "layer" else pred_LF.reshape(1, -1)
+def select(pred_LF: Tensor, *, share: float, rank_within: str = "layer") -> Tensor:
+    """Bool mask [L, F] of the top `share` of each `layer` (the paper's) or of the `model`; ties go to the lower number."""
+    check_choice("rank_within", rank_within, WITHIN)
+    flat = pred_LF if rank_within == "layer" else pred_LF.reshape(1, -1)
     count = round(share * flat.shape[1])
     order = flat.argsort(dim=1, descending=True, stable=True)[:, :count]
     return torch.zeros(flat.shape, dtype=torch.bool).scatter_(1, order, True).view_as(pred_LF)
 
 
-def tied_share(pred_LF: Tensor, mask_LF: Tensor, *, scope: str = "layer") -> float:
+def tied_share(pred_LF: Tensor, mask_LF: Tensor, *, rank_within: str = "layer") -> float:
     """Share of the selected neurons that tie with one left out: how far the choice rests on the tie-break."""
     tied = 0
-    pred, mask = (x if scope == "layer" else x.reshape(1, -1) for x in (pred_LF, mask_LF))
+    pred, mask = (x if rank_within == "layer" else x.reshape(1, -1) for x in (pred_LF, mask_LF))
     for pred_F, mask_F in zip(pred, mask, strict=True):
         if mask_F.any() and not mask_F.all():
             edge = pred_F[mask_F].min()

@@ -6,7 +6,7 @@ mean over `trials` prompts tuned from different seeds; the null permutes the val
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class PromptStudy:
 
     Args:
         tasks: names; None takes all of the source's. trials: prompts per task.
-        share: of neurons selected; scope: within each `layer` (the paper's) or `global`.
+        share: of neurons selected; rank_within: each `layer` (the paper's) or the whole `model`.
         balanced: balanced accuracy. permutations: labellings of the null.
         seed: trial t of this study is prompt seed 1000 x seed + t.
     """
@@ -39,14 +39,14 @@ class PromptStudy:
         tasks: Sequence[str] | None = None,
         trials: Count = 5,
         share: Share = 0.05,
-        scope: str = "layer",
+        rank_within: Literal["layer", "model"] = "layer",
         balanced: bool = False,
         permutations: Whole = 20,
         seed: Whole = 1,
     ) -> None:
         self.prompts, self.trials, self.seed = prompts, trials, seed
         self.tasks = list(tasks or prompts.source.names())
-        self.share, self.scope, self.balanced, self.permutations = share, scope, balanced, permutations
+        self.share, self.rank_within, self.balanced, self.permutations = share, rank_within, balanced, permutations
         self._found: dict[tuple[str, str], Tensor] = {}
 
     def prepare(self) -> None:
@@ -123,7 +123,8 @@ class PromptStudy:
 
     def skill_neurons(self, task: str, *, share: float | None = None) -> Tensor:
         """Bool mask [L, F] of the task's most predictive neurons."""
-        return sn.select(self.predictivity(task)[0], share=self.share if share is None else share, scope=self.scope)
+        share = self.share if share is None else share
+        return sn.select(self.predictivity(task)[0], share=share, rank_within=self.rank_within)
 
 
 @torch.no_grad()
@@ -217,7 +218,7 @@ class SkillNeurons(PromptStudy):
         rows, profile, tied = [], {}, {}
         for task, pred in preds.items():
             profile[task] = top_by_layer(pred[0], share=self.share).tolist()
-            chosen_L = sn.select(pred[0], share=self.share, scope="global").sum(1)
+            chosen_L = sn.select(pred[0], share=self.share, rank_within="model").sum(1)
             shares = (chosen_L / chosen_L.sum()).tolist()
             rows += [
                 {
@@ -228,7 +229,7 @@ class SkillNeurons(PromptStudy):
                 }
                 for layer, (top, share) in enumerate(zip(profile[task], shares, strict=True))
             ]
-            tied[task] = sn.tied_share(pred[0], self.skill_neurons(task), scope=self.scope)
+            tied[task] = sn.tied_share(pred[0], self.skill_neurons(task), rank_within=self.rank_within)
         desk.table("layers", rows, show=False)
         ties = [{"task": t, "share of skill neurons tied with one left out": share} for t, share in tied.items()]
         desk.table("ties", ties, show=False)

@@ -26,7 +26,7 @@ def window(padded: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     tokens = BLOCKS * MICRO * LENGTH
     weight = torch.randn(LAYERS, EXPERTS, WIDTH, generator=generator, dtype=torch.float64)
     inputs = torch.randn(STEPS, MAX_RANKS, tokens, WIDTH, generator=generator, dtype=torch.float64)
-    # Ranks and steps see different kinds of tokens, so that scopes differ plainly.
+    # Ranks and steps see different kinds of tokens, so that modes differ plainly.
     inputs = inputs + 2 * torch.randn(STEPS, MAX_RANKS, 1, WIDTH, generator=generator, dtype=torch.float64)
     valid = torch.ones(STEPS, MAX_RANKS, tokens, dtype=torch.bool)
     if padded:
@@ -76,14 +76,14 @@ def fake_trainer(rank, ranks, batches):
     )
 
 
-def one_rank(rank, ranks, scope, padded, steps):
+def one_rank(rank, ranks, mode, padded, steps):
     """Losses per step, the averaged gradient, and the collectives of one rank over one accumulation window."""
     weight, inputs, valid = window(padded)
     module = Router(weight)
     batches = [{"input_ids": inputs[a, rank], "attention_mask": valid[a, rank]} for a in range(steps)]
     trainer = fake_trainer(rank, ranks, batches)
     trainer.accumulate_grad_batches = steps
-    sync = ExpertFrequencySync(scope=scope)
+    sync = ExpertFrequencySync(mode=mode)
     sync.setup(trainer, module, "fit")
     losses, frequencies = [], []
     for step, batch in enumerate(batches):
@@ -129,7 +129,7 @@ def close(a, b):
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("padded", [False, True])
-def test_ranks_scope_equals_one_process(ranks, padded):
+def test_ranks_equal_one_process(ranks, padded):
     results = run_ranks(one_rank, ranks, "ranks", padded, 1)
     loss, gradient, counts = concatenated(ranks, 1, padded)
     close(mean_loss(results, 0), loss)
@@ -168,7 +168,7 @@ def test_buffer_is_the_prefix_formula_at_every_step(ranks, padded):
 
 
 def test_buffer_is_not_the_concatenated_batch():
-    """The trap that the two-pass scope is there for."""
+    """The trap that the mode `two_pass` is there for."""
     gradient = run_ranks(one_rank, 1, "buffer", False, STEPS)[0]["gradient"]
     expected = concatenated(1, STEPS, False)[1]
     assert (gradient - expected).norm() / expected.norm() > 0.01
@@ -188,7 +188,7 @@ def test_shuffle_deals_every_token_of_the_global_batch_once(ranks):
 
 
 def test_window_is_reset_by_the_optimizer_step_and_only_there():
-    module, sync = Router(window(False)[0]), ExpertFrequencySync(scope="buffer")
+    module, sync = Router(window(False)[0]), ExpertFrequencySync(mode="buffer")
     _, inputs, valid = window(False)
     trainer = fake_trainer(0, 1, [])
     sync.setup(trainer, module, "fit")
@@ -212,7 +212,7 @@ def test_window_is_reset_by_the_optimizer_step_and_only_there():
 
 
 def test_schedule_switches_the_scope_at_a_step():
-    module, sync = Router(window(False)[0]), ExpertFrequencySync(scope="ranks", from_step=3, until_step=5)
+    module, sync = Router(window(False)[0]), ExpertFrequencySync(mode="ranks", from_step=3, until_step=5)
     _, inputs, valid = window(False)
     trainer = fake_trainer(0, 1, [])
     sync.setup(trainer, module, "fit")
@@ -230,6 +230,6 @@ def test_teardown_leaves_no_hook():
     assert not module.expert_frequency._forward_hooks
 
 
-def test_unknown_scope():
-    with pytest.raises(ValueError, match="scope is 'everything'; expected one of ranks, buffer, two_pass, shuffle"):
-        ExpertFrequencySync(scope="everything")
+def test_unknown_mode():
+    with pytest.raises(ValueError, match="mode is 'everything'; expected one of ranks, buffer, two_pass, shuffle"):
+        ExpertFrequencySync(mode="everything")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_modules.moe.callbacks.aux_free_bias import AuxFreeBias
-from lightning_modules.moe.callbacks.expert_frequency_sync import SCOPES, ExpertFrequencySync
+from lightning_modules.moe.callbacks.expert_frequency_sync import MODES, ExpertFrequencySync
 from lightning_modules.moe.callbacks.held_out import HeldOutEvaluation
 from lightning_modules.moe.callbacks.routing_metrics import RoutingMetrics
 from lightning_modules.training.finite_loss import FiniteLoss
@@ -15,7 +15,7 @@ from tests.moe.toy import fit, tiny_model
 
 def balance(scope):
     return {"micro": [], "aux_free": [AuxFreeBias()]}.get(scope) or (
-        [ExpertFrequencySync(scope=scope)] if scope in SCOPES else []
+        [ExpertFrequencySync(mode=scope)] if scope in MODES else []
     )
 
 
@@ -24,7 +24,7 @@ def model(scope):
     return tiny_model("deepseek_v3" if scope == "aux_free" else "qwen3_moe", tie_embeddings=False)
 
 
-@pytest.mark.parametrize("scope", ["micro", *SCOPES, "aux_free"])
+@pytest.mark.parametrize("scope", ["micro", *MODES, "aux_free"])
 def test_the_losses_are_those_of_the_cpu(scope, tmp_path):
     settings = dict(steps=5, accumulate=2, weight=1.0)
     expected, _, _ = fit(callbacks=balance(scope), model=model(scope), **settings)

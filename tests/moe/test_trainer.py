@@ -25,19 +25,19 @@ def free_port():
         return s.getsockname()[1]
 
 
-def fit_on_ranks(rank, ranks, port, scope, accumulate):
+def fit_on_ranks(rank, ranks, port, mode, accumulate):
     torch.distributed.destroy_process_group()  # Lightning opens its own
-    result = fit_rank(rank, ranks, port, scope, accumulate)
+    result = fit_rank(rank, ranks, port, mode, accumulate)
     torch.distributed.destroy_process_group()
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port + 1}", rank=rank, world_size=ranks)
     return result
 
 
-@pytest.mark.parametrize(("scope", "accumulate"), [("ranks", 1), ("two_pass", 2)])
-def test_two_ranks_equal_one_rank_with_twice_the_micro_batches(scope, accumulate):
+@pytest.mark.parametrize(("mode", "accumulate"), [("ranks", 1), ("two_pass", 2)])
+def test_two_ranks_equal_one_rank_with_twice_the_micro_batches(mode, accumulate):
     """20 optimizer steps in float32 to 1e-6; one rank holds all 16 sequences, two hold 8 each."""
-    two = run_ranks(fit_on_ranks, 2, free_port(), scope, accumulate)
-    one = fit_rank(0, 1, 0, scope, accumulate)
+    two = run_ranks(fit_on_ranks, 2, free_port(), mode, accumulate)
+    one = fit_rank(0, 1, 0, mode, accumulate)
     assert len(one["loss"]) == 20 * accumulate
     mean_of_ranks = [sum(pair) / 2 for pair in zip(two[0]["loss"], two[1]["loss"], strict=True)]
     torch.testing.assert_close(mean_of_ranks, one["loss"], rtol=0, atol=1e-6)
@@ -65,7 +65,7 @@ def test_validation_leaves_the_window_untouched():
             self.after_validation.append(self.sync.window_steps)
 
     def run(**data):
-        sync = ExpertFrequencySync(scope="buffer")
+        sync = ExpertFrequencySync(mode="buffer")
         window = Window(sync)
         curve, _module, _trainer = fit(steps=3, accumulate=4, callbacks=[sync, window], data=ToyData(steps=3))
         return curve, window
@@ -85,13 +85,13 @@ def test_a_short_last_window_is_refused_early():
     fit(steps=2, accumulate=2, callbacks=[WholeWindows()], data=ToyData(steps=2, epoch_forwards=10))
 
 
-@pytest.mark.parametrize("scope", ["ranks", "buffer", "two_pass"])
-def test_activation_checkpointing_does_not_count_twice(scope):
-    plain = fit(steps=3, accumulate=2, callbacks=[ExpertFrequencySync(scope=scope)])
+@pytest.mark.parametrize("mode", ["ranks", "buffer", "two_pass"])
+def test_activation_checkpointing_does_not_count_twice(mode):
+    plain = fit(steps=3, accumulate=2, callbacks=[ExpertFrequencySync(mode=mode)])
     checkpointed = fit(
         steps=3,
         accumulate=2,
-        callbacks=[ExpertFrequencySync(scope=scope)],
+        callbacks=[ExpertFrequencySync(mode=mode)],
         model=tiny_model(gradient_checkpointing=True),
     )
     assert checkpointed[1].model.is_gradient_checkpointing
@@ -109,7 +109,7 @@ def test_two_pass_is_exact_with_dropout():
             used.append(own.counts_LME.sum(1))
             return super()._global(own)
 
-    fit(steps=3, accumulate=2, callbacks=[Compare(scope="two_pass")], model=tiny_model(dropout=0.3))
+    fit(steps=3, accumulate=2, callbacks=[Compare(mode="two_pass")], model=tiny_model(dropout=0.3))
     for step in range(3):
         assert torch.equal(counted[2 * step], used[2 * step] + used[2 * step + 1])
 
@@ -191,16 +191,16 @@ def test_a_group_that_does_not_divide_the_forward_is_refused():
         fit(steps=1, block=3, micro_batch=2)
 
 
-def golden_curve(scope):
+def golden_curve(mode):
     torch.set_num_threads(1)
-    return fit(steps=20, callbacks=[ExpertFrequencySync(scope=scope)] if scope else [])[0].loss
+    return fit(steps=20, callbacks=[ExpertFrequencySync(mode=mode)] if mode else [])[0].loss
 
 
-@pytest.mark.parametrize(("name", "scope"), [("micro", None), ("global", "ranks")])
-def test_golden_loss_curve(name, scope):
+@pytest.mark.parametrize(("name", "mode"), [("micro", None), ("global", "ranks")])
+def test_golden_loss_curve(name, mode):
     """Changes only in a commit that says why: `python -m tests.moe.test_trainer` writes it anew."""
     golden = json.loads(GOLDEN.read_text())[name]
-    torch.testing.assert_close(golden_curve(scope), golden, rtol=0, atol=2e-6)
+    torch.testing.assert_close(golden_curve(mode), golden, rtol=0, atol=2e-6)
 
 
 def test_two_fits_are_bitwise_equal():

@@ -105,7 +105,7 @@ def fit(
     return curve, module, trainer
 
 
-def fit_rank(rank, ranks, port, scope, accumulate):
+def fit_rank(rank, ranks, port, mode, accumulate):
     """One DDP rank of a 20-step fit, for `tests.ranks.run_ranks`-like launchers."""
     from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequencySync
 
@@ -113,6 +113,6 @@ def fit_rank(rank, ranks, port, scope, accumulate):
         os.environ.update(
             MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), NODE_RANK="0"
         )
-    callbacks = [ExpertFrequencySync(scope=scope)] if scope else []
+    callbacks = [ExpertFrequencySync(mode=mode)] if mode else []
     curve, module, _ = fit(callbacks=callbacks, ranks=ranks, accumulate=accumulate)
     return {"loss": curve.loss, "lbl": curve.lbl, "state": {k: v.clone() for k, v in module.state_dict().items()}}

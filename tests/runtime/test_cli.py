@@ -28,8 +28,8 @@ def test_a_sweep_gives_comparable_runs(sweep):
     assert len(parents) == 1
     runs = [r for r in runs if r not in parents]
     assert len(runs) == 4
-    assert {(r.data.params["balance.scope"], r.data.params["seed"]) for r in runs} == {
-        (scope, seed) for scope in ("micro", "global") for seed in ("1", "2")
+    assert {(r.data.params["balance"], r.data.params["seed"]) for r in runs} == {
+        (option, seed) for option in ("micro", "global") for seed in ("1", "2")
     }
     assert {r.info.status for r in runs} == {"FINISHED"}
     assert len({r.info.run_name for r in runs}) == 4
@@ -53,7 +53,7 @@ def test_a_run_logs_what_one_compares_by(sweep):
     wanted |= {"test/mutual_information", "test/mutual_information_shuffled", "test/topk_score_sum"}
     for run in runs:
         assert wanted <= set(run.data.metrics), wanted - set(run.data.metrics)
-        bsz = {"micro": 4, "global": 32}[run.data.params["balance.scope"]]
+        bsz = {"micro": 4, "global": 32}[run.data.params["balance"]]
         assert run.data.metrics["moe/balance_bsz"] == bsz
         assert {"git.commit", "package.torch", "fingerprint.tokenizer", "parameters.active"} <= set(run.data.tags)
         top = {f.path for f in client.list_artifacts(run.info.run_id)}

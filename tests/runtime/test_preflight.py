@@ -19,6 +19,14 @@ MALFORMED = [
     (["balance.wieght=1"], ["balance.wieght: no such key", "'balance.weight'"]),
     (["model.warmup_steps=5"], ["model.warmup_steps: no such key", "'optimizer.warmup_steps'"]),
     (["max_steps=5"], ["max_steps: no such key", "'trainer.max_steps'"]),
+    (["balance=global", "balance.scope=micro"], ["balance.scope: no such key", "'balance=micro'"]),
+    (["balance.scope=nonsense"], ["balance.scope: no such key", "balance has weight, block, micro_weight"]),
+    (["balance=aux_free", "callbacks.aux_free_bias.scope=all"], ["scope is 'all'", "'micro' or 'batch'"]),
+    (
+        ["experiment=prompt/skill_neurons", "study.rank_within=global"],
+        ["rank_within is 'global'", "'layer' or 'model'"],
+    ),
+    (["experiment=moe/claims/global_lowers_ppl"], ["experiment=moe/claims/global_lowers_ppl: no such option"]),
     (["sed=2"], ["sed: no such key", "'seed'"]),
     (["logger.uri=x"], ["logger.uri: no such key"]),
     (["callbacks.resume_piont.every_n_steps=5"], ["no such key", "'callbacks.resume_point.every_n_steps'"]),
@@ -157,7 +165,7 @@ def test_the_exit_code_is_two_and_nothing_is_created(tmp_path):
 def test_hydras_own_flags_still_work(tmp_path):
     shown = run(tmp_path, "--cfg", "job", "balance=micro")
     assert shown.returncode == 0
-    assert "scope: micro" in shown.stdout
+    assert "micro_weight: 0.0" in shown.stdout
     assert run(tmp_path, "--info", "defaults").returncode == 0
     assert "balance:" in run(tmp_path, "--help").stdout
     completion = run(tmp_path, "-sc", "install=bash")

@@ -194,11 +194,11 @@ def test_selection_is_stable_and_random_masks_match_it_per_layer():
     mask = sn.select(pred, share=0.5)
     assert mask.tolist() == [[True, True, False, False], [False, False, True, True]]
     assert sn.tied_share(pred, mask) == 0.5
-    everywhere = sn.select(pred, share=0.5, scope="global")
+    everywhere = sn.select(pred, share=0.5, rank_within="model")
     assert everywhere.sum() == 4 and everywhere[0].tolist() == [True, True, True, False]
     # Both 0.9 of the first layer tie with the third; over all layers every 0.9 is in.
-    assert sn.tied_share(pred, everywhere, scope="global") == 0.0
-    assert sn.tied_share(pred, sn.select(pred, share=0.25, scope="global"), scope="global") == 1.0
+    assert sn.tied_share(pred, everywhere, rank_within="model") == 0.0
+    assert sn.tied_share(pred, sn.select(pred, share=0.25, rank_within="model"), rank_within="model") == 1.0
     assert torch.equal(sn.random_like(mask, seed=3).sum(1), mask.sum(1))
 
 

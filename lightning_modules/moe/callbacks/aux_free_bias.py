@@ -1,6 +1,6 @@
 """Balances without a loss: DeepSeek-V3's correction bias (Wang et al. 2024, algorithm 1), at micro or batch scope."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -8,7 +8,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_modules.common.bounds import Weight
-from lightning_modules.common.choices import check_choice
 from lightning_modules.moe.losses import bias_step
 
 
@@ -21,8 +20,7 @@ class AuxFreeBias(pl.Callback):
     The bias stays in float32 (or wider) whatever the trainer's precision: in bfloat16 0.5 + 0.001 is 0.5.
     """
 
-    def __init__(self, *, rate: Weight = 0.001, scope: str = "batch") -> None:
-        check_choice("callbacks.aux_free_bias.scope", scope, ("micro", "batch"))
+    def __init__(self, *, rate: Weight = 0.001, scope: Literal["micro", "batch"] = "batch") -> None:
         self.rate, self.scope = rate, scope
         self._sum: Tensor | None = None
         self._biases: list[Tensor] = []

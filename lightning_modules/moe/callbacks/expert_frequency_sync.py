@@ -16,13 +16,13 @@ from lightning_modules.common.choices import check_choice
 from lightning_modules.moe.losses import Frequency, selection_counts
 from lightning_modules.moe.routing import RouterStats
 
-SCOPES = ("ranks", "buffer", "two_pass", "shuffle")
+MODES = ("ranks", "buffer", "two_pass", "shuffle")
 
 
 class ExpertFrequencySync(pl.Callback):
     """A forward hook on the module's `expert_frequency`: every block gets the global batch's counts.
 
-    Scopes:
+    Modes, from where the counts come:
         ranks: the M blocks of this forward on all ranks.
         buffer: the same, summed over the accumulation steps done so far (algorithm 1): step a sees steps 1..a.
         two_pass: all accumulation steps, counted by a first pass of forwards only: exact, one more forward.
@@ -36,10 +36,10 @@ class ExpertFrequencySync(pl.Callback):
     """
 
     def __init__(
-        self, *, scope: str = "ranks", from_step: Whole = 0, until_step: Count | None = None, seed: Whole = 0
+        self, *, mode: str = "ranks", from_step: Whole = 0, until_step: Count | None = None, seed: Whole = 0
     ) -> None:
-        check_choice("callbacks.expert_frequency_sync.scope", scope, SCOPES)
-        self.scope, self.from_step, self.until_step, self.seed = scope, from_step, until_step, seed
+        check_choice("callbacks.expert_frequency_sync.mode", mode, MODES)
+        self.mode, self.from_step, self.until_step, self.seed = mode, from_step, until_step, seed
         self.collectives = 0
         self.window_LX: Tensor | None = None
         self.window_steps = 0
@@ -67,7 +67,7 @@ class ExpertFrequencySync(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         first = batch_idx % trainer.accumulate_grad_batches == 0
-        if self.scope == "two_pass" and first and self.active(trainer):
+        if self.mode == "two_pass" and first and self.active(trainer):
             self._whole_window = self._count_window(trainer, pl_module, batch_idx)
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
@@ -81,7 +81,7 @@ class ExpertFrequencySync(pl.Callback):
         assert self._trainer is not None
         if self._counting or not self.active(self._trainer):
             return None
-        return self._shuffled(args[0]) if self.scope == "shuffle" else self._global(frequency)
+        return self._shuffled(args[0]) if self.mode == "shuffle" else self._global(frequency)
 
     def _global(self, own: Frequency) -> Frequency:
         blocks = own.counts_LME.shape[1]
@@ -92,7 +92,7 @@ class ExpertFrequencySync(pl.Callback):
         else:
             step_LX = self._all_reduce(pack(own))
             tokens_of_step = step_LX[:, -1].double()
-            keep = self.scope == "buffer" and self.window_LX is not None
+            keep = self.mode == "buffer" and self.window_LX is not None
             window_LX = self.window_LX + step_LX if keep else step_LX
             self.window_steps = self.window_steps + 1 if keep else 1
             self.window_LX, steps = window_LX, self.window_steps

@@ -73,7 +73,7 @@ class RoutingMetrics(pl.Callback):
 
 
 def global_frequency(stats: RouterStats, ranks: int) -> tuple[Frequency, Tensor]:
-    """(frequency every block would use under the `ranks` scope, counts int64 [L, E]) of this forward."""
+    """(frequency every block would use under the mode `ranks`, counts int64 [L, E]) of this forward."""
     own = stats.frequency
     packed = torch.cat([own.counts_LME.sum(1), own.tokens_LM.sum(1, keepdim=True).long()], 1)
     if dist.is_available() and dist.is_initialized() and ranks > 1:
