@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from lightning_modules.common import metric_names as names
 
@@ -15,13 +16,13 @@ class Throughput(pl.Callback):
         self._tokens, self._since = 0, 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._tokens, self._since = 0, time.perf_counter()
+        self._tokens, self._since = 0, clock(pl_module.device)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._paused = time.perf_counter()
+        self._paused = clock(pl_module.device)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._since += time.perf_counter() - self._paused
+        self._since += clock(pl_module.device) - self._paused
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -29,6 +30,13 @@ class Throughput(pl.Callback):
         self._tokens += batch["input_ids"].numel() * trainer.world_size
         window_ends = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if window_ends and trainer.global_step % trainer.log_every_n_steps == 0:
-            now = time.perf_counter()
+            now = clock(pl_module.device)
             pl_module.log(names.TRAIN_TOKENS_PER_SECOND, self._tokens / (now - self._since), prog_bar=True)
             self._tokens, self._since = 0, now
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, read once the device has done what it was given."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
+    return time.perf_counter()

@@ -1,13 +1,14 @@
 """Every scope of the balance takes its steps on a device that is not the CPU, with the CPU's losses."""
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from lightning_modules.moe.callbacks.aux_free_bias import AuxFreeBias
 from lightning_modules.moe.callbacks.expert_frequency_sync import MODES, ExpertFrequencySync
 from lightning_modules.moe.callbacks.held_out import HeldOutEvaluation
 from lightning_modules.moe.callbacks.routing_metrics import RoutingMetrics
-from lightning_modules.training.finite_loss import FiniteLoss
+from lightning_modules.training.finite_loss import FiniteLoss, NonFiniteLossError
 from lightning_modules.training.throughput import Throughput
 from tests import pretended
 from tests.moe.toy import fit, tiny_model
@@ -35,6 +36,27 @@ def test_the_losses_are_those_of_the_cpu(scope, tmp_path):
     assert trainer.strategy.root_device.type == "pretend"
     assert found.loss == pytest.approx(expected.loss, abs=1e-5)
     assert found.lbl == pytest.approx(expected.lbl, abs=1e-5)
+
+
+def test_the_host_waits_for_no_loss_between_two_log_lines():
+    """Twenty micro-steps and one validation: the losses and the weights are waited for a few times, not at every step."""
+    callbacks = [FiniteLoss(), Throughput()]
+    with pretended.machine():
+        fit(callbacks=callbacks, model=model("micro"), strategy=pretended.strategy(), steps=10, accumulate=2)
+    seen = {place.partition(":")[0]: count for place, count in pretended.waits.items() if "training/" in place}
+    assert 0 < seen["lightning_modules/training/finite_loss.py"] <= 6
+    assert "lightning_modules/training/throughput.py" not in seen
+
+
+def test_a_loss_that_is_no_number_is_named_with_its_step():
+    class Broken(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if trainer.global_step == 3:
+                next(module.parameters()).data.fill_(float("nan"))
+
+    callbacks = [Broken(), FiniteLoss()]
+    with pretended.machine(), pytest.raises(NonFiniteLossError, match="loss was not finite at optimizer step 3"):
+        fit(callbacks=callbacks, model=model("micro"), strategy=pretended.strategy(), steps=10)
 
 
 def test_what_cuda_refuses_is_refused():
