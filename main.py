@@ -67,7 +67,10 @@ def start() -> int:
         raise sweep.Stopped
 
     signal.signal(signal.SIGTERM, stop)
-    sweep.start(cfg)
+    try:
+        sweep.start(cfg)
+    except ValueError as error:
+        errors.leave(error)
     try:
         main()
     except (KeyboardInterrupt, sweep.Stopped):

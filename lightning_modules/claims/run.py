@@ -22,6 +22,7 @@ from threading import Lock
 from lightning_modules.claims.claim import SYSTEMS, Claim, Job, jobs
 from lightning_modules.claims.table import load_all
 from lightning_modules.common.choices import nearest
+from lightning_modules.runtime import records
 from lightning_modules.runtime.sweep import PROJECT, environment, why
 
 RUNS = PROJECT / "runs"
@@ -56,7 +57,7 @@ class Board:
 
 def done(runs: Path) -> set[str]:
     """Names of the run directories below `runs` that have a result."""
-    return {path.parent.name for path in runs.rglob("result.json")}
+    return {path.parent.name for path in runs.rglob(records.RESULT) if records.result(path.parent)}
 
 
 def run_all(wanted: Sequence[Job], *, together: int, runs: Path = RUNS, extra: Sequence[str] = ()) -> Board:
@@ -151,6 +152,9 @@ def main(argv: Sequence[str]) -> int:
         board = run_all(wanted, together=together, extra=["threads=1"] if together > 1 else [])
     except KeyboardInterrupt:
         return 130
+    except ValueError as error:  # of a damaged result
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     from lightning_modules.claims import report
 
     report.main([])

@@ -4,7 +4,6 @@ Prints a table (mean and 95% interval over seeds per setting) and writes it with
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from rich.console import Console
 from lightning_modules.common.tables import by_seeds, markdown, terminal
 from lightning_modules.moe import figures as draw
 from lightning_modules.moe.specialization import selection_share_DLE
+from lightning_modules.runtime import records
 from lightning_modules.runtime.identity import by_setting
 from lightning_modules.runtime.provenance import machine
 
@@ -33,9 +33,10 @@ COLUMNS = {
 def load(folder: Path) -> list[dict[str, Any]]:
     """Finished runs below `folder`: what result.json holds, overrides and folder. ValueError when there are none."""
     runs = []
-    for path in sorted(folder.rglob("result.json")):
-        overrides = yaml.safe_load((path.parent / ".hydra" / "overrides.yaml").read_text())
-        runs.append({**json.loads(path.read_text()), "overrides": overrides, "folder": path.parent})
+    for place in sorted(path.parent for path in folder.rglob(records.RESULT)):
+        if result := records.result(place):
+            overrides = yaml.safe_load((place / ".hydra" / "overrides.yaml").read_text())
+            runs.append({**result, "overrides": overrides, "folder": place})
     if not runs:
         raise ValueError(f"no finished run (no result.json) below {folder}; start with `make run`.")
     return runs
@@ -75,5 +76,9 @@ if __name__ == "__main__":
     target.mkdir(parents=True, exist_ok=True)
     # A pipe has no width of its own; 80 columns would cut the table.
     console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(terminal(*compare(given.folder, target), title=f"{given.folder}, mean ± 95% interval over seeds"))
+    try:
+        found = compare(given.folder, target)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    console.print(terminal(*found, title=f"{given.folder}, mean ± 95% interval over seeds"))
     print(f"{target}/heatmaps.png, ppl_by_domain.png and comparison.md are written.")

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from lightning_modules.common.files import write_atomically
 from lightning_modules.runtime import console as console_log
-from lightning_modules.runtime import errors, provenance, quiet, tracking
+from lightning_modules.runtime import errors, provenance, quiet, records, tracking
 from lightning_modules.runtime.study import Desk, Study, stoppable
 from lightning_modules.training.checkpoints import CheckedCheckpoints, newest_valid
 from lightning_modules.training.resume_point import Preempted, ResumePoint
@@ -46,9 +46,9 @@ def run(
 
 
 def _run(cfg: DictConfig, *, folder: Path, shown: tracking.Shown, first: bool) -> dict[str, Any]:
-    if (folder / "result.json").is_file() and not cfg.fresh and first:
-        say(f"Already done: {folder}/result.json (fresh=true runs it again).")
-        return json.loads((folder / "result.json").read_text())
+    if first and not cfg.fresh and (done := records.result(folder)):
+        say(f"Already done: {folder}/{records.RESULT} (fresh=true runs it again).")
+        return done
     if cfg.fresh and first:
         clear(folder)
     quiet.hush()
@@ -132,7 +132,7 @@ def _finish(result: dict[str, Any], *, folder: Path, tracker: tracking.Tracker |
     """Write result.json, last but for what MLflow keeps of the folder."""
     if tracker:
         result["run_id"] = tracker.run_id
-    write_atomically(folder / "result.json", json.dumps(result, indent=2, sort_keys=True))
+    write_atomically(folder / records.RESULT, json.dumps(result, indent=2, sort_keys=True))
     if tracker:
         for name in ("figures", "tables", "export"):
             if (folder / name).is_dir():

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from lightning_modules.common.files import locked, write_atomically
+from lightning_modules.runtime import records
 from lightning_modules.runtime.courier import Delivery
 from lightning_modules.runtime.journal import Journal
 from lightning_modules.runtime.tracking import PARENT_RUN, owner, reap
@@ -33,9 +34,8 @@ def start(cfg: DictConfig) -> None:
     os.environ[SWEEP] = str(folder)
     if cfg.logger is None or not cfg.logger.get("tracking_uri"):
         return
-    known = folder / "sweep.json"
-    parent = json.loads(known.read_text())["run_id"] if known.is_file() else None
-    delivery = Delivery(Journal(folder / ".sweep"), uri=cfg.logger.tracking_uri, run_id=parent)
+    parent = records.sweep(folder) or {"run_id": None}
+    delivery = Delivery(Journal(folder / ".sweep"), uri=cfg.logger.tracking_uri, run_id=parent["run_id"])
     try:
         reap(delivery, cfg.experiment_name)
         entry = {"experiment": cfg.experiment_name, "artifact_location": cfg.logger.artifact_location}
@@ -45,7 +45,7 @@ def start(cfg: DictConfig) -> None:
     except Exception as error:
         console.print(f"tracking server not reached ({type(error).__name__}): this sweep has no parent run.")
         return
-    write_atomically(known, json.dumps({"run_id": delivery.run_id, "uri": cfg.logger.tracking_uri}))
+    write_atomically(folder / records.SWEEP, json.dumps({"run_id": delivery.run_id, "uri": cfg.logger.tracking_uri}))
     os.environ[PARENT_RUN] = delivery.run_id
 
 
@@ -55,9 +55,14 @@ def job(cfg: DictConfig) -> float:
     folder = Path(hydra_config.runtime.output_dir)
     overrides = list(hydra_config.overrides.task)
     name = " ".join(overrides)
-    if (folder / "result.json").is_file() and not cfg.fresh:
-        console.print(f"Already done: {name} ({folder}/result.json).")
-        return note(cfg, folder, overrides, status="done")
+    if not cfg.fresh:
+        try:
+            _, done = records.run(folder), records.result(folder)
+        except ValueError as error:  # one of the two is damaged: the job would stop at it
+            return note(cfg, folder, overrides, status="failed", reason=str(error))
+        if done:
+            console.print(f"Already done: {name} ({folder}/{records.RESULT}).")
+            return note(cfg, folder, overrides, status="done")
     console.print(f"Job {hydra_config.job.num}: {name}")
     command = [sys.executable, str(PROJECT / "main.py"), *overrides, f"hydra.run.dir={folder}"]
     together = hydra_config.launcher.get("n_jobs", 1) or 1
@@ -115,7 +120,7 @@ def note(cfg: DictConfig, folder: Path, overrides: list[str], *, status: str, re
             show(cfg, files, sweep_report.counts(sweep))
     if status != "done":
         return float("nan")
-    return json.loads((folder / "result.json").read_text())["metrics"].get(cfg.objective_metric, float("nan"))
+    return records.result(folder)["metrics"].get(cfg.objective_metric, float("nan"))
 
 
 def show(cfg: DictConfig, files: list[Path], counts: dict[str, int]) -> None:
@@ -134,8 +139,11 @@ def show(cfg: DictConfig, files: list[Path], counts: dict[str, int]) -> None:
 
 def close_child(folder: Path, cfg: DictConfig, *, status: str, reason: str) -> None:
     """A killed job could not end its own MLflow run: end it here, with the reason."""
-    identity = folder / "run.json"
-    run_id = json.loads(identity.read_text())["run_id"] if identity.is_file() else None
+    try:
+        known = records.run(folder)
+    except ValueError:  # it is damaged, which is the reason then
+        return
+    run_id = known["run_id"] if known else None
     if run_id is None or not cfg.logger.get("tracking_uri"):
         return
     from mlflow import MlflowClient

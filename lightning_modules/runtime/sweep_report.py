@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from lightning_modules.common.style import COLOURS, panels
 from lightning_modules.common.tables import by_seeds, markdown, mean_ci
+from lightning_modules.runtime import records
 from lightning_modules.runtime.identity import by_setting
 
 
@@ -19,9 +20,12 @@ def jobs(sweep: Path) -> dict[str, dict[str, Any]]:
         entry = json.loads(line)
         found[entry["folder"]] = entry
     for name, entry in found.items():
-        result = sweep / name / "result.json"
-        if entry["status"] == "done" and result.is_file():
-            entry["metrics"] = json.loads(result.read_text())["metrics"]
+        try:
+            result = records.result(sweep / name) if entry["status"] == "done" else None
+        except ValueError as error:
+            entry |= {"status": "failed", "reason": str(error)}
+            continue
+        entry |= {"metrics": result["metrics"]} if result else {}
     return found
 
 

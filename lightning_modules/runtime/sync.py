@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from lightning_modules.common.files import write_atomically
+from lightning_modules.runtime import records
 from lightning_modules.runtime.courier import Delivery
 from lightning_modules.runtime.journal import Journal
 
@@ -17,12 +18,11 @@ def sync(folder: Path) -> dict[str, int | str]:
         if next(journal.pending(), None) is None:
             continue
         start = next(entry for _, entry in journal.entries() if entry["kind"] == "start")
-        identity = path.parent / "run.json"
-        known = json.loads(identity.read_text()) if identity.is_file() else {}
-        delivery = Delivery(journal, uri=start["uri"], run_id=known.get("run_id"))
         try:
+            known = records.run(path.parent) or {"uid": start["uid"], "run_id": None, "params": None}
+            delivery = Delivery(journal, uri=start["uri"], run_id=known["run_id"])
             found[str(path.parent)] = delivery.deliver()
-            write_atomically(identity, json.dumps({**known, "run_id": delivery.run_id}, indent=1))
+            write_atomically(path.parent / records.RUN, json.dumps({**known, "run_id": delivery.run_id}, indent=1))
         except Exception as error:
             found[str(path.parent)] = f"not delivered: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
     return found

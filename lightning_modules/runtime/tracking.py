@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from lightning_modules.common.files import write_atomically
+from lightning_modules.runtime import records
 from lightning_modules.runtime.courier import Courier, Delivery
 from lightning_modules.runtime.identity import NOISE
 from lightning_modules.runtime.journal import Journal
@@ -38,9 +39,8 @@ class Tracker(Logger):
         self.folder, self._experiment = folder, experiment
         self.journal = Journal(folder)
         self._seen = self.journal.last_steps() if self.journal.existed else {}
-        self.identity = folder / "run.json"
-        known = json.loads(self.identity.read_text()) if self.identity.is_file() else {}
-        self.resumed = bool(known)
+        known = records.run(folder)
+        self.resumed = known is not None
         self._known = known or {"uid": uuid.uuid4().hex, "run_id": None, "params": None}
         self.delivery = Delivery(self.journal, uri=uri, run_id=self._known["run_id"])
         self.courier = Courier(self.delivery, before=self._sample)
@@ -71,7 +71,7 @@ class Tracker(Logger):
 
     def _save_identity(self) -> None:
         self._known["run_id"] = self.delivery.run_id
-        write_atomically(self.identity, json.dumps(self._known, indent=1))
+        write_atomically(self.folder / records.RUN, json.dumps(self._known, indent=1))
 
     @property
     def run_id(self) -> str | None:

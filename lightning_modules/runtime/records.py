@@ -1,0 +1,41 @@
+"""The small JSON files of runs and sweeps, each read in one place.
+
+One that is empty counts as not there: what was to be written did not reach the disk.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULT, RUN, SWEEP = "result.json", "run.json", "sweep.json"
+
+
+def result(folder: Path) -> dict[str, Any] | None:
+    """What a finished run found, None of one that is not done: its presence is what "done" means."""
+    return _read(folder / RESULT, ("metrics",), "delete it, and the same command goes on from the last checkpoint")
+
+
+def run(folder: Path) -> dict[str, Any] | None:
+    """`uid`, `run_id` and `params`: which MLflow run the folder belongs to. None before there is one."""
+    remedy = "delete it, and the run is found again by tracking.jsonl, or set fresh=true to begin another one"
+    return _read(folder / RUN, ("uid", "run_id", "params"), remedy)
+
+
+def sweep(folder: Path) -> dict[str, Any] | None:
+    """`run_id`: the parent run that an earlier command opened for the sweep in `folder`."""
+    return _read(folder / SWEEP, ("run_id",), "delete it, and the sweep opens another parent run")
+
+
+def _read(path: Path, keys: tuple[str, ...], remedy: str) -> dict[str, Any] | None:
+    """ValueError naming the file, what is wrong with it and what to do."""
+    text = path.read_bytes() if path.is_file() else b""
+    if not text.strip(b"\0 \n"):
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {remedy}.") from None
+    lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if lacking:
+        raise ValueError(f"{path} is damaged (it has no {', '.join(lacking)}); {remedy}.")
+    return found
