@@ -1,6 +1,7 @@
 """Facet's only entry point: `python main.py experiment=moe/scope` runs, `-m` sweeps, `plan=true` and `replay=RUN`."""
 
-import signal
+import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def main(cfg: DictConfig) -> float | None:
 
         return sweep.job(cfg)
     from lightning_modules.runtime import errors, identity
-    from lightning_modules.runtime.run import Preempted, run
+    from lightning_modules.runtime.run import run
+    from lightning_modules.training.stop import Preempted
 
     hydra_config = HydraConfig.get()
     try:
@@ -42,6 +44,7 @@ def main(cfg: DictConfig) -> float | None:
 
 def start() -> int:
     """Preflight, then a plan, a replay, a run or a sweep; the exit code."""
+    from lightning_modules.common.lock import HELD, HeldError, held
     from lightning_modules.runtime import errors, preflight
 
     arguments = sys.argv[1:]
@@ -58,24 +61,27 @@ def start() -> int:
             return replay(cfg.replay, here=cfg)
         except Exception as error:
             errors.leave(error)
-    if cfg is None or not preflight.is_multirun(arguments):
+    if cfg is None:
         main()
         return 0
-    from lightning_modules.runtime import sweep
-
-    def stop(*_: object) -> None:
-        raise sweep.Stopped
-
-    signal.signal(signal.SIGTERM, stop)
     try:
-        sweep.start(cfg)
-    except ValueError as error:
-        errors.leave(error)
-    try:
-        main()
-    except (KeyboardInterrupt, sweep.Stopped):
-        return sweep.finish(cfg, stopped=True)
-    return sweep.finish(cfg)
+        if preflight.is_multirun(arguments):
+            from lightning_modules.runtime import sweep
+
+            return sweep.run(cfg, main)
+        # Before Hydra writes the run's folder; of a run's ranks the first holds it for all.
+        with held(preflight.folder(cfg) / "lock") if rank() == 0 else contextlib.nullcontext():
+            main()
+        return 0
+    except HeldError as other:
+        print(f"error: {other}", file=sys.stderr)
+        return HELD
+
+
+def rank() -> int:
+    """This process's, as launchers tell it (Lightning's own rule, known before Lightning is imported)."""
+    told = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return next((int(number) for number in told if number), 0)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.common.digests import digest
-from lightning_modules.common.files import locked, sha256
+from lightning_modules.common.files import sha256
+from lightning_modules.common.lock import waited
 
 MANIFEST = "manifest.json"
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -24,7 +25,7 @@ def made(*, folder: Path, key: Any, make: Callable[[Path], dict[str, Any] | None
     """
     target = folder / digest(key)
     if not (target / MANIFEST).is_file():
-        with locked(folder / f"{target.name}.lock"):
+        with waited(folder / f"{target.name}.lock", what=str(target)):
             if not (target / MANIFEST).is_file():
                 _make(target, key, make)
     verify(target)

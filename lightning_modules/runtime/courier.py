@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.common.files import locked
+from filelock import FileLock
+
 from lightning_modules.runtime.journal import Entry, Journal
 
 # A server that is away must be found out in seconds, not after minutes of retries; the journal is the retry.
@@ -164,7 +165,8 @@ def database_lock(uri: str) -> Iterator[None]:
         yield
         return
     path = Path(uri.removeprefix("sqlite:///"))
-    with locked(path.with_name(f"{path.name}.lock")):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
         yield
 
 

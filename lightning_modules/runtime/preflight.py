@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lightning_modules.common.choices import nearest
 from lightning_modules.runtime import compatibility, schema
@@ -93,13 +93,19 @@ def examine(overrides: list[str]) -> tuple[list[str], DictConfig | None]:
 @contextlib.contextmanager
 def as_running(cfg: DictConfig) -> Iterator[None]:
     """Lets `${hydra:...}` resolve as it will in the run, whose folder is not known yet."""
-    with open_dict(cfg):
+    with read_write(cfg.hydra), open_dict(cfg):
         cfg.hydra.runtime.output_dir = str(Path(cfg.paths.runs) / "preflight")
     HydraConfig.instance().set_config(cfg)
     try:
         yield
     finally:
         HydraConfig.instance().cfg = None
+
+
+def folder(cfg: DictConfig) -> Path:
+    """Where Hydra will put the run that `check` composed."""
+    with as_running(cfg):
+        return Path(cfg.hydra.run.dir).absolute()
 
 
 def _content(cfg: DictConfig) -> list[str]:
@@ -259,7 +265,8 @@ def every_job(argv: list[str]) -> Iterator[tuple[str, DictConfig]]:
 
 
 def _texts(override: Override) -> list[str]:
-    values = _alternatives(override) if override.value_type else []
+    # As it was typed: the run's folder is named by a digest of it.
+    values = _alternatives(override) if override.is_sweep_override() else []
     return [f"{override.input_line.split('=')[0]}={value}" for value in values] or [override.input_line]
 
 

@@ -23,6 +23,7 @@ def replay(run_id: str, *, here: DictConfig) -> int:
     Raises ValueError for an unknown run, one whose config calls what it may not or writes elsewhere (`foreign`), and
     one on other data. Another commit or other packages are told and the replay goes on.
     """
+    from lightning_modules.common.lock import held
     from lightning_modules.runtime.run import run
 
     client = MlflowClient(here.logger.tracking_uri)
@@ -38,7 +39,8 @@ def replay(run_id: str, *, here: DictConfig) -> int:
     cfg.run_name = f"replay of {original.info.run_name}"
     options = {name: value for name, value in original.data.params.items() if "." not in name and name != "seed"}
     tags = {"replay_of": original.info.run_id}
-    result = run(cfg, folder=folder, overrides=[f"replay={run_id}"], tags=tags, options=options)
+    with held(folder / "lock"):
+        result = run(cfg, folder=folder, overrides=[f"replay={run_id}"], tags=tags, options=options)
     return report(client, original.info.run_id, result["run_id"], differences)
 
 

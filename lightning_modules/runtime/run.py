@@ -16,9 +16,10 @@ from rich.console import Console
 from lightning_modules.common.files import write_atomically
 from lightning_modules.runtime import console as console_log
 from lightning_modules.runtime import errors, provenance, quiet, records, tracking
-from lightning_modules.runtime.study import Desk, Study, stoppable
+from lightning_modules.runtime.study import Desk, Study
 from lightning_modules.training.checkpoints import CheckedCheckpoints, newest_valid
-from lightning_modules.training.resume_point import Preempted, ResumePoint
+from lightning_modules.training.resume_point import ResumePoint
+from lightning_modules.training.stop import Preempted, deaf, stoppable
 
 
 def say(text: str) -> None:
@@ -41,7 +42,7 @@ def run(
     """
     first = rank_zero_only.rank == 0
     shown = tracking.Shown(overrides=overrides, tags=tags or {}, options=options or {})
-    with console_log.kept(folder / "console.log") if first else contextlib.nullcontext():
+    with console_log.kept(folder / "console.log") if first else contextlib.nullcontext(), stoppable():
         return _run(cfg, folder=folder, shown=shown, first=first)
 
 
@@ -76,6 +77,7 @@ def _run(cfg: DictConfig, *, folder: Path, shown: tracking.Shown, first: bool) -
         if first:
             _finish(result, folder=folder, tracker=tracker)
     except BaseException as error:
+        deaf()
         reason = f"{type(error).__name__}: {errors.reason(error)}"
         if first:
             (folder / "failure.txt").write_text(reason)
@@ -119,11 +121,10 @@ def _fit_and_test(
 
 def _study(study: Study, *, folder: Path, tracker: tracking.Tracker | None) -> dict[str, Any]:
     desk = Desk(folder=folder, tracker=tracker)
-    with stoppable():
-        study.prepare()
-        if tracker:
-            provenance.log(tracker, data=study)
-        metrics = study.run(desk)
+    study.prepare()
+    if tracker:
+        provenance.log(tracker, data=study)
+    metrics = study.run(desk)
     desk.metrics(metrics)
     return {"metrics": metrics, "commit": provenance.commit()}
 

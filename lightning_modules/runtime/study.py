@@ -4,10 +4,8 @@ It gets run directory, MLflow run, provenance, sweeps and `result.json` like any
 prompt) it keeps by content with `made.made`, so a study that was killed goes on where it was.
 """
 
-import contextlib
 import csv
-import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +14,6 @@ from rich.console import Console
 
 from lightning_modules.common.tables import markdown, terminal
 from lightning_modules.runtime.tracking import Tracker
-from lightning_modules.training.resume_point import Preempted
 
 
 class Desk:
@@ -72,24 +69,6 @@ class Study(Protocol):
 
     def run(self, desk: Desk) -> dict[str, float]:
         """Do it; metrics by name."""
-
-
-@contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """SIGTERM and Ctrl-C raise Preempted where they meet it: what is costly is kept already, so nothing is to be saved.
-
-    Without it a Trainer within the study turns SIGTERM into an exit with code 0, as if all were done.
-    """
-
-    def stop(number: int, _frame: Any) -> None:
-        raise Preempted(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _short(cell: Any) -> str:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from lightning_modules.common.files import write_atomically
+from lightning_modules.common.lock import HeldError, held
 from lightning_modules.runtime import records
 from lightning_modules.runtime.courier import Delivery
 from lightning_modules.runtime.journal import Journal
@@ -14,18 +15,26 @@ def sync(folder: Path) -> dict[str, int | str]:
     """{run folder: entries delivered, or why not} of every journal below `folder` that has something pending."""
     found: dict[str, int | str] = {}
     for path in sorted(folder.rglob("tracking.jsonl")):
-        journal = Journal(path.parent)
-        if next(journal.pending(), None) is None:
-            continue
-        start = next(entry for _, entry in journal.entries() if entry["kind"] == "start")
         try:
-            known = records.run(path.parent) or {"uid": start["uid"], "run_id": None, "params": None}
-            delivery = Delivery(journal, uri=start["uri"], run_id=known["run_id"])
-            found[str(path.parent)] = delivery.deliver()
-            write_atomically(path.parent / records.RUN, json.dumps({**known, "run_id": delivery.run_id}, indent=1))
-        except Exception as error:
-            found[str(path.parent)] = f"not delivered: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            with held(path.parent / "lock"):
+                _deliver(path.parent, found)
+        except HeldError as other:
+            found[str(path.parent)] = f"not delivered: {other.holder} is at it and delivers by itself"
     return found
+
+
+def _deliver(folder: Path, found: dict[str, int | str]) -> None:
+    journal = Journal(folder)
+    if next(journal.pending(), None) is None:
+        return
+    start = next(entry for _, entry in journal.entries() if entry["kind"] == "start")
+    try:
+        known = records.run(folder) or {"uid": start["uid"], "run_id": None, "params": None}
+        delivery = Delivery(journal, uri=start["uri"], run_id=known["run_id"])
+        found[str(folder)] = delivery.deliver()
+        write_atomically(folder / records.RUN, json.dumps({**known, "run_id": delivery.run_id}, indent=1))
+    except Exception as error:
+        found[str(folder)] = f"not delivered: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
 
 
 def main() -> None:

@@ -13,14 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from lightning_modules.common.bounds import Count
 from lightning_modules.training.checkpoints import LAST
-
-
-class Preempted(BaseException):
-    """A signal asked the run to stop; its state is saved. `code` is the exit status, 128 + signal."""
-
-    def __init__(self, number: int) -> None:
-        self.code = 128 + number
-        super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
+from lightning_modules.training.stop import ASKING, Preempted
 
 
 class ResumePoint(Checkpoint):
@@ -46,7 +39,7 @@ class ResumePoint(Checkpoint):
                     f"would not be the same run. Set trainer.devices={len(self._random)}, or start anew with fresh=true."
                 )
             set_random_state(self._random[trainer.global_rank])
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ASKING:
             self._handlers[number] = signal.signal(number, self._ask_to_stop)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -55,9 +48,10 @@ class ResumePoint(Checkpoint):
         self._handlers.clear()
 
     def _ask_to_stop(self, number: int, _frame: Any) -> None:
-        if self._signal:
-            raise KeyboardInterrupt
-        self._signal = number
+        # A sweep hands Ctrl-C on as SIGTERM to a job that the terminal has told already: that is one wish.
+        if number == self._signal == signal.SIGINT:
+            raise Preempted(number, saved=False)
+        self._signal = self._signal or number
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

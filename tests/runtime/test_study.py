@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from lightning_modules.runtime.run import _study
 from lightning_modules.training.inner import inner_trainer
-from lightning_modules.training.resume_point import Preempted
+from lightning_modules.training.stop import Preempted, stoppable
 
 
 class Line(pl.LightningModule):
@@ -53,7 +53,7 @@ class Asked:
 def test_it_stops_where_it_is_and_says_so_by_its_exit_code(tmp_path, number, training):
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     study = Asked(number, training=training)
-    with pytest.raises(Preempted) as stopped:
+    with pytest.raises(Preempted) as stopped, stoppable():
         _study(study, folder=tmp_path, tracker=None)
     assert stopped.value.code == 128 + number
     assert not study.went_on
