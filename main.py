@@ -52,7 +52,7 @@ def start() -> int:
     if cfg is not None and cfg.plan:
         from lightning_modules.runtime import plan
 
-        plan.show([(name, plan.plan(job)) for name, job in preflight.every_job(arguments)])
+        plan.show(plan.plans(preflight.every_job(arguments)))
         return 0
     if cfg is not None and cfg.replay:
         from lightning_modules.runtime.replay import replay

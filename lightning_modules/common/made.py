@@ -1,32 +1,45 @@
 """Things that are costly to make and follow from their settings: made once, kept by content, checked at each use."""
 
+import contextlib
 import errno
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning_modules.common.digests import digest
 from lightning_modules.common.files import sha256
 from lightning_modules.common.lock import waited
+from lightning_modules.common.making import MANIFEST, Thing, Watcher, watcher
 
-MANIFEST = "manifest.json"
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def made(*, folder: Path, key: Any, make: Callable[[Path], dict[str, Any] | None]) -> Path:
+def place_of(*, folder: Path, key: Any) -> Path:
+    """Where `made` keeps what follows from `key`, made or not."""
+    return folder / digest(key)
+
+
+def made(*, folder: Path, key: Any, make: Callable[[Path], dict[str, Any] | None], thing: Thing | None = None) -> Path:
     """`folder`/DIGEST of what `make` writes for `key`; made under a lock, beside its place, when it is not there.
 
-    What `make` returns stands in the manifest. Raises ValueError naming the file when one of an earlier make has another
-    checksum now, OSError when the disk is full.
+    What `make` returns stands in the manifest. thing: what whoever watches the run is told that it is. Raises ValueError
+    naming the file when one of an earlier make has another checksum now, OSError when the disk is full.
     """
-    target = folder / digest(key)
-    if not (target / MANIFEST).is_file():
-        with waited(folder / f"{target.name}.lock", what=str(target)):
-            if not (target / MANIFEST).is_file():
+    told = watcher() if thing else Watcher()
+    target = told.place(place_of(folder=folder, key=key))
+    thing = replace(thing or Thing("", ""), place=target)
+    with (
+        contextlib.nullcontext() if thing.is_kept else waited(target.with_name(f"{target.name}.lock"), what=str(target))
+    ):
+        if thing.is_kept:
+            told.found(thing)
+        else:
+            with told.making(thing):
                 _make(target, key, make)
     verify(target)
     return target

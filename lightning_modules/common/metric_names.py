@@ -19,6 +19,13 @@ MOE_DEAD_EXPERTS = "moe/dead_experts"
 MOE_TOPK_SCORE_SUM = "moe/topk_score_sum"
 
 
+# Curves of what is trained inside a run, and how much of all that it needs is there.
+INNER, PROGRESS = "inner/", "progress/"
+# What a clock or the machine goes into differs from run to run: nobody compares it bit by bit. Prefixes, and table columns.
+CLOCKED = ("system/", "runtime/", TRAIN_TOKENS_PER_SECOND, "prompt/speed_up")
+CLOCKED_COLUMNS = ("speed-up",)
+
+
 def per_domain(name: str, domain: str) -> str:
     """`val/ppl`, `python` -> `val/ppl_python`."""
     return f"{name}_{domain}"

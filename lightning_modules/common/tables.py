@@ -55,3 +55,10 @@ def terminal(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title:
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     return table
+
+
+def clock(seconds: float) -> str:
+    """`1:05` for 65 seconds, `1:02:03` above an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -16,7 +16,8 @@ from datamodules.fetch import MINILM, fetch
 from datamodules.tasks.language import SPECIAL, Language
 from datamodules.tasks.pretraining import PretrainingDataModule
 from lightning_modules.common.bounds import Count, Positive, Whole
-from lightning_modules.common.made import adopt, made
+from lightning_modules.common.made import adopt, made, place_of
+from lightning_modules.common.making import Thing
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import kind_of
 from lightning_modules.prompt.pretraining import pretrain
@@ -113,11 +114,29 @@ class LanguageBackbone:
 
     def path(self) -> Path:
         """The pretrained weights; trains them when they are not there."""
-        return made(folder=self.cache / "backbones", key=self.key(), make=lambda place: pretrain(self, place))
+        return made(**self._kept, make=lambda place: pretrain(self, place), thing=self.thing())
+
+    @property
+    def _kept(self) -> dict[str, Any]:
+        return {"folder": self.cache / "backbones", "key": self.key()}
+
+    def needs(self) -> list[Thing]:
+        return [] if self.random_init else [self.thing()]
+
+    def thing(self) -> Thing:
+        return Thing(
+            kind="backbone",
+            name=f"{self.shape['hidden_size']}x{self.shape['layers']}",
+            detail=f"seed {self.seed}",
+            steps=self.steps,
+            why="the language model that prompts are tuned on",
+            place=place_of(**self._kept),
+            ask=self.path,
+        )
 
     def keep(self, trained: Path) -> Path:
         """Take what `experiment=prompt/pretrain` has trained with these settings."""
-        return adopt(folder=self.cache / "backbones", key=self.key(), source=trained)
+        return adopt(**self._kept, source=trained)
 
 
 class HubBackbone:
@@ -148,6 +167,10 @@ class HubBackbone:
                 f"backbone.name={self.name}: not loaded ({str(error).splitlines()[0]}). Expected a folder written by "
                 "save_pretrained, or a hub name with the network or its cache at hand."
             ) from None
+
+    def needs(self) -> list[Thing]:
+        """Nothing is made: it is trained already."""
+        return []
 
     @property
     def _class(self) -> Any:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from lightning_modules.common import metric_names as names
 from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.training.inner import inner_trainer
-from lightning_modules.training.progress import Progress
 
 # The run of `experiment=prompt/pretrain` and the automatic one take the same: their weights are the same.
 TRAINER = {"gradient_clip_val": 1.0}
@@ -92,7 +91,7 @@ class MaskedLM(pl.LightningModule):
 
 def pretrain(spec: Pretrained, folder: Path) -> None:
     """Train `spec` from its seed and write it to `folder`."""
-    trainer = inner_trainer(max_steps=spec.steps, callbacks=[Progress()], enable_progress_bar=True, **TRAINER)
+    trainer = inner_trainer(max_steps=spec.steps, **TRAINER)
     with torch.random.fork_rng():
         module = MaskedLM(backbone=spec)
         trainer.fit(module, datamodule=spec.data())

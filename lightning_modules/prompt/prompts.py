@@ -1,6 +1,7 @@
 """Tuned prompts, and other tuners, on demand: each trained once, kept by content, and taken by every later study."""
 
 import copy
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 from datamodules.tasks.datamodule import Source, TaskDataModule
 from lightning_modules.common.bounds import Count, Positive
 from lightning_modules.common.choices import check_choice
-from lightning_modules.common.made import made
+from lightning_modules.common.made import made, place_of
+from lightning_modules.common.making import Thing
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.prompt_file import PromptFile
@@ -120,9 +122,48 @@ class Prompts:
 
     def path(self, task: str, *, seed: int, tuner: Tuner | None = None, lr: Positive | None = None) -> Path:
         """Folder with what `tuner` (a soft prompt) trained; trains it when it is not there."""
-        tuner = tuner or self.soft(seed=seed)
+        tuner, tuning, data = self._asked(task, seed, tuner, lr)
+
+        def make(place: Path) -> None:
+            with seeded(seed):
+                module = self._module(tuner, tuning)
+                inner_trainer(max_steps=tuning["steps"]).fit(module, datamodule=data)
+            module.export(place, datamodule=data)
+
+        kept = self._kept(seed, tuner, tuning, data)
+        return made(**kept, make=make, thing=self.thing(task, seed=seed, tuner=tuner, lr=lr))
+
+    def thing(self, task: str, *, seed: int, tuner: Tuner | None = None, lr: Positive | None = None) -> Thing:
+        """What `path` trains."""
+        tuner, tuning, data = self._asked(task, seed, tuner, lr)
+        soft = isinstance(tuner, SoftPrompt)
+        return Thing(
+            kind="prompt" if soft else "tuned model",
+            name=task if soft else f"{tuner.description()['tuner']} {task}",
+            detail=f"seed {seed}",
+            steps=tuning["steps"],
+            why="tuned once for all studies",
+            place=place_of(**self._kept(seed, tuner, tuning, data)),
+            ask=lambda: self.path(task, seed=seed, tuner=tuner, lr=lr),
+        )
+
+    def needs(self, tasks: Sequence[str], seeds: Sequence[int]) -> list[Thing]:
+        """The backbone, where it is pretrained here, and a prompt per task and seed, those of `runs` left out."""
+        prompts = [
+            self.thing(task, seed=seed)
+            for task in tasks
+            for trial, seed in enumerate(seeds)
+            if trial >= len(self.runs.get(task, ()))
+        ]
+        return [*self.spec.needs(), *prompts]
+
+    def _asked(
+        self, task: str, seed: int, tuner: Tuner | None, lr: float | None
+    ) -> tuple[Tuner, dict[str, Any], TaskDataModule]:
         tuning = self.tuning | ({} if lr is None else {"lr": lr})
-        data = self.datamodule(task, seed=seed)
+        return tuner or self.soft(seed=seed), tuning, self.datamodule(task, seed=seed)
+
+    def _kept(self, seed: int, tuner: Tuner, tuning: dict[str, Any], data: TaskDataModule) -> dict[str, Any]:
         key = {
             "prompt": VERSION,
             "backbone": self.spec.key(),
@@ -131,14 +172,7 @@ class Prompts:
             "tuning": tuning,
             "seed": seed,
         }
-
-        def make(place: Path) -> None:
-            with seeded(seed):
-                module = self._module(tuner, tuning)
-                inner_trainer(max_steps=tuning["steps"]).fit(module, datamodule=data)
-            module.export(place, datamodule=data)
-
-        return made(folder=self.cache / "prompts", key=key, make=make)
+        return {"folder": self.cache / "prompts", "key": key}
 
     def tuned(self, task: str, *, seed: int, tuner: Tuner, lr: Positive | None = None) -> PromptTuning:
         """A module with what `tuner` trained in it, on a backbone of its own."""

@@ -7,8 +7,8 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from lightning_modules.common.tables import terminal
-from lightning_modules.runtime import foreign
-from lightning_modules.runtime.replay import CURVE, curve, first_difference, get_run
+from lightning_modules.runtime import compare, foreign
+from lightning_modules.runtime.replay import get_run
 
 PROJECT = Path(__file__).parents[2]
 # Where and when a run ran is no difference of what it computes.
@@ -33,7 +33,7 @@ def leaves(client: MlflowClient, run_id: str) -> dict[str, str]:
 
 
 def differences(client: MlflowClient, a: str, b: str) -> list[tuple[str, str, str, str]]:
-    """(kind, name, in A, in B) of config, commit, packages and data, then of the first step where the curves part."""
+    """(kind, name, in A, in B) of config, commit, packages and data, then of every metric and table that differs."""
     runs = [get_run(client, run_id) for run_id in (a, b)]
     configs = [leaves(client, run.info.run_id) for run in runs]
     found = [
@@ -47,10 +47,9 @@ def differences(client: MlflowClient, a: str, b: str) -> list[tuple[str, str, st
         kind = next((k for prefix, k in kinds.items() if key.startswith(prefix)), None)
         if kind and tags[0].get(key) != tags[1].get(key):
             found.append((kind, key.partition(".")[2], tags[0].get(key, "-"), tags[1].get(key, "-")))
-    curves = [curve(client, run.info.run_id) for run in runs]
-    step = first_difference(*curves)
-    if step is not None:
-        found.append((CURVE, f"parts at step {step}", str(curves[0].get(step, "-")), str(curves[1].get(step, "-"))))
+    a_record, b_record = (compare.record(client, run.info.run_id) for run in runs)
+    for d in compare.differences(a_record, b_record):
+        found.append((d.kind, f"{d.name} {d.where}", d.a, d.b))
     return found
 
 
@@ -65,7 +64,7 @@ def main() -> None:
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
     if not rows:
-        print("No difference in config, commit, packages, data or curve.")
+        print("No difference in config, commit, packages, data, metrics or tables.")
         return
     Console(width=140).print(terminal(["", "what", given.a[:8], given.b[:8]], rows))
 

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,26 @@ from lightning_modules.runtime.tracking import Tracker
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "hydra-core", "omegaconf", "mlflow", "tokenizers", "numpy")
 
 
-def log(tracker: Tracker, *, data: Any, module: pl.LightningModule | None = None) -> None:
+# Parts of a study's fingerprint that are results of training, not data.
+TRAINED = ("backbone", "base")
+
+
+def log(
+    tracker: Tracker,
+    *,
+    data: Any,
+    module: pl.LightningModule | None = None,
+    expected: Mapping[str, str] | None = None,
+) -> None:
     """Tags to filter runs by, the text of the rest, and the data as MLflow's input.
 
     data: a datamodule or a study: its `fingerprint()` is a dictionary of short hashes, `data` among them.
+    expected: tags of the run that this one replays. ValueError when it is on other data.
     """
     tags = {f"package.{name}": importlib.metadata.version(name) for name in PACKAGES}
     fingerprint = data.fingerprint()
+    if expected is not None:
+        refuse_other_data(fingerprint, expected)
     tags |= {f"fingerprint.{name}": value for name, value in fingerprint.items()}
     tags |= {f"parameters.{name}": str(count) for name, count in (parameters(module) if module else {}).items()}
     tracker.tags({**tags, "git.commit": git("rev-parse", "HEAD") or "none", "python": platform.python_version()})
@@ -31,6 +45,15 @@ def log(tracker: Tracker, *, data: Any, module: pl.LightningModule | None = None
     source = json.dumps(data.source.description()) if hasattr(data, "source") else "{}"
     name = type(data).__name__.removesuffix("DataModule").lower()
     tracker.inputs(name=name, digest=fingerprint["data"], source_type="facet", source=source[:60_000])
+
+
+def refuse_other_data(now: Mapping[str, str], then: Mapping[str, str]) -> None:
+    told = {name: then.get(f"fingerprint.{name}", "none") for name in now if name not in TRAINED}
+    changed = [f"{name}: {value} then, {now[name]} now" for name, value in told.items() if value != now[name]]
+    if changed:
+        raise ValueError(
+            f"the data is not that of the run ({'; '.join(changed)}); a replay on it would be another run."
+        )
 
 
 def parameters(module: pl.LightningModule) -> dict[str, int]:

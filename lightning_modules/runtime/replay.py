@@ -1,7 +1,12 @@
-"""`python main.py replay=RUN_ID`: the same run again, from what MLflow keeps of it, and whether its curve is the same."""
+"""`python main.py replay=RUN_ID`: the same run or study again, from what MLflow keeps of it, and whether all is the same.
+
+What the run was made of is made again too: a replay has a cache of its own below its folder, which shares with the common
+one what was downloaded and nothing that was trained. Taken from the common one, prompts would prove themselves.
+"""
 
 import importlib.metadata
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,13 +16,15 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from lightning_modules.runtime import foreign, provenance
+from lightning_modules.runtime.compare import differences, record
 
-CURVE = "train/loss"
+# Folders of the cache that hold nothing trained.
+DOWNLOADED = ("downloads", "tokens", "unpacked", "svco/emoji")
 console = Console(stderr=True)
 
 
 def replay(run_id: str, *, here: DictConfig) -> int:
-    """Run `run_id` again under paths.runs/replay/; the exit code: 0 when the curves are bitwise the same, else 1.
+    """Run `run_id` again under paths.runs/replay/; the exit code: 0 when all metrics and tables are bitwise the same.
 
     here: the config of this machine: where runs, cache and the tracking server are.
     Raises ValueError for an unknown run, one whose config calls what it may not or writes elsewhere (`foreign`), and
@@ -29,19 +36,40 @@ def replay(run_id: str, *, here: DictConfig) -> int:
     client = MlflowClient(here.logger.tracking_uri)
     original = get_run(client, run_id)
     folder = Path(here.paths.runs) / "replay" / original.info.run_id
+    if not here.replay_from_cache:
+        here = here.copy()
+        here.paths.cache = str(cache_of_its_own(folder, Path(here.paths.cache)))
     cfg = foreign.config_of(client, original.info.run_id, folder=folder, here=here)
-    differences = drift(original.data.tags)
-    for line in differences:
+    drifted = drift(original.data.tags)
+    for line in drifted:
         console.print(f"[yellow]differs[/yellow]: {line}")
-    check_data(cfg, original.data.tags)
     folder.mkdir(parents=True, exist_ok=True)
     cfg.fresh = True
     cfg.run_name = f"replay of {original.info.run_name}"
     options = {name: value for name, value in original.data.params.items() if "." not in name and name != "seed"}
-    tags = {"replay_of": original.info.run_id}
     with held(folder / "lock"):
-        result = run(cfg, folder=folder, overrides=[f"replay={run_id}"], tags=tags, options=options)
-    return report(client, original.info.run_id, result["run_id"], differences)
+        result = run(
+            cfg,
+            folder=folder,
+            overrides=[f"replay={run_id}"],
+            tags={"replay_of": original.info.run_id},
+            options=options,
+            expected=original.data.tags,
+        )
+    return report(client, original.info.run_id, result["run_id"], drifted)
+
+
+def cache_of_its_own(folder: Path, cache: Path) -> Path:
+    """`folder`/cache; emptied when an earlier replay came to its end, kept when it was killed and goes on."""
+    own = folder / "cache"
+    if (folder / "result.json").is_file():
+        shutil.rmtree(own, ignore_errors=True)
+    for name in DOWNLOADED:
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache / name).mkdir(parents=True, exist_ok=True)
+        if not (own / name).is_symlink():
+            (own / name).symlink_to((cache / name).resolve())
+    return own
 
 
 def get_run(client: MlflowClient, run_id: str) -> Any:
@@ -68,38 +96,29 @@ def drift(tags: dict[str, str]) -> list[str]:
     return found
 
 
-def check_data(cfg: DictConfig, tags: dict[str, str]) -> None:
-    from hydra.utils import instantiate
+def report(client: MlflowClient, original: str, again: str, drifted: list[str]) -> int:
+    """Print and tag the verdict; the exit code."""
+    one, other = record(client, original), record(client, again)
+    found = [str(difference) for difference in differences(one, other)] + other_models(client, original, again)
+    if not one.curves and not one.tables:
+        found = ["the run has no metrics and no tables to compare"]
+    verdict = "; ".join(found) or "bitwise the same"
+    client.set_tag(again, "replay.verdict", verdict[:5000])
+    if drifted:
+        client.set_tag(again, "replay.differs", "; ".join(drifted)[:5000])
+    if not found:
+        print(f"{one.size}: bitwise the same.", file=sys.stderr)
+        return 0
+    print(f"{one.size}: not the same.", file=sys.stderr)
+    for line in found:
+        print(f"  {line}", file=sys.stderr)
+    return 1
 
-    datamodule = instantiate(cfg.data)
-    datamodule.prepare_data()
-    now = datamodule.fingerprint()
-    changed = [
-        f"{n}: {tags[f'fingerprint.{n}']} then, {v} now" for n, v in now.items() if tags.get(f"fingerprint.{n}") != v
+
+def other_models(client: MlflowClient, original: str, again: str) -> list[str]:
+    """Fingerprints of what was trained to work on, where they are not as they were."""
+    then, now = (client.get_run(run_id).data.tags for run_id in (original, again))
+    keys = [f"fingerprint.{name}" for name in provenance.TRAINED if f"fingerprint.{name}" in then]
+    return [
+        f"weights of the {k.partition('.')[2]}: {then[k]} then, {now.get(k)} now" for k in keys if then[k] != now.get(k)
     ]
-    if changed:
-        raise ValueError(
-            f"the data is not that of the run ({'; '.join(changed)}); a replay on it would be another run."
-        )
-
-
-def curve(client: MlflowClient, run_id: str, metric: str = CURVE) -> dict[int, float]:
-    return {m.step: m.value for m in client.get_metric_history(run_id, metric)}
-
-
-def first_difference(a: dict[int, float], b: dict[int, float]) -> int | None:
-    """First step at which two curves have not bitwise the same value, None when there is none."""
-    return next((step for step in sorted({*a, *b}) if a.get(step) != b.get(step)), None)
-
-
-def report(client: MlflowClient, original: str, again: str, differences: list[str]) -> int:
-    a, b = curve(client, original), curve(client, again)
-    step = first_difference(a, b)
-    verdict = (
-        "bitwise the same" if step is None and a else f"parts at step {step}: {a.get(step)} then, {b.get(step)} now"
-    )
-    client.set_tag(again, "replay.verdict", verdict)
-    if differences:
-        client.set_tag(again, "replay.differs", "; ".join(differences)[:5000])
-    print(f"{CURVE} of {len(a)} points: {verdict}.", file=sys.stderr)
-    return 0 if step is None and a else 1

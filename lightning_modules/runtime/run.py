@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
+from lightning_modules.common import making
 from lightning_modules.common.files import write_atomically
 from lightning_modules.runtime import console as console_log
 from lightning_modules.runtime import errors, provenance, quiet, records, tracking
-from lightning_modules.runtime.study import Desk, Study
+from lightning_modules.runtime.study import Desk, Study, needs
+from lightning_modules.runtime.teller import Teller
 from lightning_modules.training.checkpoints import CheckedCheckpoints, newest_valid
 from lightning_modules.training.resume_point import ResumePoint
 from lightning_modules.training.stop import Preempted, deaf, stoppable
@@ -34,19 +37,23 @@ def run(
     overrides: list[str],
     tags: dict[str, str] | None = None,
     options: dict[str, str] | None = None,
+    expected: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Instantiate, fit, test on the best checkpoint, draw, export; returns what result.json holds.
 
     A run directory with a result.json is done and is left as it is; one without goes on from its last checkpoint;
     `fresh=true` starts anew in either case. options: group -> option that the config was composed of, for MLflow.
+    expected: tags of the run that this one replays.
     """
     first = rank_zero_only.rank == 0
     shown = tracking.Shown(overrides=overrides, tags=tags or {}, options=options or {})
     with console_log.kept(folder / "console.log") if first else contextlib.nullcontext(), stoppable():
-        return _run(cfg, folder=folder, shown=shown, first=first)
+        return _run(cfg, folder=folder, shown=shown, first=first, expected=expected)
 
 
-def _run(cfg: DictConfig, *, folder: Path, shown: tracking.Shown, first: bool) -> dict[str, Any]:
+def _run(
+    cfg: DictConfig, *, folder: Path, shown: tracking.Shown, first: bool, expected: Mapping[str, str] | None
+) -> dict[str, Any]:
     if first and not cfg.fresh and (done := records.result(folder)):
         say(f"Already done: {folder}/{records.RESULT} (fresh=true runs it again).")
         return done
@@ -56,24 +63,13 @@ def _run(cfg: DictConfig, *, folder: Path, shown: tracking.Shown, first: bool) -
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     resume = newest_valid(folder / "checkpoints", say=say)
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    work = instantiate(cfg.study) if cfg.study else (instantiate(cfg.data), instantiate(cfg.module))
+    # Before anything is built: a model may have to be pretrained first, and that is seen in MLflow too.
     tracker = tracking.open_tracker(cfg, folder=folder, shown=shown)
+    teller = Teller(tracker)
     try:
-        if cfg.study:
-            result = _study(work, folder=folder, tracker=tracker)
-        else:
-            trainer = pl.Trainer(
-                logger=tracker or False,
-                callbacks=[instantiate(cfg.callbacks[name]) for name in _wanted_callbacks(cfg)],
-                plugins=[CheckedCheckpoints()],
-                default_root_dir=folder,
-                **instantiate(cfg.trainer),
-            )
-            if resume and first:
-                say(f"Going on from {resume}.")
-            datamodule, module = work
-            result = _fit_and_test(cfg, trainer, module, datamodule, folder=folder, tracker=tracker, resume=resume)
+        with making.watched_by(teller) if first else contextlib.nullcontext():
+            result = _work(cfg, folder=folder, tracker=tracker, resume=resume, expected=expected)
+            teller.summary()
         if first:
             _finish(result, folder=folder, tracker=tracker)
     except BaseException as error:
@@ -88,7 +84,49 @@ def _run(cfg: DictConfig, *, folder: Path, shown: tracking.Shown, first: bool) -
     (folder / "failure.txt").unlink(missing_ok=True)
     if tracker:
         tracker.end("FINISHED")
+    if first:
+        _close(cfg, result, folder=folder, replay_of=shown.tags.get("replay_of"))
     return result
+
+
+def _close(cfg: DictConfig, result: dict[str, Any], *, folder: Path, replay_of: str | None) -> None:
+    """Three lines: the numbers that matter, where the run lies, what to do next."""
+    metrics = result["metrics"]
+    wanted = [n for n in dict.fromkeys((cfg.objective_metric, *cfg.shown_metrics)) if n in metrics]
+    say("  ".join(f"{name} {metrics[name]:.4g}" for name in wanted) or "No metric that this system shows.")
+    run_id = result.get("run_id")
+    say(f"In {folder}" + (f", run {run_id}" if run_id else ""))
+    if run_id:
+        say(
+            f"Next: make ui, experiment {cfg.experiment_name}; or make replay RUN={run_id}: is it bitwise the same again?"
+        )
+    else:
+        say("Next: logger=mlflow fresh=true runs it again and keeps it where runs are compared.")
+
+
+def _work(
+    cfg: DictConfig,
+    *,
+    folder: Path,
+    tracker: tracking.Tracker | None,
+    resume: Path | None,
+    expected: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    if cfg.study:
+        return _study(instantiate(cfg.study), folder=folder, tracker=tracker, expected=expected)
+    datamodule, module = instantiate(cfg.data), instantiate(cfg.module)
+    trainer = pl.Trainer(
+        logger=tracker or False,
+        callbacks=[instantiate(cfg.callbacks[name]) for name in _wanted_callbacks(cfg)],
+        plugins=[CheckedCheckpoints()],
+        default_root_dir=folder,
+        **instantiate(cfg.trainer),
+    )
+    if resume and trainer.is_global_zero:
+        say(f"Going on from {resume}.")
+    told = dict(folder=folder, tracker=tracker, resume=resume, expected=expected)
+    return _fit_and_test(cfg, trainer, module, datamodule, **told)
 
 
 def _fit_and_test(
@@ -100,11 +138,12 @@ def _fit_and_test(
     folder: Path,
     tracker: tracking.Tracker | None,
     resume: Path | None,
+    expected: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     if trainer.is_global_zero:
         datamodule.prepare_data()
     if tracker:
-        provenance.log(tracker, data=datamodule, module=module)
+        provenance.log(tracker, data=datamodule, module=module, expected=expected)
     trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
     point = next((c for c in trainer.callbacks if isinstance(c, ResumePoint)), None)
     # A run resumed at its very end has no training metrics of its own.
@@ -119,11 +158,14 @@ def _fit_and_test(
     return result
 
 
-def _study(study: Study, *, folder: Path, tracker: tracking.Tracker | None) -> dict[str, Any]:
+def _study(
+    study: Study, *, folder: Path, tracker: tracking.Tracker | None, expected: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     desk = Desk(folder=folder, tracker=tracker)
     study.prepare()
+    making.watcher().expects(needs(study))
     if tracker:
-        provenance.log(tracker, data=study)
+        provenance.log(tracker, data=study, expected=expected)
     metrics = study.run(desk)
     desk.metrics(metrics)
     return {"metrics": metrics, "commit": provenance.commit()}

@@ -32,6 +32,7 @@ def _top(
     fresh: bool,
     plan: bool,
     replay: str | None,
+    replay_from_cache: bool,
     test: bool,
     export: bool,
     objective_metric: str,

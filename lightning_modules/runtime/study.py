@@ -1,7 +1,8 @@
 """A study: an analysis that stands in the place of training. `study._target_` names it; the rest of a run is the same.
 
 It gets run directory, MLflow run, provenance, sweeps and `result.json` like any run. What is costly in it (a backbone, a
-prompt) it keeps by content with `made.made`, so a study that was killed goes on where it was.
+prompt) it keeps by content with `made.made`, so a study that was killed goes on where it was. With a method `needs`, which
+lists all that it asks for, it can be planned and tells how far it is.
 """
 
 import csv
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from lightning_modules.common.making import Thing
 from lightning_modules.common.tables import markdown, terminal
 from lightning_modules.runtime.tracking import Tracker
 
@@ -69,6 +71,11 @@ class Study(Protocol):
 
     def run(self, desk: Desk) -> dict[str, float]:
         """Do it; metrics by name."""
+
+
+def needs(study: Study) -> list[Thing]:
+    """What it is going to train or make, in order, where it can tell: `needs()` of a study is optional."""
+    return study.needs() if hasattr(study, "needs") else []
 
 
 def _short(cell: Any) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_modules.common.bounds import Count, Positive, Share
 from lightning_modules.common.choices import check_choice
+from lightning_modules.common.making import Thing, watcher
 from lightning_modules.common.tables import mean_ci
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.prompts import Loaded
@@ -136,6 +137,14 @@ class Origin(Intervention):
             check_choice("study.learning_rates", name, TUNERS)
         self.learning_rates = dict(learning_rates)
 
+    def needs(self) -> list[Thing]:
+        """A tuned model per task and tuner too."""
+        return super().needs() + [
+            self.prompts.thing(task, seed=self.seeds()[0], tuner=TUNERS[name](), lr=lr)
+            for task in self.tasks
+            for name, lr in self.learning_rates.items()
+        ]
+
     def run(self, desk: Desk) -> dict[str, float]:
         best: dict[str, list[float]] = {}
         hurt: dict[str, dict[str, list[float]]] = {}
@@ -191,6 +200,27 @@ class Prune(Intervention):
         super().__init__(**shared)
         self.keep, self.top_layers, self.retune, self.rounds = list(keep), top_layers, retune, rounds
 
+    def needs(self) -> list[Thing]:
+        """Every prompt again on every pruned model."""
+        return super().needs() + [
+            self.thing(task, seed, share, arm)
+            for task in self.tasks
+            for seed in self.seeds()
+            for share in self.keep
+            for arm in ("skill neurons", "random neurons")
+        ]
+
+    def thing(self, task: str, seed: int, share: float, arm: str) -> Thing:
+        detail = f"seed {seed}, {arm}, share {share:g}"
+        why, trial = "the prompt adapts to the pruned model", self.seeds().index(seed)
+
+        def ask() -> Tensor:
+            # The whole model takes at least as long as a pruned one.
+            prompt = self.prompts.prompt(task, seed=seed, trial=trial).weight
+            return self.retuned(self.backbone, task, prompt, seed, share=share, arm=arm)
+
+        return Thing("prompt tuned on", task, detail, self.retune, why, ask=ask)
+
     def run(self, desk: Desk) -> dict[str, float]:
         found: dict[tuple[str, float], list[float]] = {}
         left: dict[float, float] = {}
@@ -210,7 +240,8 @@ class Prune(Intervention):
                         left[share] = pruning.parameters_left(self.backbone.model, small)
                         smaller = Backbone(small, self.backbone.tokenizer)
                         at_once = accuracy(smaller, data, prompt)
-                        after = accuracy(smaller, data, self.retuned(smaller, task, prompt, seed))
+                        again = self.retuned(smaller, task, prompt, seed, share=share, arm=arm)
+                        after = accuracy(smaller, data, again)
                         found.setdefault((arm, share), []).append(after)
                         found.setdefault((f"{arm}, not tuned on", share), []).append(at_once)
                         rows.append(
@@ -254,13 +285,13 @@ class Prune(Intervention):
         desk.table("pruning_means", summary)
         return metrics
 
-    def retuned(self, smaller: Backbone, task: str, prompt: Tensor, seed: int) -> Tensor:
+    def retuned(self, smaller: Backbone, task: str, prompt: Tensor, seed: int, *, share: float, arm: str) -> Tensor:
         """The prompt after `retune` more steps on the pruned model."""
         from lightning_modules.prompt.module import PromptTuning
         from lightning_modules.training.inner import inner_trainer, seeded
 
         tuner = SoftPrompt(length=len(prompt), seed=seed)
-        with seeded(seed):
+        with seeded(seed), watcher().making(self.thing(task, seed, share, arm)):
             module = PromptTuning(backbone=Loaded(smaller), tuner=tuner, lr=self.prompts.tuning["lr"])
             with torch.no_grad():
                 tuner.weight.copy_(prompt)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_modules.common.bounds import Count, Share, Whole
 from lightning_modules.common.digests import digest
+from lightning_modules.common.making import Thing
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.runtime.study import Desk
@@ -52,6 +53,10 @@ class PromptStudy:
     def prepare(self) -> None:
         for task in self.tasks:
             self.prompts.data(task).prepare_data()
+
+    def needs(self) -> list[Thing]:
+        """All that is trained for it, in the order it is asked for."""
+        return self.prompts.needs(self.tasks, self.seeds())
 
     def fingerprint(self) -> dict[str, str]:
         tasks = [self.prompts.data(task).fingerprint() for task in self.tasks]

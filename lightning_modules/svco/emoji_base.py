@@ -9,6 +9,7 @@ from datamodules.scenes.emoji_source import QUESTION, EmojiSource, caption, pict
 from datamodules.scenes.reader import Reader
 from lightning_modules.common.bounds import Count, Positive, Share, Whole
 from lightning_modules.common.made import made
+from lightning_modules.common.making import Thing
 from lightning_modules.svco.embedded import build_processor
 from lightning_modules.svco.models import VLM, load_vlm
 from lightning_modules.svco.pretraining import VERSION as SCENES_VERSION
@@ -52,7 +53,8 @@ def emoji_vlm(
         vlm.core.save_pretrained(place)
         vlm.reader.processor.save_pretrained(place)
 
-    folder = made(folder=Path(cache_dir) / "svco" / "emoji_base", key=key, make=make)
+    thing = Thing("base model", "emoji", f"seed {seed}", steps, "every objective is trained from it")
+    folder = made(folder=Path(cache_dir) / "svco" / "emoji_base", key=key, make=make, thing=thing)
     return load_vlm(path=str(folder))
 
 

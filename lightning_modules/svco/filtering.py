@@ -4,6 +4,7 @@ from typing import Any
 
 from datamodules.scenes.datamodule import Source
 from lightning_modules.common.bounds import Count
+from lightning_modules.common.making import Thing
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco.mvc.filters import Similarity, verdict
 from lightning_modules.svco.studies import Arms
@@ -79,10 +80,19 @@ class Filtering(Arms):
         self.pairs = pairs
         self.filter = dict(semantic=semantic, visual=visual, above=above, below=below, pixels=self.settings.pixels)
 
+    def sources(self) -> dict[str, Sieved]:
+        pool = self.settings.source
+        return {
+            arm: Sieved(pool, count=self.pairs, sieve=sieve, **self.filter)
+            for arm, sieve in (("filtered", True), ("unfiltered", False))
+        }
+
+    def needs(self) -> list[Thing]:
+        return [t for source in self.sources().values() for t in self.arms(self.settings._replace(source=source))]
+
     def run(self, desk: Desk) -> dict[str, float]:
         rows, metrics = [], {}
-        for arm, sieve in (("filtered", True), ("unfiltered", False)):
-            source = Sieved(self.settings.source, count=self.pairs, sieve=sieve, **self.filter)
+        for arm, source in self.sources().items():
             train = source.pairs("train")
             foreign = sum(pair.category == "unrelated" for pair in train) / len(train)
             for name in self.objectives:

@@ -20,6 +20,7 @@ from datamodules.scenes.render import render
 from datamodules.scenes.world import VALUES, Scene, draw_scene
 from lightning_modules.common.bounds import Count, Positive, Share, Whole
 from lightning_modules.common.made import made
+from lightning_modules.common.making import Thing
 from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.svco.embedded import build_llava, build_processor
 from lightning_modules.svco.models import VLM, load_vlm, prepared
@@ -107,6 +108,7 @@ def pretrained_vlm(
         make=lambda place: _pretrain(
             place, sizes=sizes, **{k: v for k, v in key.items() if k not in (*sizes, "version")}
         ),
+        thing=Thing("base model", "scenes", f"seed {seed}", vision_steps + steps, "every objective is trained from it"),
     )
     return load_vlm(path=str(folder), lora_rank=lora_rank, freeze_vision=freeze_vision, max_response=max_response)
 

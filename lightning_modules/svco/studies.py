@@ -12,12 +12,13 @@ from datamodules.scenes.pairs import scene_pairs
 from lightning_modules.common import metric_names as names
 from lightning_modules.common.bounds import Count, Positive, Whole
 from lightning_modules.common.digests import digest
+from lightning_modules.common.making import Thing
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco import figures as draw
 from lightning_modules.svco import grounding
 from lightning_modules.svco.evaluation import Found, evaluate, evaluate_pairs
 from lightning_modules.svco.models import VLM
-from lightning_modules.svco.tuning import Settings, tuned
+from lightning_modules.svco.tuning import Arm, Settings
 
 SHOWN = {
     "svco/paired_all": "paired",
@@ -77,6 +78,17 @@ class Arms:
     def fingerprint(self) -> dict[str, str]:
         return {"data": digest(self.settings.source.description()), "base": self.base_digest}
 
+    def needs(self) -> list[Thing]:
+        """An arm per objective and learning rate."""
+        return self.arms(self.settings)
+
+    def arms(self, settings: Settings) -> list[Thing]:
+        return [
+            Arm(self.vlm, self.base_digest, name, objective, lr, settings).thing()
+            for name, objective in self.objectives.items()
+            for lr in self.learning_rates
+        ]
+
     def measured(self, vlm: VLM) -> Found:
         pairs = scene_pairs(count=self.test_pairs, seed=0, split="test", prior=0.0, describe=0.5)
         return evaluate(vlm, pairs=pairs, scenes_each=self.scenes_each, pixels=self.settings.pixels)
@@ -87,7 +99,7 @@ class Arms:
         tried: list[dict[str, Any]] = []
         best: tuple[float, VLM, float] | None = None
         for lr in self.learning_rates:
-            vlm, val = tuned(self.vlm, base=self.base_digest, objective=self.objectives[name], lr=lr, settings=settings)
+            vlm, val = Arm(self.vlm, self.base_digest, name, self.objectives[name], lr, settings).tuned()
             paired = val[names.VAL_PAIRED]
             row = {"objective": name, "lr": f"{lr:.0e}", "val paired": paired, "val nll": val[names.VAL_PAIR_NLL]}
             tried.append(row)

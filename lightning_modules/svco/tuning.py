@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from datamodules.scenes.datamodule import PairsDataModule, Source
 from lightning_modules.common import metric_names as names
-from lightning_modules.common.made import made
+from lightning_modules.common.made import made, place_of
+from lightning_modules.common.making import Thing
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.module import SVCO
@@ -33,31 +34,58 @@ class Settings(NamedTuple):
     pixels: int
 
 
-def tuned(vlm: VLM, *, base: str, objective: Objective, lr: float, settings: Settings) -> tuple[VLM, dict[str, float]]:
-    """(a copy of `vlm` trained with `objective`, its validation metrics); `base` is the fingerprint of `vlm`."""
-    key = {
-        "version": VERSION,
-        "base": base,
-        "objective": objective.description(),
-        "lr": lr,
-        "data": settings.source.description(),
-        "steps": settings.steps,
-        "batch": settings.global_batch,
-        "seed": settings.seed,
-        "pixels": settings.pixels,
-        "lora": vlm.adapted,
-    }
-    copied = copy.deepcopy(vlm)
-    folder = made(
-        folder=Path(settings.cache_dir) / "svco" / "tuned",
-        key=key,
-        make=lambda place: _train(place, copied, objective=objective, lr=lr, settings=settings),
-    )
-    # Arms that were kept before weights were safetensors are not trained again.
-    old = folder / "trained.pt"
-    state = torch.load(old, weights_only=True) if old.is_file() else load_file(folder / TRAINED)
-    copied.load_state_dict(state, strict=False)
-    return copied.eval(), json.loads((folder / "validation.json").read_text())
+class Arm(NamedTuple):
+    """One objective at one learning rate from one base model.
+
+    vlm: the base. base: its fingerprint. name: of the objective.
+    """
+
+    vlm: VLM
+    base: str
+    name: str
+    objective: Objective
+    lr: float
+    settings: Settings
+
+    def kept(self) -> dict[str, Any]:
+        key = {
+            "version": VERSION,
+            "base": self.base,
+            "objective": self.objective.description(),
+            "lr": self.lr,
+            "data": self.settings.source.description(),
+            "steps": self.settings.steps,
+            "batch": self.settings.global_batch,
+            "seed": self.settings.seed,
+            "pixels": self.settings.pixels,
+            "lora": self.vlm.adapted,
+        }
+        return {"folder": Path(self.settings.cache_dir) / "svco" / "tuned", "key": key}
+
+    def thing(self) -> Thing:
+        return Thing(
+            kind="arm",
+            name=self.name,
+            detail=f"lr {self.lr:g}",
+            steps=self.settings.steps,
+            why="an objective is compared at the learning rate that its validation pairs choose",
+            place=place_of(**self.kept()),
+            ask=self.tuned,
+        )
+
+    def tuned(self) -> tuple[VLM, dict[str, float]]:
+        """(a copy of the base trained so, its validation metrics)."""
+        copied = copy.deepcopy(self.vlm)
+
+        def make(place: Path) -> None:
+            _train(place, copied, objective=self.objective, lr=self.lr, settings=self.settings)
+
+        folder = made(**self.kept(), make=make, thing=self.thing())
+        # Arms that were kept before weights were safetensors are not trained again.
+        old = folder / "trained.pt"
+        state = torch.load(old, weights_only=True) if old.is_file() else load_file(folder / TRAINED)
+        copied.load_state_dict(state, strict=False)
+        return copied.eval(), json.loads((folder / "validation.json").read_text())
 
 
 def _train(place: Path, vlm: VLM, *, objective: Objective, lr: float, settings: Settings) -> None:

@@ -6,11 +6,32 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from lightning_modules.common.making import watcher
 from lightning_modules.training.resume_point import random_state, set_random_state
+
+
+class Told(pl.Callback):
+    """Tells whoever watches the run of every step of `steps`, of which the watcher may have cut some off."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        watcher().trains(self.steps)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        watcher().step(trainer.global_step, outputs["loss"])
 
 
 def inner_trainer(*, max_steps: int, **settings: Any) -> pl.Trainer:
     """One CPU device, `max_steps` steps, no validation unless `settings` ask for it."""
+    told = Told(max_steps)
+    if cap := watcher().cap:
+        max_steps = min(max_steps, cap)
+        if "val_check_interval" in settings:
+            settings["val_check_interval"] = min(settings["val_check_interval"], cap)
     plain: dict[str, Any] = dict(
         accelerator="cpu",
         devices=1,
@@ -22,7 +43,8 @@ def inner_trainer(*, max_steps: int, **settings: Any) -> pl.Trainer:
         enable_progress_bar=False,
         use_distributed_sampler=False,
     )
-    return pl.Trainer(max_steps=max_steps, **plain | settings)
+    callbacks = [*settings.pop("callbacks", ()), told]
+    return pl.Trainer(max_steps=max_steps, callbacks=callbacks, **plain | settings)
 
 
 @contextlib.contextmanager

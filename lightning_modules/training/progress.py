@@ -1,20 +1,71 @@
 """The progress bar: optimizer-relevant numbers under short names, so that a line of a terminal holds them."""
 
+import time
+from typing import Any
+
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.callbacks.progress.rich_progress import RichProgressBarTheme
+from rich.console import Console
 
 from lightning_modules.common import metric_names as names
+from lightning_modules.common.tables import clock
 
 SHORT = {names.TRAIN_TOKENS_PER_SECOND: "tok/s"}
+# Seconds between two lines where there is no terminal.
+PAUSE = 30.0
 
 
 class Progress(RichProgressBar):
-    """Lightning's rich bar with the metrics logged for it: `loss 4.31 · lbl 1.02 · tok/s 8,120`."""
+    """Lightning's rich bar with the metrics logged for it: `loss 4.31 · lbl 1.02 · tok/s 8,120`.
+
+    It counts the forwards of the whole run: Lightning's own counts those of an epoch, whose number changes at a resume.
+    Without a terminal there is a line now and then.
+    """
 
     def __init__(self, *, refresh_rate: int = 5) -> None:
         theme = RichProgressBarTheme(metrics_text_delimiter=" · ", metrics_format=".3f")
         super().__init__(refresh_rate=refresh_rate, theme=theme)
+        self._began = self._spoke = 0.0
+        self._first = 0
+
+    @property
+    def total_train_batches(self) -> int | float:
+        steps = self.trainer.max_steps
+        return steps * self.trainer.accumulate_grad_batches if steps > 0 else super().total_train_batches
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._began = self._spoke = time.perf_counter()
+        self._first = trainer.global_step
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.progress is not None and self.train_progress_bar_id is None:
+            done = trainer.fit_loop.total_batch_idx + 1
+            self.train_progress_bar_id = self.progress.add_task(
+                "training", total=self.total_train_batches, completed=done
+            )
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.fit_loop.total_batch_idx)
+        console = Console(stderr=True)
+        now = time.perf_counter()
+        if self.is_enabled and not console.is_terminal and now - self._spoke > PAUSE:
+            self._spoke = now
+            console.print(self.line(trainer, pl_module, seconds=now - self._began), soft_wrap=True, highlight=False)
+
+    def line(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, seconds: float) -> str:
+        """`step 120 of 600: loss 4.310, 1:20 left`, by the pace of these seconds."""
+        done, steps = trainer.global_step, trainer.max_steps
+        shown = [f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items()]
+        left = (
+            [f"{clock(seconds / (done - self._first) * (steps - done))} left"]
+            if steps > 0 and done > self._first
+            else []
+        )
+        return f"step {done} of {steps}: {', '.join(shown + left)}"
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, str]:
         shown = super().get_metrics(trainer, pl_module)
@@ -23,7 +74,3 @@ class Progress(RichProgressBar):
             SHORT.get(name, name.split("/")[-1]): f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
             for name, value in shown.items()
         }
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        # A run is counted in optimizer steps, so the number of epochs says nothing.
-        return f"epoch {current_epoch}   "

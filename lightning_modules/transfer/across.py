@@ -1,6 +1,7 @@
 """Transferred prompts as the start of tuning, and across models (sections 4.3 and 5 of Su et al.)."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,13 +9,14 @@ from torch import Tensor
 
 from lightning_modules.common.bounds import Count, Positive, Share
 from lightning_modules.common.choices import check_choice
+from lightning_modules.common.making import Thing, watcher
 from lightning_modules.common.tables import mean_ci
 from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons.studies import mean
 from lightning_modules.transfer import figures as draw
 from lightning_modules.transfer import projector as pj
-from lightning_modules.transfer.curves import Curve, curve, speed_ups
+from lightning_modules.transfer.curves import Curve, curve, speed_ups, thing
 from lightning_modules.transfer.stacked import stack, stacked_accuracy
 from lightning_modules.transfer.studies import Matrix
 
@@ -56,18 +58,27 @@ class Across(Matrix):
 
     def projector(self, *, objective: str, variant: str | None = None) -> pj.Projector:
         data = [self.prompts.datamodule(t, seed=s) for t in self.train_tasks for s in self.seeds()]
-        return pj.train_projector(
-            steps=self.steps,
-            seed=self.seed,
-            variant=variant or self.variant,
-            hidden=self.hidden,
-            backbone=self.backbone,
-            prompts_NPH=torch.cat([self.sources(t) for t in self.train_tasks]),
-            targets_NPG=stack([f for t in self.train_tasks for f in self.files(t)]),
-            data=data,
-            objective=objective,
-            lr=self.projector_lr,
-        )
+        targets_NPG = stack([f for t in self.train_tasks for f in self.files(t)])
+        prompts_NPH = torch.cat([self.sources(t) for t in self.train_tasks])
+        with watcher().making(self.projecting(objective=objective, variant=variant)):
+            return pj.train_projector(
+                steps=self.steps,
+                seed=self.seed,
+                variant=variant or self.variant,
+                hidden=self.hidden,
+                backbone=self.backbone,
+                prompts_NPH=prompts_NPH,
+                targets_NPG=targets_NPG,
+                data=data,
+                objective=objective,
+                lr=self.projector_lr,
+            )
+
+    def projecting(self, *, objective: str, variant: str | None = None) -> Thing:
+        name = f"{variant or self.variant} {objective}"
+        why = "it takes the other model's prompts to this one"
+        ask = partial(self.projector, objective=objective, variant=variant)
+        return Thing("projector", name, f"seed {self.seed}", self.steps, why, ask=ask)
 
     def kind(self, task: str) -> str:
         if task in self.train_tasks:
@@ -78,6 +89,14 @@ class Across(Matrix):
 
 class Project(Across):
     """Zero-shot transfer across models by projector, by objective and variant, on seen and unseen tasks (table 4)."""
+
+    def needs(self) -> list[Thing]:
+        ways = [(variant, objective) for variant in pj.VARIANTS for objective in pj.OBJECTIVES]
+        return [
+            *super().needs(),
+            *self.source_prompts.needs(self.tasks, self.seeds()),
+            *(self.projecting(objective=objective, variant=variant) for variant, objective in ways),
+        ]
 
     def run(self, desk: Desk) -> dict[str, float]:
         own = {t: stacked_accuracy(self.backbone, self.prompts.data(t), stack(self.files(t))) for t in self.tasks}
@@ -139,22 +158,40 @@ class Tpt(Across):
             check_choice("study.targets", name, self.tasks)
         self.targets, self.cadence, self.tolerance = list(targets), cadence, tolerance
 
+    def similar(self, target: str) -> str | None:
+        """The task whose prompts it is started from, of the same skill; None when there is none."""
+        others = (t for t in self.tasks if t not in (target, *self.controls))
+        return next((t for t in others if self.skills[t] == self.skills[target]), None)
+
+    def needs(self) -> list[Thing]:
+        here = [*self.train_tasks, *(t for target in self.targets if (t := self.similar(target)))]
+        there = [*self.train_tasks, *self.targets]
+        tunings = [
+            thing(self.prompts, target, seed=seed, cadence=self.cadence, arm=arm)
+            for target in self.targets
+            for arm in ("vanilla", *["TPT task"] * bool(self.similar(target)), "TPT model")
+            for seed in self.seeds()
+        ]
+        return [
+            *self.prompts.needs(list(dict.fromkeys(here)), self.seeds()),
+            *self.source_prompts.needs(list(dict.fromkeys(there)), self.seeds()),
+            self.projecting(objective="task"),
+            *tunings,
+        ]
+
     def run(self, desk: Desk) -> dict[str, float]:
         projector = self.projector(objective="task")
         curves: dict[str, dict[str, list[Curve]]] = {}
         rows = []
         for target in self.targets:
-            similar = [
-                t for t in self.tasks if self.skills[t] == self.skills[target] and t not in (target, *self.controls)
-            ]
             starts: dict[str, list[Tensor | None]] = {"vanilla": [None] * self.trials}
-            if similar:
-                starts["TPT task"] = [f.weight for f in self.files(similar[0])]
+            if similar := self.similar(target):
+                starts["TPT task"] = [f.weight for f in self.files(similar)]
             with torch.no_grad():
                 starts["TPT model"] = list(projector(self.sources(target)))
             curves[target] = {
                 arm: [
-                    curve(self.prompts, target, seed=seed, start=start, cadence=self.cadence)
+                    curve(self.prompts, target, seed=seed, start=start, cadence=self.cadence, arm=arm)
                     for seed, start in zip(self.seeds(), prompts, strict=True)
                 ]
                 for arm, prompts in starts.items()

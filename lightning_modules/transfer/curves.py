@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from lightning_modules.common.making import Thing, watcher
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.prompts import Loaded, Prompts
 from lightning_modules.skill_neurons.studies import accuracy
@@ -31,12 +32,25 @@ class Cadence(pl.Callback):
         self.found[step] = accuracy(module.backbone, self.data, module.tuner.prompt(), split="val")
 
 
-def curve(prompts: Prompts, task: str, *, seed: int, start: Tensor | None, cadence: int) -> Curve:
-    """Step -> validation accuracy of tuning `task` from `start`, or as `experiment=prompt/tune` begins."""
+def thing(prompts: Prompts, task: str, *, seed: int, cadence: int, arm: str) -> Thing:
+    """What `curve` trains; it is not kept."""
+    why = "its accuracy is measured on the way"
+
+    def ask() -> Curve:
+        return curve(prompts, task, seed=seed, start=None, cadence=cadence, arm=arm)
+
+    return Thing("measured tuning", task, f"seed {seed}, {arm}", prompts.tuning["steps"], why, ask=ask)
+
+
+def curve(prompts: Prompts, task: str, *, seed: int, start: Tensor | None, cadence: int, arm: str) -> Curve:
+    """Step -> validation accuracy of tuning `task` from `start`, or as `experiment=prompt/tune` begins.
+
+    arm: what `start` is, for whoever watches.
+    """
     tuner = prompts.soft(seed=seed)
     watch = Cadence(cadence, prompts.data(task))
     settings = {name: value for name, value in prompts.tuning.items() if name not in ("steps", "batch")}
-    with seeded(seed):
+    with seeded(seed), watcher().making(thing(prompts, task, seed=seed, cadence=cadence, arm=arm)):
         module = PromptTuning(backbone=Loaded(prompts.backbone), tuner=tuner, **settings)
         if start is not None:
             with torch.no_grad():

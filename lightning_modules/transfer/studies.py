@@ -14,13 +14,14 @@ from torch import Tensor
 
 from lightning_modules.common.bounds import Count
 from lightning_modules.common.choices import check_choice
+from lightning_modules.common.making import Thing
 from lightning_modules.common.tables import mean_ci
 from lightning_modules.prompt.prompt_file import PromptFile
 from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons.studies import PromptStudy, mean
 from lightning_modules.transfer import figures as draw
 from lightning_modules.transfer import indicators as ind
-from lightning_modules.transfer.curves import curve
+from lightning_modules.transfer.curves import curve, thing
 from lightning_modules.transfer.stacked import stack, stacked_accuracy
 
 
@@ -174,6 +175,8 @@ class Suggest(Matrix):
         cadence: steps between two evaluations of the tuning that follows.
     """
 
+    starts_from = ("from the suggested prompt", "vanilla")
+
     def __init__(
         self,
         *,
@@ -198,9 +201,19 @@ class Suggest(Matrix):
         super().prepare()
         self.prompts.data(self.target).prepare_data()
 
+    def needs(self) -> list[Thing]:
+        """Of each stored task one prompt; of the target a short tuning and two whole ones."""
+        seed = self.seeds()[0]
+        stored = self.prompts.needs(self.tasks, [seed])
+        probe = self.prompts.with_tuning(steps=self.probe_steps).thing(self.target, seed=seed)
+        tunings = [
+            thing(self.prompts, self.target, seed=seed, cadence=self.cadence, arm=arm) for arm in self.starts_from
+        ]
+        return [*stored, probe, *tunings]
+
     def run(self, desk: Desk) -> dict[str, float]:
         seed, data = self.seeds()[0], self.prompts.data(self.target)
-        stored = [self.files(task)[0] for task in self.tasks]
+        stored = [self.prompts.prompt(task, seed=seed) for task in self.tasks]
         short = self.prompts.with_tuning(steps=self.probe_steps).prompt(self.target, seed=seed).weight
         zero_shot = stacked_accuracy(self.backbone, data, stack(stored), split="val")
         probe = ind.Probe(self.target, short, ind.active_LF(self.backbone, data, short))
@@ -214,9 +227,9 @@ class Suggest(Matrix):
         desk.table("suggested", rows)
         named = order[0]
         best = stored[self.tasks.index(named)]
-        starts = {"from the suggested prompt": best.weight, "vanilla": None}
+        starts = dict(zip(self.starts_from, (best.weight, None), strict=True))
         curves = {
-            name: [curve(self.prompts, self.target, seed=seed, start=start, cadence=self.cadence)]
+            name: [curve(self.prompts, self.target, seed=seed, start=start, cadence=self.cadence, arm=name)]
             for name, start in starts.items()
         }
         desk.figure("tuning", draw.curves_figure({self.target: curves}))

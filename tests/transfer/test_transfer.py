@@ -179,7 +179,7 @@ def test_distance_minimising_finds_the_targets(prompts, tmp_path):
 
 def test_a_transferred_start_begins_at_its_zero_shot_score(prompts):
     start = prompts.prompt("number_film", seed=1).weight
-    found = curve(prompts, "sentiment_film", seed=2, start=start, cadence=2)
+    found = curve(prompts, "sentiment_film", seed=2, start=start, cadence=2, arm="a start")
     assert list(found) == [0, 2, 4]
     zero_shot = stacked_accuracy(prompts.backbone, prompts.data("sentiment_film"), start[None], split="val")
     assert found[0] == pytest.approx(float(zero_shot))

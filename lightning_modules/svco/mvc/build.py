@@ -3,23 +3,25 @@
 Candidates go through in parts; each part is kept by content, so a run that was killed goes on with the next one.
 """
 
+import contextlib
 import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from datamodules.scenes import mvc
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.digests import digest
 from lightning_modules.common.files import sha256
-from lightning_modules.common.made import made
+from lightning_modules.common.made import made, place_of
+from lightning_modules.common.making import Thing, watcher
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco import figures as draw
 from lightning_modules.svco.mvc.filters import Similarity, verdict
@@ -69,17 +71,38 @@ class BuildMVC:
     def fingerprint(self) -> dict[str, str]:
         return {"data": digest(self.key()["candidates"]), "pipeline": digest(self.key())}
 
-    def parts(self, desk: Desk) -> Iterator[Path]:
+    def needs(self) -> list[Thing]:
+        """Every part of the candidates, in order."""
+        key = self.key()
+        return [self.thing(key, start) for start in range(0, len(self.candidates), self.part)]
+
+    def thing(self, key: dict[str, Any], start: int) -> Thing:
+        place = place_of(**self.kept(key, start))
+        last = min(start + self.part, len(self.candidates))
+        ask = partial(_part, (self, key, start))
+        return Thing("part", "pairs", f"{start + 1} to {last}", 0, "filtered and worded once", place, ask)
+
+    def kept(self, key: dict[str, Any], start: int) -> dict[str, Any]:
+        return {"folder": self.cache, "key": {**key, "start": start}}
+
+    def parts(self) -> Iterator[Path]:
         """The folder of every part, in order."""
-        key, starts = self.key(), range(0, len(self.candidates), self.part)
-        jobs = [(self, key, start) for start in starts]
-        label = f"{len(self.candidates)} candidates"
+        needs = self.needs()
         if self.workers == 1:
-            yield from track(map(_part, jobs), description=label, total=len(jobs))
+            yield from (thing.ask() for thing in needs if thing.ask)
             return
-        # Spawned, not forked: torch's threads do not survive a fork.
+        key = self.key()
+        jobs = [(self, key, start) for start in range(0, len(self.candidates), self.part)]
+        # Spawned, not forked: torch's threads do not survive a fork. What another process makes is told here.
+        kept = [thing.is_kept for thing in needs]
         with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
-            yield from track(pool.map(_part, jobs), description=label, total=len(jobs))
+            folders = pool.map(_part, jobs)
+            for thing, there in zip(needs, kept, strict=True):
+                if there:
+                    watcher().found(thing)
+                with contextlib.nullcontext() if there else watcher().making(thing):
+                    folder = next(folders)
+                yield folder
 
     def make(self, place: Path, start: int) -> None:
         """One part: a line of `rows.jsonl` a candidate, and the pictures."""
@@ -120,7 +143,7 @@ class BuildMVC:
         shutil.rmtree(target, ignore_errors=True)
         (target / "images").mkdir(parents=True)
         pairs, sheet, counts = [], {"kept": [], "rejected": []}, Counter()
-        for folder in self.parts(desk):
+        for folder in self.parts():
             for row in map(json.loads, (folder / "rows.jsonl").read_text().splitlines()):
                 kept = row["verdict"].startswith("kept")
                 counts[row["category"], row["verdict"]] += 1
@@ -158,4 +181,5 @@ class BuildMVC:
 
 def _part(job: tuple[BuildMVC, dict[str, Any], int]) -> Path:
     study, key, start = job
-    return made(folder=study.cache, key={**key, "start": start}, make=lambda place: study.make(place, start))
+    thing = study.thing(key, start)
+    return made(**study.kept(key, start), make=lambda place: study.make(place, start), thing=thing)
