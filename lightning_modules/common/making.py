@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 MANIFEST = "manifest.json"
 
@@ -77,6 +77,7 @@ class Watcher:
         """An optimizer step of that training is done."""
 
 
+W = TypeVar("W", bound=Watcher)
 _WATCHER: ContextVar[Watcher] = ContextVar("watcher", default=Watcher())  # noqa: B039, it holds nothing
 
 
@@ -85,9 +86,9 @@ def watcher() -> Watcher:
 
 
 @contextlib.contextmanager
-def watched_by(one: Watcher) -> Iterator[None]:
+def watched_by(one: W) -> Iterator[W]:
     token = _WATCHER.set(one)
     try:
-        yield
+        yield one
     finally:
         _WATCHER.reset(token)

@@ -96,7 +96,9 @@ def _close(cfg: DictConfig, result: dict[str, Any], *, folder: Path, replay_of: 
     say("  ".join(f"{name} {metrics[name]:.4g}" for name in wanted) or "No metric that this system shows.")
     run_id = result.get("run_id")
     say(f"In {folder}" + (f", run {run_id}" if run_id else ""))
-    if run_id:
+    if replay_of:
+        say(f"Next: make diff A={replay_of} B={run_id} lists what sets it apart from the run it replays.")
+    elif run_id:
         say(
             f"Next: make ui, experiment {cfg.experiment_name}; or make replay RUN={run_id}: is it bitwise the same again?"
         )

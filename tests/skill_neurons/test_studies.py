@@ -1,7 +1,10 @@
 """Every study from start to figures on a toy: what it promises to write is there, and its numbers are of this world."""
 
+import contextlib
+
 import pytest
 
+from lightning_modules.common.making import Watcher, watched_by
 from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons.interventions import Origin, Perturb, Prune
@@ -38,6 +41,21 @@ STUDIES = {
 }
 
 
+class Listener(Watcher):
+    """Identities of all that is asked for."""
+
+    def __init__(self):
+        self.asked = set()
+
+    def found(self, thing):
+        self.asked.add(thing.identity)
+
+    @contextlib.contextmanager
+    def making(self, thing):
+        self.asked.add(thing.identity)
+        yield
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_writes_what_it_promises(name, cache, tmp_path):
     kind, own, figures = STUDIES[name]
@@ -46,7 +64,10 @@ def test_a_study_writes_what_it_promises(name, cache, tmp_path):
     study = kind(prompts=toy.prompts(cache), **SHARED, **own)
     study.prepare()
     assert set(study.fingerprint()) == {"data", "backbone"}
-    metrics = study.run(Desk(folder=tmp_path))
+    with watched_by(Listener()) as heard:
+        metrics = study.run(Desk(folder=tmp_path))
+    # What it says that it needs is what it asks for; backbones here are untrained, so none is made.
+    assert {thing.identity for thing in study.needs()} == heard.asked
     assert {p.stem for p in (tmp_path / "figures").iterdir()} == figures
     assert list((tmp_path / "tables").glob("*.csv"))
     # Untrained models answer every prompt alike: their transfer has no ranks to correlate.
