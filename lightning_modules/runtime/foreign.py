@@ -15,8 +15,14 @@ from lightning_modules.runtime import schema, trust
 
 # Arguments of what a config may call that say where it writes.
 WRITES = ("folder", "dirpath", "cache", "cache_dir", "downloads", "default_root_dir")
-# Class -> {argument of an older version: its name now, None where it went}.
-ARGUMENTS: dict[str, dict[str, str | None]] = {}
+# Beginning of a class's name -> {argument of an older version: its name now, None where it went}.
+ARGUMENTS: dict[str, dict[str, str | None]] = {
+    "lightning_modules.moe.callbacks.expert_frequency_sync.": {"scope": "mode"},
+    "lightning_modules.skill_neurons.": {"scope": "rank_within"},
+    "lightning_modules.transfer.": {"scope": "rank_within"},
+}
+# Argument -> {value of an older version: its word now}.
+VALUES = {"rank_within": {"global": "model"}}
 
 
 def stored(client: MlflowClient, run_id: str) -> dict[str, Any]:
@@ -49,6 +55,8 @@ def config_of(client: MlflowClient, run_id: str, *, folder: Path, here: DictConf
     no longer exists.
     """
     plain = moved(stored(client, run_id))
+    if isinstance(plain.get("balance"), dict):
+        plain["balance"].pop("scope", None)  # nothing read it
     places = {"run": str(folder), **{name: str(here.paths[name]) for name in ("cache", "runs", "tracking")}}
     then = {name: path for name, path in plain["paths"].items() if name in ("run", "cache") and isinstance(path, str)}
     plain = with_places(plain, {then[name]: places[name] for name in then}, uri=here.logger.tracking_uri)
@@ -86,8 +94,12 @@ def moved(node: Any) -> Any:
         now = [n for n in trust.names() if n.startswith(trust.OURS) and n.rpartition(".")[2] == last]
         target = now[0] if len(now) == 1 else target
         node = {**node, "_target_": target}
-    names = ARGUMENTS.get(str(target), {})
-    return {name: moved(value) for key, value in node.items() if (name := names.get(key, key)) is not None}
+    names = next((found for start, found in ARGUMENTS.items() if str(target).startswith(start)), {})
+    renamed = {name: moved(value) for key, value in node.items() if (name := names.get(key, key)) is not None}
+    return {
+        name: VALUES.get(name, {}).get(value, value) if isinstance(value, str) else value
+        for name, value in renamed.items()
+    }
 
 
 def with_places(node: Any, places: dict[str, str], *, uri: str, key: str = "") -> Any:

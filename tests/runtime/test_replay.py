@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
-from lightning_modules.runtime import diff, replay
+from lightning_modules.runtime import diff, foreign, replay
 from tests.runtime.cli import main
 
 NAME = "experiment_name=test/replay"
@@ -37,6 +37,9 @@ def test_a_replay_is_bitwise_the_same_though_classes_have_moved(two):
     for now, then in OLD_PLACES.items():
         assert now in text
         text = text.replace(f"_target_: {now}", f"_target_: {then}")
+    # Keys of then: the option's name, which nothing read, and the callback's `mode`.
+    text = text.replace("  mode: ranks\n", "  scope: ranks\n").replace("\nbalance:\n", "\nbalance:\n  scope: global\n")
+    assert text.count("  scope: ") == 2
     client.log_text(first, text, "config.yaml")
     done = main(folder, f"replay={first}")
     assert "0 tables: bitwise the same." in done.text
@@ -45,6 +48,12 @@ def test_a_replay_is_bitwise_the_same_though_classes_have_moved(two):
     assert again.info.run_id != first
     assert again.info.status == "FINISHED"
     assert client.get_run(first).info.status == "FINISHED"
+
+
+def test_a_word_that_has_changed_is_taken_for_what_it_meant():
+    then = {"_target_": "lightning_modules.prompt.studies.SkillNeurons", "scope": "global", "trials": 2}
+    now = {"_target_": "lightning_modules.skill_neurons.studies.SkillNeurons", "rank_within": "model", "trials": 2}
+    assert foreign.moved({"study": then}) == {"study": now}
 
 
 def test_a_replay_of_what_has_changed_says_where_it_parts(two):
