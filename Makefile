@@ -32,7 +32,7 @@ sweep: $(READY) ## a sweep: make sweep E=moe/scope O="seed=1,2,3"; the same comm
 
 resume: sweep ## go on with a sweep that was stopped: the same as sweep, done jobs are skipped
 
-replay: $(READY) ## run a run of MLflow again and compare the curves: make replay RUN=<run id>
+replay: $(READY) ## run a run or study of MLflow again and compare all metrics and tables: make replay RUN=<run id>
 	$(BIN)/python main.py replay=$(RUN)
 
 diff: $(READY) ## what sets two runs apart: make diff A=<run id> B=<run id>
