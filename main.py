@@ -54,17 +54,14 @@ def start() -> int:
 
         plan.show(plan.plans(preflight.every_job(arguments)))
         return 0
-    if cfg is not None and cfg.replay:
-        from lightning_modules.runtime.replay import replay
-
-        try:
-            return replay(cfg.replay, here=cfg)
-        except Exception as error:
-            errors.leave(error)
     if cfg is None:
         main()
         return 0
     try:
+        if cfg.replay:
+            from lightning_modules.runtime.replay import replay
+
+            return replay(cfg.replay, here=cfg)
         if preflight.is_multirun(arguments):
             from lightning_modules.runtime import sweep
 
@@ -76,6 +73,8 @@ def start() -> int:
     except HeldError as other:
         print(f"error: {other}", file=sys.stderr)
         return HELD
+    except Exception as error:
+        errors.leave(error)
 
 
 def rank() -> int:

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from omegaconf import DictConfig
 from rich.console import Console
 
+from lightning_modules.common.lock import held
 from lightning_modules.runtime import foreign, provenance
 from lightning_modules.runtime.compare import differences, record
 
@@ -30,24 +31,25 @@ def replay(run_id: str, *, here: DictConfig) -> int:
     Raises ValueError for an unknown run, one whose config calls what it may not or writes elsewhere (`foreign`), and
     one on other data. Another commit or other packages are told and the replay goes on.
     """
-    from lightning_modules.common.lock import held
     from lightning_modules.runtime.run import run
 
     client = MlflowClient(here.logger.tracking_uri)
     original = get_run(client, run_id)
-    folder = Path(here.paths.runs) / "replay" / original.info.run_id
+    folder, common = Path(here.paths.runs) / "replay" / original.info.run_id, Path(here.paths.cache)
     if not here.replay_from_cache:
         here = here.copy()
-        here.paths.cache = str(cache_of_its_own(folder, Path(here.paths.cache)))
+        here.paths.cache = str(folder / "cache")
+    # Refused before anything is created.
     cfg = foreign.config_of(client, original.info.run_id, folder=folder, here=here)
     drifted = drift(original.data.tags)
     for line in drifted:
         console.print(f"[yellow]differs[/yellow]: {line}")
-    folder.mkdir(parents=True, exist_ok=True)
     cfg.fresh = True
     cfg.run_name = f"replay of {original.info.run_name}"
     options = {name: value for name, value in original.data.params.items() if "." not in name and name != "seed"}
     with held(folder / "lock"):
+        if not here.replay_from_cache:
+            furnish(Path(here.paths.cache), common, anew=(folder / "result.json").is_file())
         result = run(
             cfg,
             folder=folder,
@@ -59,17 +61,18 @@ def replay(run_id: str, *, here: DictConfig) -> int:
     return report(client, original.info.run_id, result["run_id"], drifted)
 
 
-def cache_of_its_own(folder: Path, cache: Path) -> Path:
-    """`folder`/cache; emptied when an earlier replay came to its end, kept when it was killed and goes on."""
-    own = folder / "cache"
-    if (folder / "result.json").is_file():
+def furnish(own: Path, common: Path, *, anew: bool) -> None:
+    """A replay's `own` cache, with what the `common` one has downloaded.
+
+    anew: an earlier replay came to its end; of one that was killed all is kept, and it goes on.
+    """
+    if anew:
         shutil.rmtree(own, ignore_errors=True)
     for name in DOWNLOADED:
         (own / name).parent.mkdir(parents=True, exist_ok=True)
-        (cache / name).mkdir(parents=True, exist_ok=True)
+        (common / name).mkdir(parents=True, exist_ok=True)
         if not (own / name).is_symlink():
-            (own / name).symlink_to((cache / name).resolve())
-    return own
+            (own / name).symlink_to((common / name).resolve())
 
 
 def get_run(client: MlflowClient, run_id: str) -> Any:

@@ -19,7 +19,8 @@ def test_jobs_run_side_by_side_what_is_done_is_passed_over_and_a_failure_stops_n
     before = Job((*base, "balance=none"), 11)
     folder = tmp_path / "runs" / "debug" / "smoke" / before.folder
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text("{}")
+    kept = '{"metrics": {}}'
+    (folder / "result.json").write_text(kept)
     board = run.run_all([before, bad, good], together=2, runs=tmp_path / "runs")
     assert [job for job, _ in board.failed] == [bad]
     assert "micro_batch" in board.failed[0][1]
@@ -28,7 +29,7 @@ def test_jobs_run_side_by_side_what_is_done_is_passed_over_and_a_failure_stops_n
     said = capsys.readouterr().out
     assert "3 runs, 1 of them done already" in said
     assert "min left" in said
-    assert (folder / "result.json").read_text() == "{}"
+    assert (folder / "result.json").read_text() == kept
     again = run.run_all([before, good], together=1, runs=tmp_path / "runs")
     assert again.total == 0
     assert json.loads((tmp_path / "runs" / "debug" / "smoke" / good.folder / "result.json").read_text())["metrics"]
