@@ -5,7 +5,6 @@ TRAIN_CE = "train/ce"
 TRAIN_ACCURACY = "train/accuracy"
 TRAIN_TOKENS_PER_SECOND = "train/tokens_per_s"
 
-
 MOE_LBL = "moe/lbl"
 MOE_LBL_SEQUENCE = "moe/lbl_sequence"
 MOE_LBL_MICRO = "moe/lbl_micro"
@@ -17,7 +16,6 @@ MOE_MAXVIO_GLOBAL = "moe/maxvio_global"
 MOE_ROUTING_ENTROPY = "moe/routing_entropy"
 MOE_DEAD_EXPERTS = "moe/dead_experts"
 MOE_TOPK_SCORE_SUM = "moe/topk_score_sum"
-
 
 # Curves of what is trained inside a run, and how much of all that it needs is there.
 INNER, PROGRESS = "inner/", "progress/"

@@ -131,11 +131,14 @@ class Prompts:
             module.export(place, datamodule=data)
 
         kept = self._kept(seed, tuner, tuning, data)
-        return made(**kept, make=make, thing=self.thing(task, seed=seed, tuner=tuner, lr=lr))
+        return made(**kept, make=make, thing=self._thing(task, seed, tuner, tuning, place_of(**kept)))
 
     def thing(self, task: str, *, seed: int, tuner: Tuner | None = None, lr: Positive | None = None) -> Thing:
         """What `path` trains."""
         tuner, tuning, data = self._asked(task, seed, tuner, lr)
+        return self._thing(task, seed, tuner, tuning, place_of(**self._kept(seed, tuner, tuning, data)))
+
+    def _thing(self, task: str, seed: int, tuner: Tuner, tuning: dict[str, Any], place: Path) -> Thing:
         soft = isinstance(tuner, SoftPrompt)
         return Thing(
             kind="prompt" if soft else "tuned model",
@@ -143,8 +146,8 @@ class Prompts:
             detail=f"seed {seed}",
             steps=tuning["steps"],
             why="tuned once for all studies",
-            place=place_of(**self._kept(seed, tuner, tuning, data)),
-            ask=lambda: self.path(task, seed=seed, tuner=tuner, lr=lr),
+            place=place,
+            ask=lambda: self.path(task, seed=seed, tuner=tuner, lr=tuning["lr"]),
         )
 
     def needs(self, tasks: Sequence[str], seeds: Sequence[int]) -> list[Thing]:

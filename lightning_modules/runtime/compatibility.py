@@ -14,7 +14,7 @@ NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 def problems(cfg: DictConfig) -> list[str]:
     """Messages of every check that fails, the project's and the system's. One whose keys this system has not is left out."""
     found = []
-    for check in (*CHECKS, *system.checks_of(cfg).CHECKS):
+    for check in (*CHECKS, *system.checks_of(cfg).checks):
         try:
             found += list(check(cfg))
         except (AttributeError, KeyError, TypeError, OmegaConfBaseException):

@@ -72,7 +72,7 @@ GIVEN = {
 def problems(cfg: DictConfig) -> list[str]:
     """Every problem of names, types, ranges, unknown and missing keys, one line each, in the order of the config."""
     found = trust.refusals({key: trust.child(cfg, key) for key in cfg if key != "hydra"})
-    plain = {path: function() for path, function in PLAIN.items()} | system.checks_of(cfg).PLAIN
+    plain = {path: function() for path, function in PLAIN.items()} | system.checks_of(cfg).plain
     for path, node in nodes(cfg):
         target = node.get("_target_") if path else None
         if target is not None and target != "builtins.dict":

@@ -6,30 +6,24 @@ It holds `CHECKS`, functions of the config that yield messages, and may hold `PL
 
 import importlib
 from collections.abc import Callable, Iterator
-from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
 from lightning_modules.runtime import trust
 
 
-class Checks(Protocol):
-    CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...]
-    PLAIN: dict[str, Callable[..., Any]]
+class Checks(NamedTuple):
+    """Of a system that has none of its own: nothing."""
+
+    checks: tuple[Callable[[DictConfig], Iterator[str]], ...] = ()
+    plain: dict[str, Callable[..., Any]] = {}
 
 
-class Nothing:
-    """Of a system that has no checks of its own."""
-
-    CHECKS: tuple[()] = ()
-    PLAIN: dict[str, Callable[..., Any]] = {}
-
-
-def checks_of(cfg: DictConfig) -> Any:
+def checks_of(cfg: DictConfig) -> Checks:
     """The checks of the config's system; none of a config that names none, or a module that it may not (`trust`)."""
     name = cfg.get("checks")
     if not trust.checks_allowed(name):
-        return Nothing
-    found: ModuleType = importlib.import_module(name)
-    return found
+        return Checks()
+    module = importlib.import_module(name)
+    return Checks(module.CHECKS, getattr(module, "PLAIN", {}))

@@ -6,6 +6,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.training.cadence import logs_now
+
 NEVER = 2**31 - 1
 ADVICE = "Lower optimizer.lr, raise optimizer.warmup_steps, or look at this step's data."
 
@@ -40,8 +42,7 @@ class FiniteLoss(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        window_ends = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if window_ends and trainer.global_step % trainer.log_every_n_steps == 0:
+        if logs_now(trainer, batch_idx):
             self._read()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

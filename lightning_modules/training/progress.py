@@ -50,10 +50,13 @@ class Progress(RichProgressBar):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.fit_loop.total_batch_idx)
-        console = Console(stderr=True)
         now = time.perf_counter()
-        if self.is_enabled and not console.is_terminal and now - self._spoke > PAUSE:
-            self._spoke = now
+        if not self.is_enabled or now - self._spoke <= PAUSE:
+            return
+        self._spoke = now
+        # Made when there is something to say: this is called after every forward.
+        console = Console(stderr=True)
+        if not console.is_terminal:
             console.print(self.line(trainer, pl_module, seconds=now - self._began), soft_wrap=True, highlight=False)
 
     def line(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, seconds: float) -> str:

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_modules.common import metric_names as names
+from lightning_modules.training.cadence import logs_now
 
 
 class Throughput(pl.Callback):
@@ -28,8 +29,7 @@ class Throughput(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._tokens += batch["input_ids"].numel() * trainer.world_size
-        window_ends = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if window_ends and trainer.global_step % trainer.log_every_n_steps == 0:
+        if logs_now(trainer, batch_idx):
             now = clock(pl_module.device)
             pl_module.log(names.TRAIN_TOKENS_PER_SECOND, self._tokens / (now - self._since), prog_bar=True)
             self._tokens, self._since = 0, now

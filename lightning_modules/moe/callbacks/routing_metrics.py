@@ -15,6 +15,7 @@ from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequenc
 from lightning_modules.moe.losses import Frequency
 from lightning_modules.moe.routing import RouterStats
 from lightning_modules.moe.specialization import dead_experts, max_violation
+from lightning_modules.training.cadence import logs_now
 
 
 class RoutingMetrics(pl.Callback):
@@ -38,8 +39,7 @@ class RoutingMetrics(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        window_ends = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not (window_ends and trainer.global_step % trainer.log_every_n_steps == 0):
+        if not logs_now(trainer, batch_idx):
             return
         sequences = batch["input_ids"].shape[0]
         stats = pl_module.last_routing
