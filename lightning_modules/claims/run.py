@@ -70,14 +70,18 @@ def run_all(wanted: Sequence[Job], *, together: int, runs: Path = RUNS, extra: S
     print(f"{len(wanted)} runs, {len(wanted) - len(left)} of them done already, {together} at a time.", flush=True)
     board = Board(total=len(left), together=together)
     waiting, running = list(left), []
+    stopped, starting = False, Lock()
 
     def one(job: Job) -> None:
         command = [sys.executable, str(PROJECT / "main.py"), *job.overrides, f"seed={job.seed}", *extra]
         start = time.monotonic()
-        process = subprocess.Popen(
-            command, env=environment(together), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        running.append(process)
+        with starting:
+            if stopped:
+                return
+            process = subprocess.Popen(
+                command, env=environment(together), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+            running.append(process)
         said = process.communicate()[1]
         waiting.remove(job)
         failure = f"{why(process.returncode, Path())}; {_last(said)}" if process.returncode else ""
@@ -90,8 +94,9 @@ def run_all(wanted: Sequence[Job], *, together: int, runs: Path = RUNS, extra: S
     except BaseException:
         # A run that gets SIGTERM saves before it leaves.
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in running:
-            if process.poll() is None:
+        with starting:
+            stopped = True
+            for process in running:
                 process.send_signal(signal.SIGTERM)
         pool.shutdown(wait=True)
         print("Stopped. The same command goes on where it was.", flush=True)
@@ -144,8 +149,9 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     together = given.jobs or (1 if given.scale == "gpu" else os.cpu_count() or 1)
-    # A SIGTERM stops it as Ctrl-C does: runs save and end, none is left alone.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A SIGTERM stops it as Ctrl-C does, also where a shell's background ignores that: runs save and end, none is left.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     prepare_database()
     wanted = jobs(claims.values(), scale=given.scale, series=given.series, data=tuple(given.data.split(",")))
     try:
