@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -86,3 +87,10 @@ def _check(path: Path, pin: Pin | Wheel) -> Path:
             "Delete the file; the next run downloads it again."
         )
     return path
+
+
+def member_bytes(archive: tarfile.TarFile, file: str | tarfile.TarInfo) -> bytes:
+    """Content of a file in an archive."""
+    found = archive.extractfile(file)
+    assert found is not None, f"{file} is no file"
+    return found.read()

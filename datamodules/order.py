@@ -6,6 +6,7 @@ micro-batches see the same samples as one rank with R x M.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -85,7 +86,7 @@ class GlobalBatchSampler:
             global_batch=global_batch, micro_batch=micro_batch, accumulate=accumulate, ranks=ranks
         )
         self.accumulate, self.ranks, self.rank = accumulate, ranks, rank
-        self._order = dict(
+        self._order: dict[str, Any] = dict(
             sizes=list(sizes), micro_batch=micro_batch, global_batch=global_batch, layout=layout, seed=seed
         )
         self._cached: tuple[int, np.ndarray] = (0, global_batches(**self._order, epoch=0))

@@ -1,40 +1,53 @@
 """What every datamodule shares: training batches in the exact order of `datamodules.order`, and an exact resume."""
 
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.order import GlobalBatchSampler
 
 Batch = dict[str, Tensor]
 
 
-class Batches(Protocol):
+class Batches(Dataset[Any]):
     """A data set that is asked for a whole batch at once; `sizes` are its examples per domain."""
 
     sizes: list[int]
 
-    def __getitems__(self, indices: list[int]) -> Batch: ...
+    def __getitems__(self, indices: list[int]) -> Any:
+        raise NotImplementedError
 
 
-def same(batch: Batch) -> Batch:
+def same(batch: Any) -> Any:
     return batch
 
 
+def _steps(trainer: pl.Trainer) -> int:
+    if trainer.max_steps < 1:
+        raise ValueError(
+            f"trainer.max_steps is {trainer.max_steps}; expected the optimizer steps of the run: runs are not counted in "
+            "epochs."
+        )
+    return trainer.max_steps
+
+
 class OrderedDataModule(pl.LightningDataModule):
-    """Needs the attribute `training` (Batches) and `fingerprint()`, and those set here."""
+    """Needs `training` and `fingerprint()`, and the attributes set here."""
 
     micro_batch: int = 1
     layout: str = "homogeneous"
     workers: int = 0
     global_batch: int
     seed: int
-    training: Batches
     _done = 0
+
+    @property
+    def training(self) -> Batches:
+        raise NotImplementedError
 
     def fingerprint(self) -> dict[str, str]:
         raise NotImplementedError
@@ -51,20 +64,12 @@ class OrderedDataModule(pl.LightningDataModule):
             accumulate=trainer.accumulate_grad_batches if trainer else 1,
             ranks=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
-            steps=self._steps() if trainer else None,
+            steps=_steps(trainer) if trainer else None,
         )
         sampler.start = self._done
         return sampler
 
-    def _steps(self) -> int:
-        if self.trainer.max_steps < 1:
-            raise ValueError(
-                f"trainer.max_steps is {self.trainer.max_steps}; expected the optimizer steps of the run: runs are not "
-                "counted in epochs."
-            )
-        return self.trainer.max_steps
-
-    def train_batch(self, forward: int) -> Batch:
+    def train_batch(self, forward: int) -> Any:
         """Exactly what this rank's training loader yields as forward `forward` of the run."""
         return self.training.__getitems__(self.sampler.forward_windows(forward))
 
@@ -81,8 +86,9 @@ class OrderedDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Forwards done, by the trainer's count: the sampler is ahead of it when workers read ahead."""
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        return {"forwards": done, "fingerprint": self.fingerprint()}
+        assert self.trainer is not None
+        total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return {"forwards": total.processed, "fingerprint": self.fingerprint()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the saved forward. ValueError when the text, split, tokenizer or order is another one."""

@@ -1,10 +1,11 @@
 """The four human-rated corpora of VADER (Hutto and Gilbert, ICWSM 2014), from the package's source distribution."""
 
+import io
 import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.fetch import VADER, fetch
+from datamodules.fetch import VADER, fetch, member_bytes
 
 FILES = {
     "movie": "movieReviewSnippets",
@@ -28,8 +29,8 @@ def snippets(folder: Path, *names: str) -> list[list[Snippet]]:
     ValueError when it cannot be fetched or is damaged.
     """
     with tarfile.open(fetch(VADER, folder)) as outer:
-        inner = outer.extractfile(f"vaderSentiment-{VADER.version}/additional_resources/hutto_ICWSM_2014.tar.gz")
-        with tarfile.open(fileobj=inner) as corpora:
-            texts = [corpora.extractfile(f"hutto_ICWSM_2014/{FILES[n]}_GroundTruth.txt").read() for n in names]
+        inner = member_bytes(outer, f"vaderSentiment-{VADER.version}/additional_resources/hutto_ICWSM_2014.tar.gz")
+        with tarfile.open(fileobj=io.BytesIO(inner)) as corpora:
+            texts = [member_bytes(corpora, f"hutto_ICWSM_2014/{FILES[n]}_GroundTruth.txt") for n in names]
     rows = [[line.split("\t", 2) for line in t.decode("utf-8", "replace").splitlines()] for t in texts]
     return [[Snippet(id, float(valence), text.strip()) for id, valence, text in corpus] for corpus in rows]

@@ -83,7 +83,7 @@ def _write(*, source: Source, vocab_size: int, folder: Path) -> dict[str, Any]:
                     tokens[domain][split] = 0
                     for batch in _batches(_read_spool(folder, split, domain)):
                         for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
-                            ids = np.asarray([*encoding.ids, end], dtype=_dtype(vocab_size))
+                            ids: np.ndarray = np.asarray([*encoding.ids, end], dtype=_dtype(vocab_size))
                             file.write(ids.tobytes())
                             tokens[domain][split] += len(ids)
         shutil.rmtree(folder / "spool")

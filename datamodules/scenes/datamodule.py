@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from datamodules.order import ORDER_VERSION
-from datamodules.ordered import OrderedDataModule, same
+from datamodules.ordered import Batches, OrderedDataModule, same
 from datamodules.scenes import mvc
 from datamodules.scenes.pairs import ScenePair, scene_pairs
 from datamodules.scenes.reader import Encoded, Reader
@@ -50,9 +50,9 @@ class SceneSource:
         seed: Whole = 0,
     ) -> None:
         self.counts = {"train": train, "val": val, "test": test}
-        self.settings = {"prior": prior, "describe": describe, "seed": seed}
+        self.settings: dict[str, Any] = {"prior": prior, "describe": describe, "seed": seed}
         # In training only, and no part of the description where there are none.
-        self.unrelated = {"unrelated": unrelated} if unrelated else {}
+        self.unrelated: dict[str, Any] = {"unrelated": unrelated} if unrelated else {}
 
     def description(self) -> dict[str, Any]:
         return {"source": "scenes", **self.counts, **self.settings, **self.unrelated}
@@ -115,22 +115,19 @@ class Numbered(NamedTuple):
 def images_of(pair: Any, *, pixels: int, pixel_limit: int = mvc.PIXEL_LIMIT) -> tuple[Image.Image, Image.Image]:
     if hasattr(pair, "images"):
         return pair.images(pixels)
-    return tuple(mvc.open_image(p, pixel_limit=pixel_limit) for p in (pair.chosen_image, pair.rejected_image))
+    chosen, rejected = (mvc.open_image(p, pixel_limit=pixel_limit) for p in (pair.chosen_image, pair.rejected_image))
+    return chosen, rejected
 
 
-class EncodedPairs(Dataset):
+class EncodedPairs(Batches):
     """Pairs as `reader` reads them; kept once read when `keep` (small images)."""
 
     def __init__(self, pairs: list[Any], reader: Reader, *, pixels: int, keep: bool) -> None:
-        self.pairs, self.reader, self.pixels = pairs, reader, pixels
+        self.pairs, self.reader, self.pixels, self.sizes = pairs, reader, pixels, [len(pairs)]
         self._kept: dict[int, Encoded] | None = {} if keep else None
 
     def __len__(self) -> int:
         return len(self.pairs)
-
-    @property
-    def sizes(self) -> list[int]:
-        return [len(self)]
 
     def __getitem__(self, number: int) -> Encoded:
         if self._kept is not None and number in self._kept:
@@ -176,8 +173,11 @@ class PairsDataModule(OrderedDataModule):
     def split(self, name: str) -> EncodedPairs:
         """The pairs of a split as the model in training reads them."""
         if name not in self._splits:
-            reader = self.trainer.lightning_module.vlm.reader
-            self._splits[name] = EncodedPairs(self.source.pairs(name), reader, pixels=self.pixels, keep=self.keep)
+            assert self.trainer is not None
+            model: Any = self.trainer.lightning_module
+            self._splits[name] = EncodedPairs(
+                self.source.pairs(name), model.vlm.reader, pixels=self.pixels, keep=self.keep
+            )
         return self._splits[name]
 
     @property
@@ -192,6 +192,7 @@ class PairsDataModule(OrderedDataModule):
 
     def _held_out(self, name: str) -> DataLoader:
         size, trainer = len(self.split(name)), self.trainer
+        assert trainer is not None
         mine = range(trainer.global_rank, size, trainer.world_size)
         return DataLoader(
             self.split(name),

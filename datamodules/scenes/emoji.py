@@ -15,7 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.fetch import Pin
+from datamodules.fetch import Pin, member_bytes
 from lightning_modules.common.files import sha256
 from lightning_modules.common.made import made
 
@@ -90,7 +90,7 @@ def unpack(archive: Path, folder: Path) -> None:
             name = Path(member.name).name
             wanted = "/img/twitter/64/" in member.name or member.name == "package/emoji.json"
             if member.isfile() and wanted:
-                (folder / name).write_bytes(tar.extractfile(member).read())
+                (folder / name).write_bytes(member_bytes(tar, member))
 
 
 def listed(folder: Path) -> Iterator[Emoji]:

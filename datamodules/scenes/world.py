@@ -5,6 +5,7 @@ place all but decides the shape and the other thing, and the shape decides colou
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -83,8 +84,10 @@ def counterfactual(draw: np.random.Generator) -> tuple[Scene, str]:
     """A usual scene with one attribute that the prior would not give, and the category of that attribute."""
     category = tuple(CATEGORIES)[draw.integers(len(CATEGORIES))]
     place = VALUES["place"][draw.integers(4)]
-    shape = usual("shape", place)
-    chosen = {attribute: usual(attribute, place if source == "place" else shape) for attribute, source, _ in PRIOR}
+    shape = str(usual("shape", place))
+    chosen: dict[str, Any] = {
+        attribute: usual(attribute, place if source == "place" else shape) for attribute, source, _ in PRIOR
+    }
     scene = Scene(place=place, **chosen, seed=int(draw.integers(2**31)))
     return contrast(scene, category=category, draw=draw), category
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.order import ORDER_VERSION
-from datamodules.ordered import Batch, OrderedDataModule, same
+from datamodules.ordered import Batch, Batches, OrderedDataModule, same
 from datamodules.tasks.task import Task
 from datamodules.tasks.template import Template, collate, label_ids
 from lightning_modules.common.bounds import Count, Whole
@@ -35,7 +35,7 @@ class Asked(Protocol):
     def tokenizer(self) -> Any: ...
 
 
-class Examples:
+class Examples(Batches):
     """Encoded examples of a split; a batch of any of them carries all that the backbone is asked with."""
 
     def __init__(self, *, encoded: dict[str, Any], labels: list[int], common: Batch, pad: int) -> None:

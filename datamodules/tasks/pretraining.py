@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.order import ORDER_VERSION
-from datamodules.ordered import Batch, OrderedDataModule, same
+from datamodules.ordered import Batch, Batches, OrderedDataModule, same
 from datamodules.tasks.datamodule import Asked
 from datamodules.tasks.language import SPECIAL, Language
 from datamodules.tasks.template import collate
@@ -21,7 +21,7 @@ IGNORE = -100
 MASK, PAD, END = SPECIAL.index("<mask>"), SPECIAL.index("<pad>"), SPECIAL.index("</s>")
 
 
-class MaskedSentences:
+class MaskedSentences(Batches):
     """`count` sentences; a label word is masked in 60%, any other in 15%.
 
     Without the high rate for labels the model never learns to answer. `offset` [B, T] shifts the positions of a sentence,

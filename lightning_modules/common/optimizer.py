@@ -32,7 +32,9 @@ def adamw_with_schedule(
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
     fused = not precision.endswith("mixed")
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=tuple(betas), eps=eps, fused=fused)
+    optimizer = torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused
+    )
     scheduler = warm_up_and_cosine(
         optimizer, total_steps=total_steps, warmup_steps=warmup_steps, min_lr_ratio=min_lr_ratio
     )

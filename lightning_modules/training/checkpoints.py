@@ -3,7 +3,7 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
@@ -91,7 +91,8 @@ class _Watched:
     """A file that remembers why writing failed; torch turns the OSError into a riddle about its archive."""
 
     def __init__(self, file: Any) -> None:
-        self.file, self.problem = file, None
+        self.file = file
+        self.problem: OSError | None = None
 
     def write(self, data: Any) -> int:
         rest = memoryview(data).cast("B")
@@ -112,7 +113,7 @@ def _write(checkpoint: dict[str, Any], path: Path) -> str:
     with open(path, "wb", buffering=0) as file:
         watched = _Watched(file)
         try:
-            torch.save(checkpoint, watched)
+            torch.save(checkpoint, cast(BinaryIO, watched))
             os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:
             problem = watched.problem or error

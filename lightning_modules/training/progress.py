@@ -70,8 +70,8 @@ class Progress(RichProgressBar):
         )
         return f"step {done} of {steps}: {', '.join(shown + left)}"
 
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, str]:
-        shown = super().get_metrics(trainer, pl_module)
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        shown: dict[str, Any] = super().get_metrics(trainer, pl_module)
         shown.pop("v_num", None)
         return {
             SHORT.get(name, name.split("/")[-1]): f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"

@@ -60,7 +60,7 @@ class ResumePoint(Checkpoint):
             return
         self._signal = self._agree(trainer)
         self._due = self._due or bool(self._signal) or trainer.global_step % self.every_n_steps == 0
-        loop = trainer.fit_loop
+        loop: Any = trainer.fit_loop
         if not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
             self._save(trainer)
 
@@ -94,7 +94,7 @@ class ResumePoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        states = [random_state()]
+        states: list[Any] = [random_state()]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
             dist.all_gather_object(states, random_state())
@@ -110,7 +110,8 @@ class ResumePoint(Checkpoint):
 
 def random_state() -> dict[str, Any]:
     """Of Python, NumPy and torch on every device, in plain containers that load with weights_only."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    numpy: tuple[Any, ...] = np.random.get_state(legacy=True)  # type: ignore[assignment]  # its stubs know legacy=False too
+    kind, keys, position, has_gauss, cached = numpy
     version, internal, gauss = random.getstate()
     return {
         "python": [version, list(internal), gauss],

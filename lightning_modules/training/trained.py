@@ -27,7 +27,7 @@ class SavesWhatTrains(pl.LightningModule):
     decided_by: str
     strict_loading = False
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         kept = trained(self)
         return {n: v for n, v in super().state_dict(*args, **kwargs).items() if n in kept}
 
