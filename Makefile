@@ -81,8 +81,8 @@ report: $(READY) ## the claims table from the runs that MLflow has; writes docs/
 ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (loopback only)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
 
-lint: $(READY) ## ruff: lint and format check
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: $(READY) ## ruff: lint and format check; mypy: types
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 format: $(READY) ## ruff: fix and format
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

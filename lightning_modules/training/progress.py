@@ -28,6 +28,7 @@ class Progress(RichProgressBar):
         super().__init__(refresh_rate=refresh_rate, theme=theme)
         self._began = self._spoke = 0.0
         self._first = 0
+        self.train_progress_bar_id: Any
 
     @property
     def total_train_batches(self) -> int | float:
