@@ -44,8 +44,8 @@ plan: $(READY) ## what a sweep would take, without training: make plan E=moe/sco
 sync: $(READY) ## deliver to MLflow what runs could not
 	$(BIN)/python -m lightning_modules.runtime.sync runs
 
-test: $(READY) ## all tests
-	$(BIN)/python -m pytest
+test: $(READY) ## all tests, two workers
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(READY) ## what starts no process, on two cores in under 90 seconds: at every save
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not processes and not slow"
