@@ -147,6 +147,7 @@ def test_the_summary_names_are_bounded_scalars():
     assert found["moe/maxvio_sequence"] == pytest.approx(EXPERTS / 2 - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layers", "experts", "domains"), [(1, 2, 2), (4, 16, 7), (13, 64, 9)])
 def test_every_figure_draws_at_any_size(layers, experts, domains, tmp_path):
     share = torch.rand(domains, layers, experts).softmax(-1).double()

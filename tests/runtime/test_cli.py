@@ -144,6 +144,7 @@ def test_one_clear_error(tmp_path, overrides, expected):
     assert done.results() == {}
 
 
+@pytest.mark.slow
 def test_every_option_of_every_group_composes():
     """`--cfg job` on each file of conf/ would take minutes; composing them here takes seconds."""
     from hydra import compose, initialize_config_dir

@@ -225,6 +225,7 @@ def planned(folder):
     return [found for _, found in plan.plans(preflight.every_job(["-m", *SMALL, *places(folder), "seed=1,2"]))]
 
 
+@pytest.mark.slow
 def test_a_plan_counts_what_is_missing_and_makes_nothing(two, capsys):
     folder, _, _, before, cache = two
     assert [(p["backbone: to make"], p["prompt: to make"]) for p in before] == [(1, 4), (0, 4)]
@@ -239,6 +240,7 @@ def test_a_plan_counts_what_is_missing_and_makes_nothing(two, capsys):
     assert [(p["prompt: to make"], p["prompt: kept already"], p["seconds"]) for p in after] == [(0, 4, 0)] * 2
 
 
+@pytest.mark.slow
 def test_a_replay_trains_all_of_it_again_and_is_bitwise_the_same(two, capsys):
     folder, client, (first, _), *_ = two
     assert replayed(folder, first) == 0
@@ -249,6 +251,7 @@ def test_a_replay_trains_all_of_it_again_and_is_bitwise_the_same(two, capsys):
     assert again.data.tags["replay.verdict"] == "bitwise the same"
 
 
+@pytest.mark.slow
 def test_a_faulty_table_or_metric_is_found(two, capsys):
     """Of the second run, so that the other tests have the first."""
     folder, client, (_, second), *_ = two

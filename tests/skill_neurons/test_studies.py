@@ -56,6 +56,7 @@ class Listener(Watcher):
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_writes_what_it_promises(name, cache, tmp_path):
     kind, own, figures = STUDIES[name]
