@@ -113,6 +113,7 @@ SERIES = (("small", "first"), ("gpu", "first"), ("small", "confirmation"))
 ARMS = sorted({job.overrides for scale, series in SERIES for job in jobs(EVERY.values(), scale=scale, series=series)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", ARMS, ids=" ".join)
 def test_every_arm_of_this_project_composes(overrides, eight_gpus):
     """Its overrides name keys that are there, and it runs under a name of its own."""

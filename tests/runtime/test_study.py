@@ -268,6 +268,7 @@ def test_a_faulty_table_or_metric_is_found(two, capsys):
     assert "ties row" not in said
 
 
+@pytest.mark.slow
 def test_diff_names_the_tables_that_differ(two):
     _, client, ids, *_ = two
     rows = {(kind, name.split()[0]) for kind, name, _, _ in diff.differences(client, *ids)}
