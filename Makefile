@@ -72,6 +72,9 @@ bench: $(READY) ## speed against a bare loop and the Hugging Face Trainer; write
 soak: $(READY) ## twenty kills of a two-rank run, each resumed; writes docs/results/soak.json (about ten minutes)
 	$(BIN)/python -m tests.robustness.soak
 
+machines: $(READY) ## trainings on a pretended device, on processes and strategies; writes docs/results/machines.json
+	FACET_RESULTS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m machines
+
 claims: $(READY) ## every claim of the papers tried, goes on where it was stopped: make claims S=moe C=moe/global_lowers_ppl SCALE=gpu SERIES=confirmation
 	$(BIN)/python -m lightning_modules.claims.run --systems $(S) --claims "$(C)" --scale $(SCALE) --series $(SERIES)
 
@@ -93,4 +96,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run sweep resume replay diff plan sync test test-fast test-ui test-server mutants bench soak claims report ui lint format hooks clean-runs
+.PHONY: help setup run sweep resume replay diff plan sync test test-fast test-ui test-server mutants bench soak machines claims report ui lint format hooks clean-runs

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from tests.bench.results import PROJECT, row, write
+from tests.bench.results import row, write
+from tests.results import PROJECT
 
 ROUNDS, WARM_UP, STEPS, SEGMENT = 3, 5, 25, 10
 SETTINGS = ["model=small", "data=corpus", "balance=micro", f"trainer.max_steps={WARM_UP + STEPS}"]

@@ -23,7 +23,8 @@ from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.skill_neurons import predictivity as sn
 from lightning_modules.skill_neurons.hooks import hooked
 from lightning_modules.transfer.stacked import stacked_accuracy
-from tests.bench.results import PROJECT, row, write
+from tests.bench.results import row, write
+from tests.results import PROJECT
 
 LENGTH, BATCH, STEPS, ROUNDS = 16, 32, 150, 5
 TASK = "sentiment_film"

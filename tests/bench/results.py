@@ -1,16 +1,14 @@
 """docs/results/bench.json: a list of rows, one system's replaced at a time, and its table as Markdown."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from lightning_modules.common.tables import markdown, terminal
 from lightning_modules.runtime.provenance import commit, machine
+from tests.results import RESULTS
 
-PROJECT = Path(__file__).parents[2]
-RESULTS = PROJECT / "docs" / "results"
 COLUMNS = ("row", "value", "unit", "goal", "against", "why")
 
 

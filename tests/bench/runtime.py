@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from tests.bench.results import PROJECT, row, write
+from tests.bench.results import row, write
+from tests.results import PROJECT
 
 METRICS = {f"train/metric_{i}": float(i) for i in range(5)}
 STEPS, ROUNDS = 200, 3

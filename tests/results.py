@@ -1,0 +1,49 @@
+"""Tables of docs/results that tests write: machines.json, and others of one row a case.
+
+A test hands in its row and asserts by itself. Rows are written only with FACET_RESULTS=1, as the targets that renew a table
+set it, so that `make test` leaves the committed tables alone.
+"""
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from lightning_modules.runtime.provenance import commit, machine
+
+PROJECT = Path(__file__).parents[1]
+RESULTS = PROJECT / "docs" / "results"
+# Asked once, before the first row is written: a table that changes would make every later row `-dirty`.
+checked_out = functools.cache(commit)
+
+
+def note(table: str, *, key: tuple[str, ...], command: str, folder: Path = RESULTS, **row: Any) -> None:
+    """Put `row` into `folder`/`table`.json in the place of the row that agrees with it in the columns `key`."""
+    if os.environ.get("FACET_RESULTS") != "1":
+        return
+    path = folder / f"{table}.json"
+    with FileLock(folder / f".{table}.lock"):
+        rows = json.loads(path.read_text()) if path.is_file() else []
+        others = [r for r in rows if any(r.get(k) != row[k] for k in key)]
+        rows = [*others, {**row, "commit": checked_out(), "command": command}]
+        rows.sort(key=lambda r: [str(r.get(k)) for k in key])
+        path.write_text("[\n" + ",\n".join(" " + json.dumps(r) for r in rows) + "\n]\n")
+
+
+def took_its_steps(case: str, *, on: str, steps: int, equal_to: str, difference: float, limit: float) -> None:
+    """Assert that a training's losses are those of `equal_to` within `limit`, and note it in machines.json.
+
+    `on` is what it ran on: `pretended device`, `2 processes over gloo`, `SLURM of 2 nodes`, or a GPU's name.
+    """
+    row = {
+        "case": case,
+        "machine": f"{on}, {machine()}",
+        "steps": steps,
+        "equal_to": equal_to,
+        "difference": difference,
+    }
+    note("machines", key=("case", "machine"), command="make machines", **row, ok=difference <= limit)
+    assert difference <= limit, f"{case}: differs from {equal_to} by {difference:.3g}"

@@ -1,0 +1,23 @@
+import json
+
+import pytest
+
+from tests.results import note, took_its_steps
+
+
+def test_a_row_replaces_the_one_of_its_key_and_only_when_asked(tmp_path, monkeypatch):
+    def rows():
+        return [(r["case"], r["ok"]) for r in json.loads((tmp_path / "cases.json").read_text())]
+
+    monkeypatch.delenv("FACET_RESULTS", raising=False)
+    note("cases", key=("case",), command="make", folder=tmp_path, case="b", ok=True)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("FACET_RESULTS", "1")
+    for case, ok in (("b", False), ("a", True), ("b", True)):
+        note("cases", key=("case",), command="make", folder=tmp_path, case=case, ok=ok)
+    assert rows() == [("a", True), ("b", True)]
+
+
+def test_a_training_that_differs_fails():
+    with pytest.raises(AssertionError, match=r"moe: differs from the CPU by 0\.1"):
+        took_its_steps("moe", on="nothing", steps=1, equal_to="the CPU", difference=0.1, limit=1e-5)
