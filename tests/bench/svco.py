@@ -22,7 +22,8 @@ from datamodules.scenes.reader import Encoded
 from lightning_modules.svco.losses import SCORES, Objective
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.scores import pair_scores, response_tokens
-from tests.bench.results import PROJECT, row, write
+from tests.bench.results import row, write
+from tests.results import PROJECT
 
 ROUNDS, WARM_UP, TEXT = 3, 1, 128
 SHAPES = {"embedded": dict(pairs=16, steps=6), "llava": dict(pairs=2, steps=2)}
