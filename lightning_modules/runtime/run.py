@@ -21,6 +21,7 @@ from lightning_modules.runtime import errors, provenance, quiet, records, tracki
 from lightning_modules.runtime.study import Desk, Study, needs
 from lightning_modules.runtime.teller import Teller
 from lightning_modules.training.checkpoints import CheckedCheckpoints, newest_valid
+from lightning_modules.training.inner import on_machine_of
 from lightning_modules.training.resume_point import ResumePoint
 from lightning_modules.training.stop import Preempted, deaf, stoppable
 
@@ -67,7 +68,8 @@ def _run(
     tracker = tracking.open_tracker(cfg, folder=folder, shown=shown)
     teller = Teller(tracker)
     try:
-        with making.watched_by(teller) if first else contextlib.nullcontext():
+        watched = making.watched_by(teller) if first else contextlib.nullcontext()
+        with watched, on_machine_of(cfg.trainer):
             result = _work(cfg, folder=folder, tracker=tracker, resume=resume, expected=expected)
             teller.summary()
         if first:
