@@ -9,7 +9,7 @@ from annotated_types import Gt, MinLen
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from lightning_modules.common.choices import nearest
-from lightning_modules.runtime.config import digest
+from lightning_modules.runtime import identity
 
 SYSTEMS = ("moe", "prompt", "transfer", "svco")
 Text = Annotated[str, MinLen(1)]
@@ -54,10 +54,9 @@ class Job(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Name of its run directory, which is also the tag `folder` of its MLflow run (conf/config.yaml)."""
-        # Hydra resolves interpolations in the name, so a run with `language.seed=${seed}` is called by its seed.
-        name = ",".join(sorted(self.overrides)).replace("${seed}", str(self.seed))
-        return f"{digest(name)}-s{self.seed}"
+        """Name of its run directory."""
+        # Interpolations are resolved in it, so a run with `language.seed=${seed}` is called by its seed.
+        return identity.folder((o.replace("${seed}", str(self.seed)) for o in self.overrides), self.seed)
 
     @property
     def command(self) -> str:

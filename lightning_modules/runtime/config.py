@@ -8,15 +8,15 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from lightning_modules.common.digests import number_of
+from lightning_modules.runtime import identity
 from lightning_modules.runtime.trust import CONF, PACKAGES, packages
 
 
 def register_resolvers(*, project: Path) -> None:
-    """`${project:PATH}` is a path under the checkout; `${digest:TEXT}` eight hex digits of its SHA-256;
-    `${gpu_precision:}` the widest mixed precision that the GPU has."""
+    """`${project:PATH}` is a path under the checkout; `${run_folder:OVERRIDES,SEED}` the name of a run's folder
+    (`identity`); `${gpu_precision:}` the widest mixed precision that the GPU has."""
     OmegaConf.register_new_resolver("project", lambda path="": str(project / path), replace=True)
-    OmegaConf.register_new_resolver("digest", digest, replace=True)
+    OmegaConf.register_new_resolver("run_folder", identity.folder, replace=True)
     OmegaConf.register_new_resolver("gpu_precision", _gpu_precision, replace=True)
     Plugins.instance().register(ConfOfPackages)
 
@@ -41,10 +41,6 @@ def roots() -> list[Path]:
             )
         folders.append(Path(next(iter(spec.submodule_search_locations))) / "conf")
     return [folder for folder in folders if folder.is_dir()]
-
-
-def digest(text: object) -> str:
-    return f"{number_of(str(text), size=4):08x}"
 
 
 def _gpu_precision() -> str:

@@ -1,17 +1,36 @@
 """What sets runs apart: their overrides, without those that change nothing of what is computed."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from lightning_modules.common.digests import number_of
 
 # Groups whose options are parameters of a run in MLflow.
 SCIENCE = ("model", "balance", "data", "preset", "backbone", "tuner", "objective", "optimizer", "trainer")
-NOISE = ("seed=", "fresh=", "threads=", "paths.", "logger", "hydra.", "plan=", "replay=")
+# Keys and groups of how, where and with how much to see a run is made, with all below them. The seed has a part of the
+# folder's name to itself.
+NOISE = (
+    *("seed", "fresh", "threads", "plan", "replay", "replay_from_cache", "run_name", "logger", "paths", "hydra"),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "callbacks.progress"),
+)
+
+
+def identifies(override: str) -> bool:
+    """Whether an override, such as `balance=micro` or `~callbacks.figures`, is part of what a run computes."""
+    key = override.lstrip("+~").partition("=")[0].partition("@")[0]
+    return not any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in NOISE)
+
+
+def folder(overrides: Iterable[str], seed: int) -> str:
+    """Name of the run's directory, which is also the tag `folder` of its MLflow run. Overrides as they were typed."""
+    text = ",".join(sorted(filter(identifies, overrides)))
+    return f"{number_of(text, size=4):08x}-s{seed}"
 
 
 def by_setting(runs: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Runs grouped by the overrides (key `overrides`) in which they differ, seeds together, in order of appearance."""
-    kept = [[o for o in run["overrides"] if not o.startswith(NOISE)] for run in runs]
+    kept = [list(filter(identifies, run["overrides"])) for run in runs]
     common = set.intersection(*map(set, kept)) if kept else set()
     groups = defaultdict(list)
     for run, overrides in zip(runs, kept, strict=True):

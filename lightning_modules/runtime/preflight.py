@@ -9,6 +9,7 @@ import difflib
 import itertools
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,16 @@ def _parse(overrides: list[str]) -> tuple[list[str], list[Override]]:
         except Exception as error:
             hint = "expected KEY=VALUE" if "=" not in text else str(error).splitlines()[0]
             errors.append(f"{text}: cannot be read; {hint}.")
-    return errors, parsed
+    given = defaultdict(list)
+    for override in parsed:
+        given[override.key_or_group, override.package].append(override)
+    for (key, package), same in given.items():
+        # Lightning tells the other ranks of a sweep's job its folder a second time.
+        if len(same) > 1 and not (key.startswith("hydra.") and "LOCAL_RANK" in os.environ):
+            name = f"{key}@{package}" if package else key
+            both = " and ".join(override.input_line for override in same)
+            errors.append(f"{name} is given {len(same)} times, {both}; expected once (values of a sweep: {name}=A,B).")
+    return errors, [same[0] for same in given.values()]
 
 
 def _hydra() -> Any:

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from lightning_modules.common.files import write_atomically
 from lightning_modules.runtime import records
 from lightning_modules.runtime.courier import Courier, Delivery
-from lightning_modules.runtime.identity import NOISE
+from lightning_modules.runtime.identity import identifies
 from lightning_modules.runtime.journal import Journal
 
 PARAM_LIMIT = 250
@@ -194,8 +194,8 @@ def open_tracker(cfg: Any, *, folder: Path, shown: Shown) -> Tracker | None:
 
 def run_name(overrides: list[str], seed: int) -> str:
     """What sets a run apart among its experiment's: `balance=micro s1`."""
-    told = (*NOISE, "experiment=", "debug=", "experiment_name=")
-    return " ".join([*(o for o in overrides if not o.startswith(told)), f"s{seed}"])
+    told = ("experiment=", "debug=", "experiment_name=")
+    return " ".join([*(o for o in overrides if identifies(o) and not o.startswith(told)), f"s{seed}"])
 
 
 def short_params(resolved: dict[str, Any]) -> dict[str, str]:

@@ -24,8 +24,9 @@ def command(folder, *overrides):
     # The caches of all runs of a test are shared; only runs/ and the database differ.
     flags = [o for o in overrides if o.startswith("-")]
     places = [f"paths.{name}={folder}/{name}" for name in ("runs", "tracking")] + [f"paths.cache={folder.parent}/cache"]
-    settings = [*SETTINGS, *places, *(o for o in overrides if o not in flags)]
-    return [sys.executable, str(PROJECT / "main.py"), *flags, *settings]
+    # What a test sets goes in the place of what all have: a key may be given once.
+    settings = {o.partition("=")[0]: o for o in (*SETTINGS, *places, *overrides) if o not in flags}
+    return [sys.executable, str(PROJECT / "main.py"), *flags, *settings.values()]
 
 
 def start(folder, *overrides):

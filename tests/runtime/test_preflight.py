@@ -42,6 +42,21 @@ MALFORMED = [
     (["balance=micro,globl"], ["balance=globl: no such option", "'global'"]),
     (["trainer=ddp"], ["trainer=ddp: no such option", "ddp_cpu"]),
     (["experiment=prompt/project", "backbone@source_backbone=hubb"], ["backbone=hubb: no such option", "'hub'"]),
+    # Twice.
+    (
+        ["experiment=moe/scope", "experiment=prompt/tune"],
+        ["experiment is given 2 times", "=moe/scope and", "prompt/tune"],
+    ),
+    (["balance=global", "balance=micro,global"], ["balance is given 2 times", "balance=A,B"]),
+    (["seed=1", "seed=2", "seed=1"], ["seed is given 3 times, seed=1 and seed=2 and seed=1; expected once"]),
+    (
+        ["+model.device=meta", "++model.device=cpu"],
+        ["model.device is given 2 times, +model.device=meta and ++model.device"],
+    ),
+    (
+        ["experiment=prompt/project", "backbone@source_backbone=language_wide", "backbone@source_backbone=minilm"],
+        ["backbone@source_backbone is given 2 times"],
+    ),
     # Types.
     (["optimizer.lr=abc"], ["optimizer.lr is 'abc'", "number"]),
     (["seed=one"], ["seed is 'one'", "integer"]),
@@ -126,6 +141,7 @@ def test_all_errors_come_at_once():
         ["model=paper_3b"],
         ["experiment=prompt/transfer", "prompts.runs={sentiment_film: [0a1b]}"],
         ["experiment=prompt/project", "backbone@source_backbone=hub", "source_backbone.name=/a/folder"],
+        ["experiment=prompt/project", "backbone@source_backbone=language_wide", "backbone=language_small"],
         ["experiment=prompt/tune", "data=task_hub", "data.source.dataset=a.csv", "data.source.words={0: no, 1: yes}"],
     ],
     ids=lambda o: " ".join(o) or "nothing",
