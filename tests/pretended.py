@@ -2,7 +2,9 @@
 
 Its tensors say `pretend:0` and are computed on the CPU. As CUDA's they refuse CPU tensors of one dimension or more, CPU
 generators and `.numpy()`; as Apple's they refuse float64. `waits` counts, by line of the project, where the host waits for
-the device. FakeTensorMode("cuda") would not do: it has no values, and fails with the CPU wheel at weight initialisation.
+the device. As one of two ranks (`two_ranks`) it refuses CPU tensors in collectives, as NCCL does.
+
+FakeTensorMode("cuda") would not do: it has no values, and fails with the CPU wheel at weight initialisation.
 """
 
 import collections
@@ -13,8 +15,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
@@ -40,6 +44,8 @@ WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::i
 
 waits: collections.Counter[str] = collections.Counter()
 allows_float64 = True
+# Names of process groups of the hosts, over gloo: these take CPU tensors.
+hosts: set[str] = set()
 
 
 class _Backend(_DummyBackendModule):
@@ -122,6 +128,11 @@ def refuse(name: str, args: Any, kwargs: Any, *, ours: list[Pretended], wanted: 
         raise RuntimeError(f"Expected all tensors to be on the same device, but found pretend:0 and cpu in {name}")
     if ours and name.startswith("aten::index") and name in MIXED and not isinstance(args[0], Pretended):
         raise RuntimeError(f"indices should be on the indexed tensor's device (cpu) in {name}")
+    if name.startswith("c10d::") and name != "c10d::barrier":
+        group = next(dist.ProcessGroup.unbox(x) for x in leaves if isinstance(x, torch.ScriptObject))
+        wrong = "pretend" if group.group_name in hosts else "cpu"
+        if any(isinstance(x, torch.Tensor) and x.device.type == wrong for x in leaves):
+            raise RuntimeError(f"No backend type associated with device type {wrong}")
     generators = [x for x in leaves if isinstance(x, torch.Generator) and x.device.type == "cpu"]
     if generators and wanted:
         raise RuntimeError(f"Expected a 'pretend' device type for generator but found 'cpu' in {name}")
@@ -184,7 +195,11 @@ class _Everywhere(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if on_device(kwargs.get("device")) or any(isinstance(x, Pretended) for x in tree_leaves((args, kwargs))):
+        if (
+            func.namespace == "c10d"
+            or on_device(kwargs.get("device"))
+            or any(isinstance(x, Pretended) for x in tree_leaves((args, kwargs)))
+        ):
             return compute(func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -232,5 +247,27 @@ class PretendedAccelerator(Accelerator):
 
 
 def strategy() -> pl.strategies.Strategy:
-    """For `pl.Trainer(strategy=...)`: one pretended device."""
-    return SingleDeviceStrategy(device=DEVICE, accelerator=PretendedAccelerator())
+    """For `pl.Trainer(strategy=...)`: one pretended device, within `two_ranks` that of the first rank."""
+    made = SingleDeviceStrategy(device=DEVICE, accelerator=PretendedAccelerator())
+    made.world_size = dist.get_world_size() if dist.is_initialized() else 1
+    return made
+
+
+@contextlib.contextmanager
+def two_ranks() -> Iterator[None]:
+    """As the first of two ranks, the other of which does the very same: the world's collectives take only device tensors."""
+
+    def new_group(backend: str | None = None) -> dist.ProcessGroup:
+        group = made(backend="fake")
+        if backend == "gloo":
+            hosts.add(group.group_name)
+        return group
+
+    made, dist.new_group = dist.new_group, new_group
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        yield
+    finally:
+        dist.new_group = made
+        dist.destroy_process_group()
+        hosts.clear()

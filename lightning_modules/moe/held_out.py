@@ -1,6 +1,9 @@
-"""Streaming statistics of held-out text; torchmetrics reduces them over ranks.
+"""Streaming statistics of held-out text; torchmetrics gathers them over ranks.
 
-Shape legend: B sequences, D domains, L layers, T tokens, K selected experts, E experts, N sequences in all.
+Everything is kept by sequence on the module's device, as that is where ranks gather it, and summed in float64 on the CPU.
+
+Shape legend: B sequences of one batch, D domains, L layers, T tokens, K selected experts, E experts, N sequences in all,
+U updates.
 """
 
 import torch
@@ -11,57 +14,73 @@ from lightning_modules.moe.routing import RouterStats
 from lightning_modules.moe.specialization import count_pairs
 
 
-class DomainPerplexity(Metric):
-    """Perplexity per domain and overall, from summed negative log-likelihoods in nats."""
+class Tally(Metric):
+    """Lists of tensors under `names`, joined over updates and ranks."""
 
     full_state_update = False
-
-    def __init__(self, domains: int) -> None:
-        super().__init__()
-        self.add_state("nll_D", torch.zeros(domains, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("tokens_D", torch.zeros(domains, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, nll_B: Tensor, tokens_B: Tensor, domain_B: Tensor) -> None:
-        self.nll_D.index_add_(0, domain_B, nll_B.double())
-        self.tokens_D.index_add_(0, domain_B, tokens_B.double())
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """(perplexity over all tokens, perplexity per domain [D])."""
-        overall = (self.nll_D.sum() / self.tokens_D.sum().clamp(min=1)).exp()
-        return overall, (self.nll_D / self.tokens_D.clamp(min=1)).exp()
-
-
-class RoutingTally(Metric):
-    """Who went where, sequence by sequence: what every specialisation measure is computed from."""
-
-    full_state_update = False
+    names: tuple[str, ...]
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("counts_NLE", "domain_N", "topk_score_NL", "tokens_N"):
+        for name in self.names:
             self.add_state(name, [], dist_reduce_fx="cat")
+
+    def add(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            getattr(self, name).append(value)
+
+    def whole(self, name: str) -> Tensor:
+        """Of all updates and ranks, on the CPU."""
+        state = getattr(self, name)
+        return (torch.cat(state) if isinstance(state, list) else state).cpu()
+
+
+class DomainPerplexity(Tally):
+    """Perplexity per domain and overall, from summed negative log-likelihoods in nats."""
+
+    names = ("nll_N", "tokens_N", "domain_N")
+
+    def __init__(self, domains: int) -> None:
+        super().__init__()
+        self.domains = domains
+
+    def update(self, nll_B: Tensor, tokens_B: Tensor, domain_B: Tensor) -> None:
+        self.add(nll_N=nll_B, tokens_N=tokens_B, domain_N=domain_B)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """(perplexity over all tokens, perplexity per domain [D])."""
+        domain_N, empty_D = self.whole("domain_N"), torch.zeros(self.domains, dtype=torch.float64)
+        nll_D = empty_D.index_add(0, domain_N, self.whole("nll_N").double())
+        tokens_D = empty_D.index_add(0, domain_N, self.whole("tokens_N").double())
+        return (nll_D.sum() / tokens_D.sum().clamp(min=1)).exp(), (nll_D / tokens_D.clamp(min=1)).exp()
+
+
+class RoutingTally(Tally):
+    """Who went where, sequence by sequence: what every specialisation measure is computed from."""
+
+    names = ("counts_NLE", "domain_N", "topk_score_NL", "tokens_N", "entropy_U")
+
+    def __init__(self) -> None:
+        super().__init__()
         self.add_state("pairs_LEE", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("entropy_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, stats: RouterStats, domain_B: Tensor) -> None:
-        sequences = stats.blocks
+        sequences, layers = stats.blocks, stats.logits_LTE.shape[0]
         assert sequences == domain_B.shape[0], "the tally wants one block a sequence"
-        layers = stats.logits_LTE.shape[0]
-        self.counts_NLE.append(stats.frequency.counts_LME.transpose(0, 1).cpu())
-        self.domain_N.append(domain_B.cpu())
         scores_LT = torch.where(stats.valid_T, stats.selected_scores_LT(), 0.0)
-        self.topk_score_NL.append(scores_LT.view(layers, sequences, -1).sum(2).T.cpu())
-        self.tokens_N.append(stats.valid_T.view(sequences, -1).sum(1).cpu())
         probs_LTE = stats.probs_LTE[:, stats.valid_T]
-        self.entropy_sum = self.entropy_sum - torch.special.xlogy(probs_LTE, probs_LTE).sum(-1).mean(0).sum().double()
+        self.add(
+            counts_NLE=stats.frequency.counts_LME.transpose(0, 1),
+            domain_N=domain_B,
+            topk_score_NL=scores_LT.view(layers, sequences, -1).sum(2).T,
+            tokens_N=stats.valid_T.view(sequences, -1).sum(1),
+            entropy_U=-torch.special.xlogy(probs_LTE, probs_LTE).sum(-1).mean(0).sum()[None],
+        )
         valid_LTK = stats.indices_LTK[:, stats.valid_T]
         pairs = [count_pairs(indices_TK=layer_TK, experts=stats.experts) for layer_TK in valid_LTK]
         self.pairs_LEE = self.pairs_LEE + torch.stack(pairs)
 
     def compute(self) -> dict[str, Tensor]:
-        def whole(state: list[Tensor] | Tensor) -> Tensor:
-            return torch.cat(state) if isinstance(state, list) else state
-
-        tally = {n: whole(getattr(self, n)) for n in ("counts_NLE", "domain_N", "topk_score_NL", "tokens_N")}
-        mean_entropy = self.entropy_sum / tally["tokens_N"].sum()
-        return {**tally, "pairs_LEE": self.pairs_LEE, "entropy": mean_entropy}
+        tally = {name: self.whole(name) for name in self.names}
+        entropy = tally.pop("entropy_U").double().sum() / tally["tokens_N"].sum()
+        return {**tally, "pairs_LEE": self.pairs_LEE.cpu(), "entropy": entropy}

@@ -17,7 +17,7 @@ class Frequency(NamedTuple):
     """What f_i and P_i are divided by, per block.
 
     counts_LME: int64 [L, M, E] selections of each expert; f = counts / counts.sum(E).
-    tokens_LM:  float64 [L, M] valid tokens that the block's probability sums are divided by.
+    tokens_LM:  [L, M] valid tokens that the block's probability sums are divided by: int64, or a mean over blocks.
     """
 
     counts_LME: Tensor
@@ -102,5 +102,6 @@ def bias_step(*, counts_LME: Tensor) -> Tensor:
 
     With synchronised counts every block is the same and the direction is that of the whole batch.
     """
-    counts = counts_LME.double()
-    return torch.sign(counts.mean(-1, keepdim=True) - counts).mean(1).float()
+    # mean - load, times the number of experts: exact in integers.
+    surplus_LME = counts_LME.sum(-1, keepdim=True) - counts_LME.shape[-1] * counts_LME
+    return torch.sign(surplus_LME).float().mean(1)

@@ -34,7 +34,7 @@ def build_moe(
     dropout: Share = 0.0,
     pretrained: str | None = None,
     experts_implementation: str = "sorted",
-    attention: str = "sdpa",
+    attention: str = "causal_sdpa",
     gradient_checkpointing: bool = False,
     device: str = "cpu",
 ) -> nn.Module:
@@ -48,6 +48,7 @@ def build_moe(
     """
     from transformers import AutoModelForCausalLM
 
+    import lightning_modules.moe.attention  # registers `causal_sdpa`
     import lightning_modules.moe.experts  # noqa: F401, registers the `sorted` backend
 
     if pretrained is not None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_modules.common import metric_names as names
 from lightning_modules.common.bounds import Count, Weight
 from lightning_modules.common.optimizer import adamw_with_schedule
+from lightning_modules.moe.attention import mask_for
 from lightning_modules.moe.linear_cross_entropy import linear_cross_entropy
 from lightning_modules.moe.losses import (
     Frequency,
@@ -68,12 +69,13 @@ class MoELM(pl.LightningModule):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits [B, S, V]; the routing of this forward is then at `self.tap.read()`."""
         self.tap.clear()
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        return self.model(input_ids=input_ids, attention_mask=mask_for(self.model, attention_mask)).logits
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """What the output layer reads, [B, S, H]; the routing is then at `self.tap.read()`."""
         self.tap.clear()
-        return self.model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = mask_for(self.model, attention_mask)
+        return self.model.base_model(input_ids=input_ids, attention_mask=mask).last_hidden_state
 
     def routing(self, batch: dict[str, Tensor], block: int | None = None) -> RouterStats:
         """The last forward's routing cut into blocks of `block` sequences (default: the balance scope's)."""

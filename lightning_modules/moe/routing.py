@@ -88,7 +88,7 @@ class RouterStats:
             blocks=self.blocks,
             experts=self.experts,
         )
-        tokens_M = self.valid_T.view(self.blocks, -1).sum(1).double()
+        tokens_M = self.valid_T.view(self.blocks, -1).sum(1)
         return Frequency(counts_LME, tokens_M.expand(self.logits_LTE.shape[0], -1))
 
     def regrouped(self, blocks: int) -> "RouterStats":

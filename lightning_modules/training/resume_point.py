@@ -29,9 +29,13 @@ class ResumePoint(Checkpoint):
         self.metrics: dict[str, float] = {}
         self._random: list[dict[str, Any]] | None = None
         self._handlers: dict[int, Any] = {}
+        # Processes agree over gloo, so that none of them waits for its device to do so.
+        self._hosts: dist.ProcessGroup | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = trainer.global_step
+        if trainer.world_size > 1:
+            self._hosts = dist.new_group(backend="gloo")
         if self._random is not None:
             if len(self._random) != trainer.world_size:
                 raise ValueError(
@@ -46,6 +50,7 @@ class ResumePoint(Checkpoint):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
+        self._hosts = None
 
     def _ask_to_stop(self, number: int, _frame: Any) -> None:
         # A sweep hands Ctrl-C on as SIGTERM to a job that the terminal has told already: that is one wish.
@@ -78,7 +83,7 @@ class ResumePoint(Checkpoint):
         if trainer.world_size == 1:
             return self._signal
         number = torch.tensor(self._signal)
-        dist.all_reduce(number, dist.ReduceOp.MAX)
+        dist.all_reduce(number, dist.ReduceOp.MAX, group=self._hosts)
         return int(number)
 
     def _save(self, trainer: pl.Trainer) -> None:
@@ -97,7 +102,7 @@ class ResumePoint(Checkpoint):
         states: list[Any] = [random_state()]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
-            dist.all_gather_object(states, random_state())
+            dist.all_gather_object(states, random_state(), group=self._hosts)
         checkpoint["random_states"] = states
         checkpoint["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
 

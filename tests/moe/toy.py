@@ -4,6 +4,7 @@ import os
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.strategies import DDPStrategy
 
 from lightning_modules.moe.models import build_moe
@@ -75,6 +76,7 @@ def fit(
     data=None,
     precision="32-true",
     strategy=None,
+    curve=True,
     **module,
 ):
     """(curve, module, trainer) of a fit under the real Trainer; under DDP one process calls this per rank."""
@@ -82,7 +84,7 @@ def fit(
     module = MoELM(
         model=model or tiny_model(), micro_batch=micro_batch, optimizer={"warmup_steps": 2, "lr": 3e-3}, **module
     )
-    curve = Curve()
+    curve = Curve() if curve else None
     trainer = pl.Trainer(
         accelerator="auto" if strategy else "cpu",
         devices=ranks,
@@ -92,14 +94,16 @@ def fit(
         accumulate_grad_batches=accumulate,
         gradient_clip_val=1.0,
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        # The pretended device has no inference tensors.
+        inference_mode=strategy is None,
         val_check_interval=5,
         check_val_every_n_epoch=None,
         use_distributed_sampler=False,
-        callbacks=[curve, *callbacks],
+        callbacks=[*([curve] if curve else []), *callbacks],
     )
     trainer.fit(module, datamodule=data or ToyData(sequences=sequences, steps=steps))
     return curve, module, trainer

@@ -81,25 +81,23 @@ class ExpertFrequencySync(pl.Callback):
         assert self._trainer is not None
         if self._counting or not self.active(self._trainer):
             return None
-        return self._shuffled(args[0]) if self.mode == "shuffle" else self._global(frequency)
+        return self._shuffled(args[0]) if self.mode == "shuffle" else self._global(args[0], frequency)
 
-    def _global(self, own: Frequency) -> Frequency:
-        blocks = own.counts_LME.shape[1]
-        ranks = self._trainer.world_size
+    def _global(self, stats: RouterStats, own: Frequency) -> Frequency:
+        blocks, ranks = stats.blocks, self._trainer.world_size
         if self._whole_window is not None:
-            total_LX, steps = self._whole_window
-            tokens_of_step, window_LX = total_LX[:, -1].double() / steps, total_LX
+            window_LX, steps = self._whole_window
+            tokens_L, forwards = window_LX[:, -1], ranks * steps
         else:
             step_LX = self._all_reduce(pack(own))
-            tokens_of_step = step_LX[:, -1].double()
+            tokens_L, forwards = step_LX[:, -1], ranks
             keep = self.mode == "buffer" and self.window_LX is not None
             window_LX = self.window_LX + step_LX if keep else step_LX
             self.window_steps = self.window_steps + 1 if keep else 1
             self.window_LX, steps = window_LX, self.window_steps
         self.balance_blocks = blocks * ranks * steps
         counts_LME = window_LX[:, None, :-1].expand(-1, blocks, -1)
-        tokens_LM = (tokens_of_step / (ranks * blocks))[:, None].expand(-1, blocks)
-        return Frequency(counts_LME, tokens_LM)
+        return Frequency(counts_LME, mean_tokens(tokens_L, forwards * blocks, stats))
 
     def _shuffled(self, stats: RouterStats) -> Frequency:
         """Deal the global batch's tokens at random into as many blocks as it has, and give each block one deal."""
@@ -116,12 +114,12 @@ class ExpertFrequencySync(pl.Callback):
             blocks=ranks * blocks,
             experts=stats.experts,
         )
-        tokens_L = stats.frequency.tokens_LM.sum(1).long()
+        tokens_L = stats.frequency.tokens_LM.sum(1)
         # Every deal's counts and the token count in one collective.
         packed = self._all_reduce(torch.cat([counts_LDE.flatten(1), tokens_L[:, None]], 1))
         counts_LDE = packed[:, :-1].view(counts_LDE.shape)
         self.balance_blocks = 1
-        tokens_LM = (packed[:, -1:].double() / (ranks * blocks)).expand(-1, blocks)
+        tokens_LM = mean_tokens(packed[:, -1], ranks * blocks, stats)
         return Frequency(counts_LDE[:, rank * blocks : (rank + 1) * blocks], tokens_LM)
 
     def _count_window(self, trainer: pl.Trainer, module: pl.LightningModule, batch_idx: int) -> tuple[Tensor, int]:
@@ -159,5 +157,12 @@ class ExpertFrequencySync(pl.Callback):
 
 def pack(frequency: Frequency) -> Tensor:
     """Counts and tokens summed over blocks, int64 [L, E + 1]."""
-    tokens_L1 = frequency.tokens_LM.sum(1, keepdim=True).long()
-    return torch.cat([frequency.counts_LME.sum(1), tokens_L1], 1)
+    return torch.cat([frequency.counts_LME.sum(1), frequency.tokens_LM.sum(1, keepdim=True)], 1)
+
+
+def mean_tokens(tokens_L: Tensor, blocks: int, stats: RouterStats) -> Tensor:
+    """Tokens of one of `blocks` blocks that hold `tokens_L` together, for each block of `stats`: [L, M].
+
+    As wide as the probabilities are: a device may have no float64.
+    """
+    return (tokens_L.to(stats.probs_LTE.dtype) / blocks)[:, None].expand(-1, stats.blocks)

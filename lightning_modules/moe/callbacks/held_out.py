@@ -63,7 +63,7 @@ class HeldOutEvaluation(pl.Callback):
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.test_perplexity = self._perplexities("test")
-        self.tally = {name: value.cpu() for name, value in self._routing.compute().items()}
+        self.tally = self._routing.compute()
         found = summary(
             counts_NLE=self.tally["counts_NLE"],
             domain_N=self.tally["domain_N"],

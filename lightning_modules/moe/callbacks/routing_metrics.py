@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_modules.common import metric_names as names
-from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequencySync
+from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequencySync, mean_tokens, pack
 from lightning_modules.moe.losses import Frequency
 from lightning_modules.moe.routing import RouterStats
 from lightning_modules.moe.specialization import dead_experts, max_violation
@@ -51,6 +51,8 @@ class RoutingMetrics(pl.Callback):
             names.MOE_LBL_MICRO: float(pl_module.lbl(micro, micro.frequency)),
             names.MOE_LBL_GLOBAL: float(pl_module.lbl(micro, whole)),
         }
+        # Counted in float64, which a device may lack.
+        counts_LE, micro_counts_LME = counts_LE.cpu(), micro.frequency.counts_LME.cpu()
         probs_LTE = stats.probs_LTE.detach()
         entropy = -(probs_LTE * probs_LTE.clamp(min=1e-9).log()).sum(-1)[:, stats.valid_T].mean()
         sync = next((c for c in trainer.callbacks if isinstance(c, ExpertFrequencySync)), None)
@@ -60,7 +62,7 @@ class RoutingMetrics(pl.Callback):
             {
                 **scopes,
                 names.MOE_BALANCE_BSZ: float(balance_bsz),
-                names.MOE_MAXVIO_MICRO: float(max_violation(counts_LE=micro.frequency.counts_LME).mean()),
+                names.MOE_MAXVIO_MICRO: float(max_violation(counts_LE=micro_counts_LME).mean()),
                 names.MOE_MAXVIO_GLOBAL: float(max_violation(counts_LE=counts_LE).mean()),
                 names.MOE_DEAD_EXPERTS: float(dead_experts(counts_LE=counts_LE)),
                 names.MOE_ROUTING_ENTROPY: float(entropy),
@@ -69,15 +71,14 @@ class RoutingMetrics(pl.Callback):
         )
         self.scopes.append({"step": trainer.global_step, **scopes})
         load_LE = counts_LE.float() / counts_LE.sum(-1, keepdim=True).clamp(min=1)
-        self.loads.append((trainer.global_step, load_LE.cpu()))
+        self.loads.append((trainer.global_step, load_LE))
 
 
 def global_frequency(stats: RouterStats, ranks: int) -> tuple[Frequency, Tensor]:
     """(frequency every block would use under the mode `ranks`, counts int64 [L, E]) of this forward."""
-    own = stats.frequency
-    packed = torch.cat([own.counts_LME.sum(1), own.tokens_LM.sum(1, keepdim=True).long()], 1)
+    packed = pack(stats.frequency)
     if dist.is_available() and dist.is_initialized() and ranks > 1:
         dist.all_reduce(packed)
     counts_LE = packed[:, :-1]
-    tokens_LM = (packed[:, -1:].double() / (ranks * stats.blocks)).expand(-1, stats.blocks)
+    tokens_LM = mean_tokens(packed[:, -1], ranks * stats.blocks, stats)
     return Frequency(counts_LE[:, None].expand(-1, stats.blocks, -1), tokens_LM), counts_LE
