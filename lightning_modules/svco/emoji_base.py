@@ -30,6 +30,8 @@ def emoji_vlm(
     batch: Count = 32,
     lr: Positive = 1e-3,
     no_image: Share = 0.15,
+    dtype: str = "float32",
+    gradient_checkpointing: bool = False,
 ) -> VLM:
     """The model, made under `cache_dir` when it is not there; its vision tower is frozen from then on.
 
@@ -55,7 +57,7 @@ def emoji_vlm(
 
     thing = Thing("base model", "emoji", f"seed {seed}", steps, "every objective is trained from it")
     folder = made(folder=Path(cache_dir) / "svco" / "emoji_base", key=key, make=make, thing=thing)
-    return load_vlm(path=str(folder))
+    return load_vlm(path=str(folder), dtype=dtype, gradient_checkpointing=gradient_checkpointing)
 
 
 def _learned(

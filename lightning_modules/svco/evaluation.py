@@ -35,6 +35,14 @@ class Found:
     scores: dict[str, Tensor] = field(default_factory=dict)
     categories: list[str] = field(default_factory=list)
 
+    def plain(self) -> dict[str, Any]:
+        """Of containers and tensors alone, as a checkpoint may hold."""
+        return {**vars(self), "captions": [(vars(scene), text) for scene, text in self.captions]}
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> "Found":
+        return cls(**{**plain, "captions": [(Scene(**scene), text) for scene, text in plain["captions"]]})
+
 
 @torch.no_grad()
 def evaluate(
@@ -67,15 +75,10 @@ def captions_of(vlm: VLM, group: Sequence[Scene], *, pixels: int, batch: int = 6
     found = []
     for start in range(0, len(group), batch):
         prompts = [vlm.reader.prompt(DESCRIBE, render(s, pixels=pixels)) for s in group[start : start + batch]]
-        ids = torch.stack([ids for ids, _ in prompts])
-        images = torch.cat([inputs["pixel_values"] for _, inputs in prompts])
-        made = vlm.core.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            pixel_values=images,
-            max_new_tokens=longest,
-            do_sample=False,
-        )
+        ids = torch.stack([ids for ids, _ in prompts]).to(vlm.device)
+        inputs = {name: torch.cat([more[name] for _, more in prompts]).to(vlm.device) for name in prompts[0][1]}
+        given = dict(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs)
+        made = vlm.core.generate(**given, max_new_tokens=longest, do_sample=False)
         found += [vlm.reader.text(row[ids.shape[1] :]) for row in made]
     return found
 
@@ -90,9 +93,9 @@ def scored(vlm: VLM, rows: Sequence[Row], *, batch: int = 64) -> list[Tensor]:
 
 
 def scores_of_pairs(vlm: VLM, encoded: Sequence[Encoded], *, batch: int = 32) -> dict[str, Tensor]:
-    """All six scores, [pairs] each."""
+    """All six scores, [pairs] each, on the CPU."""
     parts = [pair_scores(vlm, encoded[i : i + batch], SCORES) for i in range(0, len(encoded), batch)]
-    return {name: torch.cat([part[name] for part in parts]) for name in SCORES}
+    return {name: torch.cat([part[name] for part in parts]).cpu() for name in SCORES}
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """Vision-language models: transformers' own classes with their processor, in full or with LoRA."""
 
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,10 @@ from torch import nn
 
 from datamodules.scenes.reader import Reader
 from lightning_modules.common.bounds import Whole
+from lightning_modules.common.choices import check_choice
 from lightning_modules.common.digests import digest_of_weights
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Families whose image features, decoder and positions are known to be a plain sequence: what `scores.shared` needs.
 SHARED = {"llava": "language_model", "idefics3": "text_model", "smolvlm": "text_model"}
 
@@ -36,6 +40,15 @@ class VLM(nn.Module):
         return self.core.config.model_type
 
     @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def placed(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The processor's tensors on the model's device; pictures, never ids, in its dtype."""
+        dtype = self.core.dtype
+        return {n: v.to(self.device, dtype if v.is_floating_point() else None) for n, v in inputs.items()}
+
+    @property
     def adapted(self) -> bool:
         """True with LoRA: the untrained model is then the same weights with the adapters off."""
         return hasattr(self.net, "disable_adapter")
@@ -48,10 +61,10 @@ class VLM(nn.Module):
     def decoder(self) -> nn.Module:
         return getattr(self.core.model, SHARED[self.family])
 
-    def image_features(self, pixels: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    def image_features(self, pixels: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
         """Projected features of the images in order, [all image tokens, H]; one pass where the shapes allow it."""
         wanted = ("pixel_values", "pixel_attention_mask")
-        together = [{k: p[k] for k in wanted if k in p} for p in pixels]
+        together = [self.placed({k: p[k] for k in wanted if k in p}) for p in pixels]
         if len({tuple(p["pixel_values"].shape) for p in together}) == 1:
             together = [{k: torch.cat([p[k] for p in together]) for k in together[0]}]
         found = [self.core.model.get_image_features(**p).pooler_output for p in together]
@@ -66,8 +79,14 @@ def load_vlm(
     max_response: Whole = 128,
     attention: str = "sdpa",
     local_files_only: bool = True,
+    dtype: str = "float32",
+    quantize: str | None = None,
+    gradient_checkpointing: bool = False,
 ) -> VLM:
-    """A model by folder (or by hub name with local_files_only=False), in float32.
+    """A model by folder (or by hub name with local_files_only=False).
+
+    dtype: of the weights, one of `DTYPES`. quantize: `4bit` by bitsandbytes, for LoRA. gradient_checkpointing: activations
+    are computed again in the backward pass instead of kept.
 
     Raises ValueError when there is none, when it takes no images, or has no processor.
     """
@@ -85,9 +104,13 @@ def load_vlm(
             f"model.path={path} is a {config.model_type} model, which takes no images; expected an image-text-to-text "
             "model such as llava, idefics3, smolvlm or qwen2_vl."
         )
-    net = AutoModelForImageTextToText.from_pretrained(
-        path, attn_implementation=attention, dtype=torch.float32, use_safetensors=True, **given
+    check_choice("model.dtype", dtype, DTYPES)
+    more = dict(
+        attn_implementation=attention, dtype=DTYPES[dtype], use_safetensors=True, **_quantized(quantize, lora_rank)
     )
+    net = AutoModelForImageTextToText.from_pretrained(path, **more, **given)
+    if gradient_checkpointing:
+        net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     processor = AutoProcessor.from_pretrained(path, **given)
     if not hasattr(processor, "image_processor"):
         raise ValueError(
@@ -99,6 +122,23 @@ def load_vlm(
         lora_rank=lora_rank,
         freeze_vision=freeze_vision,
     )
+
+
+def _quantized(quantize: str | None, lora_rank: int) -> dict[str, Any]:
+    """What `from_pretrained` is told of 4-bit weights. ValueError where they cannot be had or trained."""
+    if quantize is None:
+        return {}
+    check_choice("model.quantize", quantize, ("4bit",))
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(
+            "model.quantize=4bit needs bitsandbytes, which is not installed: .venv/bin/pip install -e '.[quantize]'."
+        )
+    if not lora_rank:
+        raise ValueError("model.quantize=4bit trains adapters alone, and model.lora_rank is 0; expected 8, say.")
+    from transformers import BitsAndBytesConfig
+
+    kind = dict(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    return {"quantization_config": BitsAndBytesConfig(**kind)}
 
 
 def prepared(*, net: nn.Module, reader: Reader, lora_rank: int, freeze_vision: bool) -> VLM:

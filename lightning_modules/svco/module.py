@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.scenes.reader import Encoded
 from lightning_modules.common import metric_names as names
@@ -16,6 +16,7 @@ from lightning_modules.svco.scores import pair_scores, response_tokens
 from lightning_modules.training.trained import SavesWhatTrains
 
 CHOICE = ("ww", "wl", "lw", "ll")
+REFERENCE = "reference_scores"
 
 
 class SVCO(SavesWhatTrains):
@@ -41,33 +42,56 @@ class SVCO(SavesWhatTrains):
         self.cut = 0
 
     def setup(self, stage: str) -> None:
-        """Reference scores of every pair. Runs before a checkpoint is loaded, so a resumed run has the same ones."""
-        if stage != "fit":
-            return
-        for split in ("train", "val"):
-            data = self.trainer.datamodule.split(split)
-            self.cut += sum(data[i].cut for i in range(len(data)))
-            if self.objective.reference == "cached":
-                self._cache[split] = self._scores_of_all(data)
-        if self.cut and self.trainer.is_global_zero:
-            print(
-                f"{self.cut} responses are longer than model.max_response={self.vlm.reader.max_response} tokens and "
-                "are cut."
-            )
+        if stage == "fit":
+            splits = [self.trainer.datamodule.split(name) for name in ("train", "val")]
+            self.cut = sum(pair.cut for split in splits for pair in split)
+            if self.cut and self.trainer.is_global_zero:
+                print(
+                    f"{self.cut} responses are longer than model.max_response={self.vlm.reader.max_response} tokens and "
+                    "are cut."
+                )
 
     def on_fit_start(self) -> None:
+        """Reference scores of every pair, by the model on its device; a resumed run has those of its checkpoint."""
+        if self.objective.reference == "cached" and not self._cache:
+            for split in ("train", "val"):
+                self._cache[split] = self._scores_of_all(self.trainer.datamodule.split(split))
+        # A model comes from transformers in evaluation; dropout and checkpointing are of training.
+        self.vlm.train()
         for scores in self._cache.values():
             for name, value in scores.items():
                 scores[name] = value.to(self.device)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[REFERENCE] = {split: dict(scores) for split, scores in self._cache.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.objective.reference == "cached" and not checkpoint.get(REFERENCE):
+            raise ValueError(
+                "the checkpoint holds no reference scores: it was written with another objective.reference or by an "
+                "earlier version. Restore that, or start anew with fresh=true."
+            )
+        self._cache = {split: dict(scores) for split, scores in checkpoint.get(REFERENCE, {}).items()}
+
     @torch.no_grad()
     def _scores_of_all(self, data: Any, batch: int = 32) -> dict[str, Tensor]:
+        """[pairs] by name, each rank every so manieth batch: the batches are those of one rank alone."""
         self.vlm.eval()
-        needs = self.objective.needs
-        chunks = [range(i, min(i + batch, len(data))) for i in range(0, len(data), batch)]
-        found = [pair_scores(self.vlm, [data[i] for i in chunk], needs) for chunk in chunks]
-        self.vlm.train()
-        return {name: torch.cat([f[name] for f in found]) for name in needs}
+        needs, ranks, rank = self.objective.needs, self.trainer.world_size, self.trainer.global_rank
+        starts = range(0, len(data), batch)
+        # Every rank goes through equally many, as what a strategy has sharded is gathered in step.
+        rounds = -(-len(starts) // ranks)
+        mine: list[Tensor] = []
+        for number in range(rounds):
+            start = starts[min(number * ranks + rank, len(starts) - 1)]
+            pairs = [data[i] for i in range(start, min(start + batch, len(data)))]
+            found = pair_scores(self.vlm, pairs, needs)
+            scores_BS = torch.stack([found[name] for name in needs], 1)
+            mine.append(nn.functional.pad(scores_BS, (0, 0, 0, batch - len(pairs))))
+        mine_NBS = torch.stack(mine)
+        every_NRBS = self.all_gather(mine_NBS).movedim(0, 1) if ranks > 1 else mine_NBS[:, None]
+        every_PS = every_NRBS.flatten(0, 2)[: len(data)]
+        return dict(zip(needs, every_PS.unbind(1), strict=True))
 
     @torch.no_grad()
     def reference(self, pairs: list[Encoded], numbers: list[int], split: str) -> dict[str, Tensor] | None:

@@ -95,6 +95,8 @@ def pretrained_vlm(
     lora_rank: Whole = 0,
     freeze_vision: bool = True,
     max_response: Whole = 128,
+    dtype: str = "float32",
+    gradient_checkpointing: bool = False,
 ) -> VLM:
     """The embedded model, made under `cache_dir` when it is not there (about two minutes on one core)."""
     sizes = dict(width=width, vision_layers=vision_layers, layers=layers, heads=heads, pixels=pixels)
@@ -110,7 +112,14 @@ def pretrained_vlm(
         ),
         thing=Thing("base model", "scenes", f"seed {seed}", vision_steps + steps, "every objective is trained from it"),
     )
-    return load_vlm(path=str(folder), lora_rank=lora_rank, freeze_vision=freeze_vision, max_response=max_response)
+    return load_vlm(
+        path=str(folder),
+        lora_rank=lora_rank,
+        freeze_vision=freeze_vision,
+        max_response=max_response,
+        dtype=dtype,
+        gradient_checkpointing=gradient_checkpointing,
+    )
 
 
 def _pretrain(place: Path, *, sizes: dict[str, int], seed: int, **settings: Any) -> None:

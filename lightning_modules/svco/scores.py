@@ -67,11 +67,11 @@ def pack(rows: Sequence[Row], *, pad: int) -> Packed:
 
 def shared(vlm: VLM, rows: Sequence[Row]) -> Tensor:
     """Summed log-probability of every response, [S] in the order of rows, float32 or wider."""
-    packed = Packed(*(t.to(_device(vlm)) for t in pack(rows, pad=vlm.reader.pad)))
+    packed = Packed(*(t.to(vlm.device) for t in pack(rows, pad=vlm.reader.pad)))
     embeds_RTH = vlm.core.get_input_embeddings()(packed.ids_RT)
     pixels = [row.inputs for row in rows if row.inputs]
     if pixels:
-        features_IH = vlm.image_features([{k: v.to(_device(vlm)) for k, v in p.items()} for p in pixels])
+        features_IH = vlm.image_features(pixels)
         places_RT1 = (packed.ids_RT == vlm.core.config.image_token_id)[..., None]
         embeds_RTH = embeds_RTH.masked_scatter(places_RT1, features_IH.to(embeds_RTH.dtype))
     bias_RTT = torch.zeros_like(packed.blocked_RTT, dtype=embeds_RTH.dtype)
@@ -92,8 +92,8 @@ def separate(vlm: VLM, rows: Sequence[Row]) -> Tensor:
     found = []
     for row in rows:
         for response in row.responses:
-            ids = torch.cat([row.prompt, response])[None].to(_device(vlm))
-            extra = {k: v.to(ids.device) for k, v in row.inputs.items()}
+            ids = torch.cat([row.prompt, response])[None].to(vlm.device)
+            extra = vlm.placed(row.inputs)
             for name in ("mm_token_type_ids", "token_type_ids"):
                 if name in extra:
                     extra[name] = torch.cat([extra[name], extra[name].new_zeros(1, len(response))], 1)
@@ -136,7 +136,3 @@ def pair_scores(vlm: VLM, pairs: Sequence[Encoded], needs: Sequence[str]) -> dic
 def response_tokens(pairs: Sequence[Encoded], *, like: Tensor) -> dict[str, Tensor]:
     """Tokens of the responses w and l, [B]."""
     return {side: like.new_tensor([len(getattr(p, f"response_{side}")) for p in pairs]) for side in ("w", "l")}
-
-
-def _device(vlm: VLM) -> torch.device:
-    return next(vlm.parameters()).device

@@ -1,6 +1,7 @@
 """What the model says about scenes before training and after: metrics and figures of the test split."""
 
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 
@@ -25,10 +26,16 @@ class SceneEvaluation(pl.Callback):
         pairs = scene_pairs(count=self.pairs, seed=self.seed, split="test", prior=0.0, describe=0.5)
         return evaluate(module.vlm, pairs=pairs, scenes_each=self.scenes_each, seed=self.seed, pixels=pixels)
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Before a checkpoint is loaded, so a resumed run compares with the base model too."""
-        if stage == "fit" and trainer.is_global_zero:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Of the base model; a resumed run has what its checkpoint says of it."""
+        if self.base is None and trainer.is_global_zero:
             self.base = self._evaluate(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"base": self.base.plain()} if self.base else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.base = Found.of(state_dict["base"]) if state_dict else None
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
