@@ -1,6 +1,7 @@
-"""What a model reads: prompts with and without the image, responses, pixels, all through its own processor."""
+"""What a model reads: prompts with and without the image, answers, pixels, all through its own processor and template."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +9,16 @@ from PIL import Image
 from torch import Tensor
 
 LLAVA_15 = "USER: {image}{question} ASSISTANT:"
+# Whose words are known although their processors bring no chat template.
+WITHOUT_TEMPLATE = ("LlavaProcessor", "PaliGemmaProcessor")
+# What follows a prompt's last value in tensors with one value a token; None: that value again.
+FOLLOWS: dict[str, int | None] = {
+    "mm_token_type_ids": 0,
+    "token_type_ids": 0,
+    "image_embeds_position_mask": 0,
+    "cross_attention_mask": None,
+    "image_attention_mask": None,
+}
 
 
 class Encoded(NamedTuple):
@@ -21,10 +32,14 @@ class Encoded(NamedTuple):
     response_w: Tensor
     response_l: Tensor
     cut: int  # responses that were longer than the limit
+    inputs_n: Mapping[str, Tensor] = {}
 
 
 class Reader:
-    """Prompts by the processor's chat template, or in LLaVA-1.5's words where it has none.
+    """Prompts and answers in the turns of the processor's chat template.
+
+    Without a template LLaVA's prompts are in the words of LLaVA-1.5 and PaliGemma's are the question alone, as these were
+    trained with; ValueError for any other processor.
 
     Args:
         processor: a transformers processor with a tokenizer and an image processor.
@@ -35,13 +50,31 @@ class Reader:
         self.processor, self.max_response = processor, max_response
         self.tokenizer = processor.tokenizer
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        self.template = getattr(processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
+        self.kind = type(processor).__name__
+        if not self.template and self.kind not in WITHOUT_TEMPLATE:
+            raise ValueError(
+                f"the model's {self.kind} has no chat template, so nothing says how its questions and answers are put; "
+                "expected one saved with the processor (chat_template.jinja)."
+            )
+
+    @cached_property
+    def _asked(self) -> str:
+        return self._rendered(_turns("?", image=False), add_generation_prompt=True)
+
+    @property
+    def pali(self) -> bool:
+        return not self.template and self.kind == "PaliGemmaProcessor"
 
     def prompt_text(self, question: str, *, system: str = "", image: bool = True) -> str:
-        if getattr(self.processor, "chat_template", None):
-            parts = [{"type": "image"}] * image + [{"type": "text", "text": question}]
-            turns = [{"role": "system", "content": [{"type": "text", "text": system}]}] * bool(system)
-            turns.append({"role": "user", "content": parts})
-            return self.processor.apply_chat_template(turns, add_generation_prompt=True)
+        self._refuse_marks(question, system)
+        if self.template:
+            return self._rendered(_turns(question, system=system, image=image), add_generation_prompt=True)
+        if self.pali:
+            if system:
+                raise ValueError(f"PaliGemma takes no system prompt, found {system!r}; leave 'system_prompt' empty.")
+            # Its processor puts what stands round a question beside an image.
+            return question if image else f"{self.tokenizer.bos_token}{question}\n"
         mark = f"{self.processor.image_token}\n" if image else ""
         return f"{system} ".lstrip() + LLAVA_15.format(image=mark, question=question)
 
@@ -50,32 +83,119 @@ class Reader:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(ids [P], the processor's other tensors); without an image the same conversation without the image part."""
         text = self.prompt_text(question, system=system, image=image is not None)
-        if image is None:
-            return self.tokenizer(text, return_tensors="pt").input_ids[0], {}
-        found = dict(self.processor(text=[text], images=[image], return_tensors="pt"))
+        if image is None and self.pali:
+            ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+            return ids[0], {"token_type_ids": torch.zeros_like(ids)}
+        return self.processed(text, image)
+
+    def processed(self, text: str, image: Image.Image | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """(ids, other tensors) of a text that has its image's mark."""
+        given: dict[str, Any] = {} if image is None else {"images": [image]}
+        if self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token):
+            # As transformers' own apply_chat_template: the template has written the first token already.
+            given["add_special_tokens"] = False
+        found = dict(self.processor(text=[text], return_tensors="pt", **given))
+        ids = found.pop("input_ids")[0]
         found.pop("attention_mask", None)
-        return found.pop("input_ids")[0], found
+        found.pop("labels", None)
+        return ids, {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
     def response(self, text: str) -> tuple[Tensor, bool]:
-        """(ids [R] with the end token, whether the limit cut it). ValueError when there is nothing in it."""
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        if not ids:
+        """(ids [R] with the end token, whether the limit cut it). ValueError when there is nothing in it.
+
+        What a conversation with this answer has more than one that waits for it, up to the end of the answer's turn.
+        """
+        self._refuse_marks(text)
+        if not text.strip() or not self._ids(text):
             raise ValueError(f"the response {text!r} has no token; expected text.")
+        asked, said = self.turn(text)
+        before = self._ids(asked)
+        ids = self._ids(asked + said)[len(before) :]
+        if self._ids(asked + said)[: len(before)] != before:
+            raise ValueError(
+                f"the response {text!r} runs into the end of its prompt, {asked[-20:]!r}: the tokenizer makes one token of "
+                "both. Begin it with a letter."
+            )
         end = self.tokenizer.eos_token_id
-        ids = [*ids, end] if end is not None else ids
+        if ids[-1] not in self.tokenizer.added_tokens_decoder and end is not None:
+            ids = [*ids, end]
         cut = bool(self.max_response) and len(ids) > self.max_response
         return torch.tensor(ids[: self.max_response] if cut else ids), cut
+
+    def turn(self, text: str) -> tuple[str, str]:
+        """(the end of a prompt, what the template then writes for the answer `text` up to the end of its turn)."""
+        if not self.template:
+            return ("", text) if self.pali else ("ASSISTANT:", f" {text}")
+        asked = self._asked
+        for content in ([{"type": "text", "text": text}], text):
+            turns = [*_turns("?", image=False), {"role": "assistant", "content": content}]
+            try:
+                whole = self._rendered(turns, add_generation_prompt=False)
+            except ValueError:
+                continue
+            if "'text':" in whole:
+                continue
+            if whole.startswith(asked) and text.strip() in whole[len(asked) :]:
+                return asked, whole[len(asked) :].rstrip()
+            if whole.startswith(asked.rstrip()) and text.strip() in whole:
+                return asked.rstrip(), whole[len(asked.rstrip()) :].rstrip()
+            if text.strip() in whole[len(asked) :]:
+                raise ValueError(
+                    f"the chat template of {self.kind} opens an answer with {asked[-30:]!r}, which the answers of its "
+                    "conversations have not; expected a template in which an answer begins as a generated one does."
+                )
+        # A template of prompts alone.
+        return "", text
 
     def encode(self, pair: Any, images: Sequence[Image.Image]) -> Encoded:
         """`pair` has `instruction`, `system`, `chosen` and `rejected`; images are the chosen and the rejected one."""
         (prompt_w, inputs_w), (prompt_l, inputs_l) = (
             self.prompt(pair.instruction, image, system=pair.system) for image in images
         )
-        prompt_n, _ = self.prompt(pair.instruction, system=pair.system)
+        prompt_n, inputs_n = self.prompt(pair.instruction, system=pair.system)
         (response_w, cut_w), (response_l, cut_l) = self.response(pair.chosen), self.response(pair.rejected)
-        return Encoded(
-            prompt_w, prompt_l, prompt_n, inputs_w, inputs_l, response_w, response_l, int(cut_w) + int(cut_l)
-        )
+        cut = int(cut_w) + int(cut_l)
+        return Encoded(prompt_w, prompt_l, prompt_n, inputs_w, inputs_l, response_w, response_l, cut, inputs_n)
+
+    def followed(self, inputs: Mapping[str, Tensor], *, prompt: int, tokens: int) -> dict[str, Tensor]:
+        """The processor's tensors of a prompt of `prompt` tokens, for `tokens` more that are text."""
+        found = dict(inputs)
+        for name, value in inputs.items():
+            if name in FOLLOWS and value.shape[1] == prompt:
+                last = value[:, -1:].expand(-1, tokens, *value.shape[2:])
+                # PaliGemma's answers see what is before them, its prompts see themselves whole.
+                filling = int(self.kind == "PaliGemmaProcessor") if name == "token_type_ids" else FOLLOWS[name]
+                found[name] = torch.cat([value, last if filling is None else torch.full_like(last, filling)], 1)
+            elif value.dim() > 1 and value.shape[:2] == (1, prompt):
+                raise ValueError(f"the model's {self.kind} gives {name}, one a token, which nobody here can continue.")
+        return found
 
     def text(self, ids: Tensor) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def _rendered(self, turns: list[dict[str, Any]], **settings: Any) -> str:
+        from jinja2.exceptions import TemplateError
+
+        try:
+            return self.processor.apply_chat_template(turns, chat_template=self.template, **settings)
+        except (TemplateError, TypeError) as error:
+            remedy = "; leave 'system_prompt' empty" if turns[0]["role"] == "system" else ""
+            raise ValueError(f"the chat template of {self.kind} refuses the conversation ({error}){remedy}.") from None
+
+    def _refuse_marks(self, *texts: str) -> None:
+        mark = getattr(self.processor, "image_token", None)
+        for text in texts:
+            if mark and mark in text:
+                raise ValueError(
+                    f"the text {text!r} holds {mark!r}, which stands for a picture; the template puts it in its place: "
+                    "take it out."
+                )
+
+
+def _turns(question: str, *, system: str = "", image: bool) -> list[dict[str, Any]]:
+    parts = [{"type": "image"}] * image + [{"type": "text", "text": question}]
+    before = [{"role": "system", "content": [{"type": "text", "text": system}]}] * bool(system)
+    return [*before, {"role": "user", "content": parts}]

@@ -14,6 +14,7 @@ from lightning_modules.common.files import sha256
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.scores import Row, scores_of
+from lightning_modules.training.inner import device
 
 
 class Benchmarks:
@@ -47,6 +48,7 @@ class Benchmarks:
         return {"data": digest(sums), "base": self.vlm.fingerprint()}
 
     def run(self, desk: Desk) -> dict[str, float]:
+        self.vlm.to(device())
         metrics = {}
         if "pope" in self.items:
             right = self.right(self.items["pope"])
@@ -77,7 +79,8 @@ class Benchmarks:
     @torch.no_grad()
     def answer(self, record: dict) -> str:
         ids, inputs = self.vlm.reader.prompt(record["question"], open_image(record["file"]))
-        given = dict(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], **inputs)
+        asked = ids[None].to(self.vlm.device)
+        given = dict(input_ids=asked, attention_mask=torch.ones_like(asked), **self.vlm.placed(inputs))
         made = self.vlm.core.generate(**given, max_new_tokens=self.longest, do_sample=False)
         return self.vlm.reader.text(made[0, len(ids) :])
 

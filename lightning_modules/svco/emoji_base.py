@@ -52,7 +52,7 @@ def emoji_vlm(
                 lr=lr,
                 no_image=no_image,
             )
-        vlm.core.save_pretrained(place)
+        vlm.cpu().core.save_pretrained(place)
         vlm.reader.processor.save_pretrained(place)
 
     thing = Thing("base model", "emoji", f"seed {seed}", steps, "every objective is trained from it")

@@ -88,7 +88,7 @@ def scored(vlm: VLM, rows: Sequence[Row], *, batch: int = 64) -> list[Tensor]:
     found: list[Tensor] = []
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
-        found += scores_of(vlm, part).split([len(row.responses) for row in part])
+        found += scores_of(vlm, part).cpu().split([len(row.responses) for row in part])
     return found
 
 

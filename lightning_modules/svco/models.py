@@ -29,6 +29,7 @@ class VLM(nn.Module):
     def __init__(self, *, net: nn.Module, reader: Reader) -> None:
         super().__init__()
         self.net, self.reader = net, reader
+        self.way = "shared" if self.family in SHARED and not self.windowed else "continued"
 
     @property
     def core(self) -> nn.Module:
@@ -38,6 +39,15 @@ class VLM(nn.Module):
     @property
     def family(self) -> str:
         return self.core.config.model_type
+
+    @property
+    def windowed(self) -> bool:
+        """Whether some layer of the decoder sees only the last tokens."""
+        text = self.core.config.get_text_config()
+        kinds = getattr(text, "layer_types", None)
+        if kinds:
+            return "sliding_attention" in kinds
+        return bool(getattr(text, "sliding_window", None)) and getattr(text, "use_sliding_window", True)
 
     @property
     def device(self) -> torch.device:

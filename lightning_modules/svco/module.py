@@ -107,6 +107,10 @@ class SVCO(SavesWhatTrains):
         with self.vlm.net.disable_adapter():
             return pair_scores(self.vlm, pairs, self.objective.needs)
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """As it is: pairs are packed where they lie, and what is packed goes to the device in one piece."""
+        return batch
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         scores = pair_scores(self.vlm, batch.pairs, self.objective.needs)
         some = next(iter(scores.values()))

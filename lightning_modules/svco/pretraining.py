@@ -65,9 +65,12 @@ class TellingModule(pl.LightningModule):
         if freeze_vision:
             vlm.core.model.vision_tower.requires_grad_(False)
 
+    def transfer_batch_to_device(self, batch: list[Row], device: torch.device, dataloader_idx: int) -> list[Row]:
+        return batch
+
     def training_step(self, rows: list[Row], batch_idx: int) -> Tensor:
-        with_image = [row for row in rows if row.inputs]
-        without = [row for row in rows if not row.inputs]
+        with_image = [row for row in rows if "pixel_values" in row.inputs]
+        without = [row for row in rows if "pixel_values" not in row.inputs]
         scores = [scores_of(self.vlm, part) for part in (with_image, without) if part]
         return -torch.cat(scores).sum() / sum(len(row.responses[0]) for row in rows)
 
@@ -126,7 +129,7 @@ def _pretrain(place: Path, *, sizes: dict[str, int], seed: int, **settings: Any)
     # A run that has to make its base first must go on with the random state of one that finds it.
     with seeded(seed):
         vlm, report = pretrain(sizes=sizes, seed=seed, **settings)
-    vlm.core.save_pretrained(place)
+    vlm.cpu().core.save_pretrained(place)
     vlm.reader.processor.save_pretrained(place)
     (place / "pretraining.json").write_text(json.dumps(report, indent=1))
 
@@ -157,7 +160,7 @@ def pretrain(
     picks = [order.integers(scenes, size=batch) for _ in range(vision_steps)]
     fit_batches(seeing, [(pixels[i], labels[i]) for i in map(torch.from_numpy, picks)], vision_steps)
     with torch.no_grad():
-        guesses = seeing.eval().logits(pixels[scenes:])
+        guesses = [guess.cpu() for guess in seeing.eval().logits(pixels[scenes:].to(vlm.device))]
     report = {
         f"vision_{name}": float((guess.argmax(1) == labels[scenes:, i]).float().mean())
         for i, (name, guess) in enumerate(zip(VALUES, guesses, strict=True))

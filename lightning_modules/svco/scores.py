@@ -2,26 +2,31 @@
 
 A row is one prompt (an image and a question, or the question alone) followed by all of its responses; each response sees
 the prompt and itself, not the other ones, and its positions go on from the prompt. So an image passes the vision tower
-once, a prompt passes the decoder once, and logits are made for response tokens only.
+once, a prompt passes the decoder once, and logits are made for response tokens only: `shared` lays a row out in one
+sequence, for families whose parts are known; `continued` goes on from the prompt's cache, for the others.
 
 Shape legend: R rows of T tokens, N response tokens of all rows, S scores, H hidden width, V words.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.scenes.reader import Encoded
-from lightning_modules.svco.models import SHARED, VLM
+from lightning_modules.svco.models import VLM
+
+IGNORED = -100
+# What the layers that look at the picture ask for at every token, of a cached prompt too.
+CROSS = ("cross_attention_mask", "image_attention_mask")
 
 
 class Row(NamedTuple):
     """Prompt ids [P], the processor's tensors of its image ({}: none), and its responses' ids [..]."""
 
     prompt: Tensor
-    inputs: dict[str, Tensor]
+    inputs: Mapping[str, Tensor]
     responses: Sequence[Tensor]
 
 
@@ -69,7 +74,7 @@ def shared(vlm: VLM, rows: Sequence[Row]) -> Tensor:
     """Summed log-probability of every response, [S] in the order of rows, float32 or wider."""
     packed = Packed(*(t.to(vlm.device) for t in pack(rows, pad=vlm.reader.pad)))
     embeds_RTH = vlm.core.get_input_embeddings()(packed.ids_RT)
-    pixels = [row.inputs for row in rows if row.inputs]
+    pixels = [row.inputs for row in rows if "pixel_values" in row.inputs]
     if pixels:
         features_IH = vlm.image_features(pixels)
         places_RT1 = (packed.ids_RT == vlm.core.config.image_token_id)[..., None]
@@ -80,33 +85,82 @@ def shared(vlm: VLM, rows: Sequence[Row]) -> Tensor:
         inputs_embeds=embeds_RTH, attention_mask=bias_RTT[:, None], position_ids=packed.positions_RT, use_cache=False
     ).last_hidden_state
     logits_NV = vlm.core.get_output_embeddings()(hidden_RTH.flatten(0, 1)[packed.source_N])
-    # In float32 at least: sums over tokens of a log-softmax in half precision are off by whole nats.
-    logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-    logp_N = -torch.nn.functional.cross_entropy(logits_NV, packed.target_N, reduction="none")
+    logp_N = -_losses(logits_NV, packed.target_N)
     scores = sum(len(row.responses) for row in rows)
     return logp_N.new_zeros(scores).index_add(0, packed.score_N, logp_N)
 
 
+def continued(vlm: VLM, rows: Sequence[Row]) -> Tensor:
+    """The same for any decoder: prompts of one shape in one forward, then their responses from its cache.
+
+    What is peculiar to a family, positions and masks among them, its own forward does.
+    """
+    groups: dict[Any, list[int]] = {}
+    for number, row in enumerate(rows):
+        shapes = tuple((name, tuple(value.shape)) for name, value in row.inputs.items())
+        groups.setdefault((len(row.prompt), len(row.responses), shapes), []).append(number)
+    found: list[Tensor] = [torch.empty(0)] * len(rows)
+    for numbers in groups.values():
+        for number, scores in zip(numbers, _continued(vlm, [rows[n] for n in numbers]), strict=True):
+            found[number] = scores
+    return torch.cat(found)
+
+
+def _continued(vlm: VLM, rows: Sequence[Row]) -> Tensor:
+    """Of rows with equally long prompts and equally many responses, [rows, responses]."""
+    if hasattr(vlm.core.model, "rope_deltas"):
+        # Of the pictures before: a prompt without one would go on from theirs.
+        vlm.core.model.rope_deltas = None
+    each, prompt = len(rows[0].responses), len(rows[0].prompt)
+    inputs = vlm.placed({name: torch.cat([row.inputs[name] for row in rows]) for name in rows[0].inputs})
+    ids_RT = torch.stack([row.prompt for row in rows]).to(vlm.device)
+    first = vlm.core(
+        input_ids=ids_RT, attention_mask=torch.ones_like(ids_RT), use_cache=True, logits_to_keep=1, **inputs
+    )
+    logits_STV = first.logits.repeat_interleave(each, 0)
+    responses = [response for row in rows for response in row.responses]
+    target_ST = nn.utils.rnn.pad_sequence(responses, batch_first=True, padding_value=IGNORED)
+    if width := target_ST.shape[1] - 1:
+        cache = first.past_key_values
+        cache.batch_repeat_interleave(each)
+        more_ST = target_ST[:, :-1].clamp(min=0).to(vlm.device)
+        own = {k: v.repeat_interleave(each, 0) for k, v in inputs.items() if k in CROSS and v.shape[1] == prompt}
+        own = {k: v[:, prompt:] for k, v in vlm.reader.followed(own, prompt=prompt, tokens=width).items()}
+        # No mask of padding: it stands behind every token that counts, so nothing that counts sees it.
+        second = vlm.core(input_ids=more_ST, past_key_values=cache, use_cache=True, **own)
+        logits_STV = torch.cat([logits_STV, second.logits], 1)
+    losses_N = _losses(logits_STV.flatten(0, 1), target_ST.flatten().to(vlm.device))
+    return -losses_N.view(target_ST.shape).sum(1).view(len(rows), each)
+
+
 def separate(vlm: VLM, rows: Sequence[Row]) -> Tensor:
-    """The same by a full forward for each response: any family, and what `shared` must equal."""
+    """The same by a full forward for each response: what the other ways must equal, and what checkpointing needs."""
     found = []
     for row in rows:
         for response in row.responses:
             ids = torch.cat([row.prompt, response])[None].to(vlm.device)
-            extra = vlm.placed(row.inputs)
-            for name in ("mm_token_type_ids", "token_type_ids"):
-                if name in extra:
-                    extra[name] = torch.cat([extra[name], extra[name].new_zeros(1, len(response))], 1)
+            extra = vlm.reader.followed(vlm.placed(row.inputs), prompt=len(row.prompt), tokens=len(response))
             logits_TV = vlm.core(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **extra).logits[0]
-            logits_TV = logits_TV[len(row.prompt) - 1 : -1]
-            logits_TV = logits_TV if logits_TV.dtype == torch.float64 else logits_TV.float()
-            found.append(-torch.nn.functional.cross_entropy(logits_TV, ids[0, len(row.prompt) :], reduction="sum"))
+            found.append(-_losses(logits_TV[len(row.prompt) - 1 : -1], ids[0, len(row.prompt) :]).sum())
     return torch.stack(found)
 
 
+def _losses(logits_NV: Tensor, target_N: Tensor) -> Tensor:
+    # In float32 at least: sums over tokens of a log-softmax in half precision are off by whole nats.
+    logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+    return nn.functional.cross_entropy(logits_NV, target_N, reduction="none", ignore_index=IGNORED)
+
+
+WAYS = {"shared": shared, "continued": continued, "separate": separate}
+
+
 def scores_of(vlm: VLM, rows: Sequence[Row]) -> Tensor:
-    """[S], by sharing where the family allows it."""
-    return shared(vlm, rows) if vlm.family in SHARED else separate(vlm, rows)
+    """[S], by the way that was found right for the model."""
+    way = vlm.way
+    if way == "continued" and vlm.training and getattr(vlm.core, "is_gradient_checkpointing", False):
+        # transformers drops the cache of layers that are computed again.
+        way = "separate"
+    return WAYS[way](vlm, rows)
 
 
 def pair_scores(vlm: VLM, pairs: Sequence[Encoded], needs: Sequence[str]) -> dict[str, Tensor]:
@@ -121,7 +175,7 @@ def pair_scores(vlm: VLM, pairs: Sequence[Encoded], needs: Sequence[str]) -> dic
         rows, order = [], []
         for image, names in wanted:
             for pair in pairs:
-                inputs = getattr(pair, f"inputs_{image}") if image != "n" else {}
+                inputs = getattr(pair, f"inputs_{image}")
                 responses = [getattr(pair, f"response_{s[1]}") for s in names]
                 rows.append(Row(getattr(pair, f"prompt_{image}"), inputs, responses))
                 order += names

@@ -19,6 +19,7 @@ from lightning_modules.svco import grounding
 from lightning_modules.svco.evaluation import Found, evaluate, evaluate_pairs
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.tuning import Arm, Settings
+from lightning_modules.training.inner import device
 
 SHOWN = {
     "svco/paired_all": "paired",
@@ -91,7 +92,7 @@ class Arms:
 
     def measured(self, vlm: VLM) -> Found:
         pairs = scene_pairs(count=self.test_pairs, seed=0, split="test", prior=0.0, describe=0.5)
-        return evaluate(vlm, pairs=pairs, scenes_each=self.scenes_each, pixels=self.settings.pixels)
+        return evaluate(vlm.to(device()), pairs=pairs, scenes_each=self.scenes_each, pixels=self.settings.pixels)
 
     def chosen(self, name: str, desk: Desk, *, source: Source | None = None) -> Chosen:
         """The arm at its best learning rate; `source`: of other pairs than the study's."""
@@ -125,7 +126,7 @@ class Base:
 
     def run(self, desk: Desk) -> dict[str, float]:
         pairs = scene_pairs(count=self.test_pairs, seed=0, split="test", prior=0.0, describe=0.5)
-        found = evaluate(self.vlm, pairs=pairs, scenes_each=self.scenes_each, pixels=self.pixels)
+        found = evaluate(self.vlm.to(device()), pairs=pairs, scenes_each=self.scenes_each, pixels=self.pixels)
         rows = [
             {"benchmark": n, "with the image": score, "without": without, "dependency": score - without}
             for n, score, without in ((n, score, found.without[n]) for n, score in found.with_image.items())
@@ -185,7 +186,7 @@ class ComparePairs(Compare):
 
     def measured(self, vlm: VLM) -> Found:
         pairs = self.settings.source.pairs("test")[: self.test_pairs]
-        return evaluate_pairs(vlm, pairs=pairs, pixels=self.settings.pixels)
+        return evaluate_pairs(vlm.to(device()), pairs=pairs, pixels=self.settings.pixels)
 
     def more(self, found: dict[str, Found], last: str, desk: Desk) -> dict[str, float]:
         return {}

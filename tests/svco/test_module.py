@@ -24,18 +24,17 @@ class Curve(pl.Callback):
         self.loss.append(float(trainer.callback_metrics["train/loss"]))
 
 
-def fit(*, steps=6, reference="cached", lora_rank=0, resume=None, lr=3e-3, model=None, callbacks=(), **more):
+def fit(*, steps=6, reference="cached", lora_rank=0, resume=None, lr=3e-3, model=None, callbacks=(), train=16, **more):
     pl.seed_everything(0, verbose=False)
     module = SVCO(
         model=model or tiny_vlm(lora_rank=lora_rank),
         objective=Objective(**{"betas": FOUR, "reference": reference, **more.pop("objective", {})}),
         optimizer={"lr": lr, "warmup_steps": 1},
     )
-    data = PairsDataModule(source=SceneSource(train=16, val=6, test=6), global_batch=4, eval_batch=4)
+    data = PairsDataModule(source=SceneSource(train=train, val=6, test=6), global_batch=4, eval_batch=4)
     curve = Curve()
     trainer = pl.Trainer(
-        **({"accelerator": "cpu"} if "strategy" not in more else {}),
-        **more,
+        **{"accelerator": "cpu", **more},
         max_steps=steps,
         logger=False,
         callbacks=[curve, *callbacks],

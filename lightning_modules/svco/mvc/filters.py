@@ -16,6 +16,7 @@ from scipy.ndimage import uniform_filter
 
 from lightning_modules.common.bounds import Count
 from lightning_modules.svco.models import VLM
+from lightning_modules.training.inner import device
 
 
 class Similarity(Protocol):
@@ -41,8 +42,9 @@ class EmbeddedSimilarity:
     @torch.no_grad()
     def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         pixels = np.stack(self.vlm.reader.processor.image_processor(list(pictures))["pixel_values"])
-        hidden = self.vlm.core.model.vision_tower(torch.as_tensor(pixels)).last_hidden_state
-        return hidden[:, 1:].mean(1)
+        vlm = self.vlm.to(device())
+        hidden = vlm.core.model.vision_tower(**vlm.placed({"pixel_values": torch.as_tensor(pixels)})).last_hidden_state
+        return hidden[:, 1:].mean(1).cpu()
 
     def __call__(self, ones: Sequence[Image.Image], others: Sequence[Image.Image]) -> np.ndarray:
         grey = self.features([Image.new("RGB", ones[0].size, (128, 128, 128))])
@@ -95,19 +97,19 @@ class ModelSimilarity:
         from transformers import AutoImageProcessor, AutoModel
 
         given = dict(local_files_only=True, trust_remote_code=False)
-        model = AutoModel.from_pretrained(self.path, use_safetensors=True, **given).eval()
+        model = AutoModel.from_pretrained(self.path, use_safetensors=True, **given).eval().to(device())
         return model, AutoImageProcessor.from_pretrained(self.path, **given)
 
     @torch.no_grad()
     def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         model, processor = self._parts
-        inputs = processor(images=list(pictures), return_tensors="pt")
+        inputs = processor(images=list(pictures), return_tensors="pt").to(model.device)
         if hasattr(model, "get_image_features"):
             found = model.get_image_features(**inputs)
-            return getattr(found, "pooler_output", found)
+            return getattr(found, "pooler_output", found).cpu()
         output = model(**inputs)
         pooled = getattr(output, "pooler_output", None)
-        return pooled if pooled is not None else output.last_hidden_state[:, 0]
+        return (pooled if pooled is not None else output.last_hidden_state[:, 0]).cpu()
 
     def __call__(self, ones: Sequence[Image.Image], others: Sequence[Image.Image]) -> np.ndarray:
         return torch.cosine_similarity(self.features(ones), self.features(others)).numpy()

@@ -7,6 +7,7 @@ import numpy as np
 
 from lightning_modules.common.bounds import Count
 from lightning_modules.svco.mvc.candidates import Candidate
+from lightning_modules.training.inner import device
 
 
 class Worded(NamedTuple):
@@ -89,8 +90,8 @@ class LanguageModel:
         return Worded(question, *(self._reword(text) for text in (candidate.caption_one, candidate.caption_other)))
 
     def _reword(self, caption: str) -> str:
-        inputs = self.tokenizer(self.PROMPT.format(caption=caption), return_tensors="pt")
-        made = self.model.generate(
+        inputs = self.tokenizer(self.PROMPT.format(caption=caption), return_tensors="pt").to(device())
+        made = self.model.to(device()).generate(
             input_ids=inputs.input_ids,
             attention_mask=inputs.attention_mask,
             max_new_tokens=self.longest,

@@ -1,0 +1,89 @@
+"""Models by path in other dtypes and with activations computed again; scores of several ranks."""
+
+import os
+
+import pytest
+import torch
+
+from lightning_modules.svco import models
+from lightning_modules.svco.models import load_vlm
+from lightning_modules.svco.scores import pair_scores
+from tests.moe.test_trainer import free_port
+from tests.ranks import run_ranks
+from tests.svco.test_module import fit
+from tests.svco.toy import encode, toy_pairs
+
+
+def saved(vlm, folder):
+    vlm.core.save_pretrained(folder)
+    vlm.reader.processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    from tests.svco.toy import tiny_vlm
+
+    return saved(tiny_vlm(), tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora_rank": 2}, {"gradient_checkpointing": True}])
+def test_bfloat16_takes_three_steps(path, settings):
+    vlm = load_vlm(path=path, dtype="bfloat16", **settings)
+    assert vlm.core.dtype == torch.bfloat16
+    curve, module, _ = fit(steps=3, model=vlm, lr=1e-2)
+    assert curve.loss[0] == pytest.approx(4 * 0.693147, abs=0.02)
+    assert all(loss == loss and loss != curve.loss[0] for loss in curve.loss[1:])
+    assert next(p for p in module.vlm.parameters() if p.requires_grad).dtype == (
+        torch.float32 if "lora_rank" in settings else torch.bfloat16
+    )
+
+
+@pytest.mark.parametrize("way", ["shared", "continued"])
+def test_activations_computed_again_give_the_same_gradients(path, way, monkeypatch):
+    def gradients(again):
+        vlm = load_vlm(path=path, gradient_checkpointing=again).train()
+        vlm.way = way
+        pair_scores(vlm, encode(vlm, toy_pairs(3)), ("ww", "wl", "nw"))["ww"].sum().backward()
+        return {n: p.grad for n, p in vlm.named_parameters() if p.grad is not None}
+
+    kept, again = gradients(False), gradients(True)
+    assert kept.keys() == again.keys() and len(kept) > 10
+    for name, gradient in kept.items():
+        torch.testing.assert_close(again[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_what_cannot_be_loaded_is_named(path, monkeypatch):
+    with pytest.raises(ValueError, match="model.quantize=4bit needs bitsandbytes, which is not installed"):
+        load_vlm(path=path, quantize="4bit", lora_rank=2)
+    monkeypatch.setattr(models, "find_spec", lambda name: True)
+    with pytest.raises(ValueError, match="trains adapters alone, and model.lora_rank is 0"):
+        load_vlm(path=path, quantize="4bit")
+    with pytest.raises(ValueError, match="model.dtype"):
+        load_vlm(path=path, dtype="bfloat")
+
+
+def reference_on(rank, ranks, port):
+    from pytorch_lightning.strategies import DDPStrategy
+
+    if ranks > 1:
+        torch.distributed.destroy_process_group()
+        os.environ.update(
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), NODE_RANK="0"
+        )
+    more = {"strategy": DDPStrategy(process_group_backend="gloo"), "devices": ranks} if ranks > 1 else {}
+    _, module, _ = fit(steps=1, train=66, **more)
+    if ranks > 1:
+        torch.distributed.destroy_process_group()
+        store = f"tcp://127.0.0.1:{port + 1}"
+        torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
+    return module._cache["train"]
+
+
+def test_reference_scores_of_two_ranks_are_those_of_one():
+    (one,) = run_ranks(reference_on, 1, free_port())
+    first, second = run_ranks(reference_on, 2, free_port())
+    assert one["ww"].shape == (66,)
+    for name, expected in one.items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], expected, rtol=1e-6, atol=1e-5)
