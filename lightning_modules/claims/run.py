@@ -23,7 +23,8 @@ from lightning_modules.claims.claim import SYSTEMS, Claim, Job, jobs
 from lightning_modules.claims.table import load_all
 from lightning_modules.common.choices import nearest
 from lightning_modules.runtime import records
-from lightning_modules.runtime.sweep import PROJECT, environment, why
+from lightning_modules.runtime.outcome import why
+from lightning_modules.runtime.sweep import PROJECT, environment
 
 RUNS = PROJECT / "runs"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_modules.runtime import devices, system
+from lightning_modules.runtime import devices, slurm, system
 
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 
@@ -60,6 +60,7 @@ def batches_divide(cfg: DictConfig) -> Iterator[str]:
 CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
     devices.machine_has_the_devices,
     devices.precision_is_there,
+    slurm.can_be_submitted,
     batches_divide,
     steps_are_counted,
     objective_is_logged,

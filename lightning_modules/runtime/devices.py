@@ -59,7 +59,7 @@ def processes(cfg: DictConfig) -> int:
 
 def submitted(cfg: DictConfig) -> bool:
     """Whether jobs run on other machines than this one; each asks again where it runs."""
-    return "submitit" in cfg.hydra.launcher.get("_target_", "")
+    return "facet_slurm" in cfg.hydra.launcher.get("_target_", "")
 
 
 def machine_has_the_devices(cfg: DictConfig) -> Iterator[str]:

@@ -16,7 +16,8 @@ from lightning_modules.runtime.identity import by_setting
 def jobs(sweep: Path) -> dict[str, dict[str, Any]]:
     """The last word on every job of `sweep.jsonl`, by its folder; a done one with its metrics."""
     found: dict[str, dict[str, Any]] = {}
-    for line in (sweep / "sweep.jsonl").read_text().splitlines():
+    path = sweep / "sweep.jsonl"
+    for line in path.read_text().splitlines() if path.is_file() else ():
         entry = json.loads(line)
         found[entry["folder"]] = entry
     for name, entry in found.items():
@@ -30,10 +31,12 @@ def jobs(sweep: Path) -> dict[str, dict[str, Any]]:
 
 
 def counts(sweep: Path) -> dict[str, int]:
-    if not (sweep / "sweep.jsonl").is_file():
-        return {"done": 0, "failed": 0, "stopped": 0}
     status = [entry["status"] for entry in jobs(sweep).values()]
     return {name: status.count(name) for name in ("done", "failed", "stopped")}
+
+
+def not_done(sweep: Path) -> list[dict[str, Any]]:
+    return [entry for entry in jobs(sweep).values() if entry["status"] != "done"]
 
 
 def write(sweep: Path, *, objective: str, shown: Sequence[str] = ()) -> list[Path]:

@@ -16,7 +16,7 @@ from lightning_modules.runtime import sweep
 from lightning_modules.training.resume_point import ResumePoint
 from lightning_modules.training.stop import Preempted
 
-COUNTS = "lightning_modules.runtime.sweep_report.counts"
+NOT_DONE = "lightning_modules.runtime.sweep_report.not_done"
 TELL = f"import os, signal, time; signal.signal(signal.SIGTERM, lambda *_: os._exit({128 + signal.SIGTERM})); "
 FROM_WITHIN = TELL + "os.kill(os.getppid(), signal.{}); time.sleep(60)"
 
@@ -38,11 +38,13 @@ class Sweep:
 
     def __init__(self, folder, monkeypatch, together=1):
         self.folder, self.together, self.noted, self.during_note = folder, together, [], lambda: None
-        self.cfg = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}, "logger": None, "fresh": True})
+        self.cfg = OmegaConf.create(
+            {"hydra": {"sweep": {"dir": str(folder)}, "launcher": {}}, "logger": None, "fresh": True}
+        )
         monkeypatch.setattr(sweep, "wish", sweep.Wish())
-        monkeypatch.setattr(sweep, "note", self.note)
+        monkeypatch.setattr(sweep.outcome, "note", self.note)
         monkeypatch.setenv(sweep.SWEEP, str(folder))
-        monkeypatch.setattr(COUNTS, lambda _: {"failed": 0, "stopped": 0})
+        monkeypatch.setattr(NOT_DONE, lambda _: [])
         monkeypatch.setattr(HydraConfig, "get", lambda: self.hydra)
         started = subprocess.Popen
         monkeypatch.setattr(sweep.subprocess, "Popen", lambda *_, **__: started([sys.executable, "-c", self.line]))
@@ -107,7 +109,7 @@ def test_before_the_first_job(tmp_path, monkeypatch):
 
 def test_after_the_last_job(tmp_path, monkeypatch):
     of = Sweep(tmp_path, monkeypatch)
-    monkeypatch.setattr(COUNTS, lambda _: ask(signal.SIGINT)() or {"failed": 0, "stopped": 0})
+    monkeypatch.setattr(NOT_DONE, lambda _: ask(signal.SIGINT)() or [])
     assert of.run("") == 130
     assert of.noted == [("job0", "done")]
 

@@ -1,0 +1,117 @@
+"""How a job of a sweep ended: noted in `sweep.jsonl`, shown by the parent run, and the job's own MLflow run ended."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+from filelock import FileLock
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.markup import escape
+
+from lightning_modules.common.lock import HELD, HeldError, held
+from lightning_modules.runtime import records, slurm
+from lightning_modules.runtime.courier import Delivery
+from lightning_modules.runtime.journal import Journal
+from lightning_modules.runtime.tracking import PARENT_RUN
+
+SWEEP = "FACET_SWEEP"
+STOPPED = {sign * number + more for number in (signal.SIGINT, signal.SIGTERM) for sign, more in ((1, 128), (-1, 0))}
+console = Console(stderr=True)
+
+
+def settle(cfg: DictConfig, folder: Path, overrides: list[str], *, code: int, how: str = "") -> float:
+    """Note what an exit code says; the objective, nan when there is none. how: what the code does not say."""
+    if code == 0:
+        return note(cfg, folder, overrides, status="done")
+    if code in STOPPED:
+        return note(cfg, folder, overrides, status="stopped", reason=f"{how or 'stopped'}; the same command goes on")
+    if code == HELD:
+        return note(cfg, folder, overrides, status="failed", reason=who_is_at(folder), mine=False)
+    return note(cfg, folder, overrides, status="failed", reason=how or why(code, folder))
+
+
+def who_is_at(folder: Path) -> str:
+    try:
+        with held(folder / "lock"):
+            return "another process was at it, and has ended since; the same command goes on"
+    except HeldError as other:
+        return str(other)
+
+
+def why(code: int, folder: Path) -> str:
+    """What a failed job died of: what it said itself, the signal that killed it, or the last that is in SLURM's log."""
+    said = folder / "failure.txt"
+    if said.is_file():
+        return said.read_text()
+    numbers = {number.value: number for number in signal.Signals}
+    if number := numbers.get(-code if code < 0 else code - 128):
+        return slurm.killed_by(number)
+    log = folder / slurm.LOG
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    last = [line for line in lines if line.strip() and not line.startswith(("srun:", "slurmstepd:"))][-1:]
+    return f"exit code {code}" + "".join(f": {line} (more in {log})" for line in last)
+
+
+def note(
+    cfg: DictConfig, folder: Path, overrides: list[str], *, status: str, reason: str = "", mine: bool = True
+) -> float:
+    """Write the outcome down, bring the parent run up to date; the objective, nan when there is none.
+
+    mine: whether the job was this sweep's, so that its MLflow run is to be ended here.
+    """
+    from lightning_modules.runtime import sweep_report
+
+    sweep = Path(os.environ[SWEEP])
+    if status != "done":
+        console.print(escape(f"{status}: {' '.join(overrides)}: {reason}"), style="red")
+        if mine:
+            close_child(folder, cfg, status=status, reason=reason)
+    with FileLock(sweep / ".lock"):
+        line = {"folder": folder.name, "overrides": overrides, "status": status, "reason": reason}
+        with open(sweep / "sweep.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+        files = sweep_report.write(sweep, objective=cfg.objective_metric, shown=cfg.shown_metrics)
+        if PARENT_RUN in os.environ:
+            show(cfg, files, sweep_report.counts(sweep))
+    if status != "done":
+        return float("nan")
+    return records.result(folder)["metrics"].get(cfg.objective_metric, float("nan"))
+
+
+def show(cfg: DictConfig, files: list[Path], counts: dict[str, int]) -> None:
+    """The report as artifacts and the counts as tags of the parent run; a server that is away is passed over."""
+    from mlflow import MlflowClient
+
+    client, parent = MlflowClient(cfg.logger.tracking_uri), os.environ[PARENT_RUN]
+    try:
+        for path in files:
+            client.log_artifact(parent, str(path))
+        for name, count in counts.items():
+            client.set_tag(parent, f"jobs.{name}", str(count))
+    except Exception as error:
+        console.print(f"sweep report not sent ({type(error).__name__}); it is in {files[0].parent}.")
+
+
+def close_child(folder: Path, cfg: DictConfig, *, status: str, reason: str) -> None:
+    """A killed job could not end its own MLflow run: end it here, with the reason."""
+    try:
+        known = records.run(folder)
+    except ValueError:  # it is damaged, which is the reason then
+        return
+    run_id = known["run_id"] if known else None
+    if run_id is None or not cfg.logger.get("tracking_uri"):
+        return
+    from mlflow import MlflowClient
+
+    try:
+        # What the job wrote down and could not send any more goes first.
+        Delivery(Journal(folder), uri=cfg.logger.tracking_uri, run_id=run_id).deliver()
+        client = MlflowClient(cfg.logger.tracking_uri)
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_tag(run_id, "failure_reason", reason[:5000])
+            client.set_terminated(run_id, status="KILLED" if status == "stopped" else "FAILED")
+    except Exception as error:
+        # The outcome is written down all the same.
+        console.print(f"tracking server not reached ({type(error).__name__}): the job's run was not ended.")
