@@ -38,6 +38,9 @@ replay: $(READY) ## run a run or study of MLflow again and compare all metrics a
 diff: $(READY) ## what sets two runs apart: make diff A=<run id> B=<run id>
 	$(BIN)/python -m lightning_modules.runtime.diff $(A) $(B)
 
+look: $(READY) ## the page of a finished run, or of several side by side: make look RUN=<run id or folder>,<another>
+	$(BIN)/python main.py look=$(RUN)
+
 plan: $(READY) ## what a sweep would take, without training: make plan E=moe/scope O="seed=1,2,3"
 	$(BIN)/python main.py -m experiment=$(E) plan=true $(O)
 
@@ -96,4 +99,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run sweep resume replay diff plan sync test test-fast test-ui test-server mutants bench soak machines claims report ui lint format hooks clean-runs
+.PHONY: help setup run sweep resume replay diff look plan sync test test-fast test-ui test-server mutants bench soak machines claims report ui lint format hooks clean-runs

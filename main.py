@@ -47,7 +47,7 @@ def start() -> int:
     from lightning_modules.common.lock import HELD, HeldError, held
     from lightning_modules.runtime import errors, preflight
 
-    arguments = sys.argv[1:]
+    arguments = config.spelled_out(sys.argv[1:])
     cfg = preflight.check(arguments)
     if cfg is not None and cfg.plan:
         from lightning_modules.runtime import plan
@@ -58,6 +58,10 @@ def start() -> int:
         main()
         return 0
     try:
+        if cfg.look.runs:
+            from lightning_modules.runtime.look import look
+
+            return look(cfg)
         if cfg.replay:
             from lightning_modules.runtime.replay import replay
 

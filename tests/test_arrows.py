@@ -9,7 +9,7 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 ROOTS = ("lightning_modules", "datamodules")
 # What an imported room may itself stand on: each is listed after all that it imports.
-LAYERS = ("common", "training", "runtime", "prompt", "moe", "skill_neurons", "transfer", "svco", "claims")
+LAYERS = ("common", "look", "training", "runtime", "prompt", "moe", "skill_neurons", "transfer", "svco", "claims")
 
 
 def name_of(path, project):

@@ -1,5 +1,6 @@
 """What Hydra needs of us before it composes: the resolvers of the config tree, and where options are looked for."""
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,3 +48,11 @@ def _gpu_precision() -> str:
     import torch
 
     return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "16-mixed"
+
+
+def spelled_out(arguments: list[str]) -> list[str]:
+    """`look=A,B` is short for `look.runs=[A,B]`, which to Hydra would be a sweep; `look.text=FILE` for `look.own=FILE`."""
+    short = {r"^look=\[?([^\[\]]*)\]?$": r"look.runs=[\1]", r"^look\.text=(?!(?:true|false)$)(.+)$": r"look.own=\1"}
+    for pattern, whole in short.items():
+        arguments = [re.sub(pattern, whole, argument, flags=re.IGNORECASE) for argument in arguments]
+    return arguments

@@ -75,15 +75,15 @@ def furnish(own: Path, common: Path, *, anew: bool) -> None:
             (own / name).symlink_to((common / name).resolve())
 
 
-def get_run(client: MlflowClient, run_id: str) -> Any:
+def get_run(client: MlflowClient, run_id: str, *, key: str = "replay") -> Any:
     from mlflow.exceptions import MlflowException
 
     if not re.fullmatch(r"[0-9a-f]+", run_id):
-        raise ValueError(f"replay={run_id}: expected a run's id, hexadecimal digits as the MLflow UI shows them.")
+        raise ValueError(f"{key}={run_id}: expected a run's id, hexadecimal digits as the MLflow UI shows them.")
     try:
         return client.get_run(run_id)
     except MlflowException as error:
-        raise ValueError(f"replay={run_id}: the tracking server knows no such run ({error.message}).") from None
+        raise ValueError(f"{key}={run_id}: the tracking server knows no such run ({error.message}).") from None
 
 
 def drift(tags: dict[str, str]) -> list[str]:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from lightning_modules.common import making
 from lightning_modules.common.files import write_atomically
+from lightning_modules.look.page import LOOK
 from lightning_modules.runtime import console as console_log
 from lightning_modules.runtime import errors, provenance, quiet, records, tracking
 from lightning_modules.runtime.study import Desk, Study, needs
@@ -184,6 +185,8 @@ def _finish(result: dict[str, Any], *, folder: Path, tracker: tracking.Tracker |
         for name in ("figures", "tables", "export"):
             if (folder / name).is_dir():
                 tracker.artifacts(folder / name, name)
+        if (folder / LOOK).is_file():
+            tracker.artifacts(folder / LOOK)
         tracker.artifacts(folder / ".hydra", "hydra")
         tracker.artifacts(folder / "result.json")
         tracker.artifacts(folder / "console.log")
@@ -192,7 +195,7 @@ def _finish(result: dict[str, Any], *, folder: Path, tracker: tracking.Tracker |
 def clear(folder: Path) -> None:
     """Forget an earlier run of this directory; its record in MLflow stays."""
     (folder / "result.json").unlink(missing_ok=True)
-    for name in ("run.json", "tracking.jsonl", "tracking.done", "failure.txt"):
+    for name in ("run.json", "tracking.jsonl", "tracking.done", "failure.txt", LOOK):
         (folder / name).unlink(missing_ok=True)
     for name in ("checkpoints", "figures", "tables", "export"):
         shutil.rmtree(folder / name, ignore_errors=True)

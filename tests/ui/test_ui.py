@@ -1,7 +1,6 @@
 """The MLflow UI in a headless browser, as a user looks at a sweep: `make test-ui`. Writes docs/ui/*.png."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -10,12 +9,9 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from playwright.sync_api import sync_playwright
 
-from tests.runtime.cli import PROJECT, main
-
-SHOTS = PROJECT / "docs" / "ui"
-BROWSER = next((p for p in ("chromium", "chromium-browser", "google-chrome") if shutil.which(p)), None)
+from tests.runtime.cli import main
+from tests.ui.browser import shot
 
 
 @pytest.fixture(scope="module")
@@ -42,27 +38,6 @@ def address(sweep):
         time.sleep(0.2)
     yield f"http://127.0.0.1:{port}"
     os.killpg(server.pid, 9)
-
-
-@pytest.fixture(scope="module")
-def page():
-    assert BROWSER, "no browser: install Debian's package chromium"
-    calm = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-    ]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which(BROWSER), args=calm)
-        yield browser.new_page(viewport={"width": 1600, "height": 1000})
-        browser.close()
-
-
-def shot(page, name):
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SHOTS / f"{name}.png")
 
 
 def ids(sweep):

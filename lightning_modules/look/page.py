@@ -1,0 +1,81 @@
+"""Writes a page: one HTML file that opens offline, holds its data compressed, and asks for nothing outside itself.
+
+Text of a data set reaches the page as data and is put there as text, never as HTML. Charts are Vega-Lite's, whose code
+vl-convert brings along.
+"""
+
+import base64
+import gzip
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.common.files import write_atomically
+
+LOOK = "look.html"
+ASSETS = Path(__file__).parent / "assets"
+# What the page may do: run what is in it. Vega compiles its expressions, hence unsafe-eval.
+POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"
+TEMPLATE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>{title}</title>
+<style>
+{style}
+</style>
+</head>
+<body>
+<main id="page"><p id="waiting">Unpacking…</p></main>
+<div id="tip" role="status" aria-live="polite" hidden></div>
+<script type="text/plain" id="charts">{charts}</script>
+<script type="text/plain" id="data">{data}</script>
+<script type="module">
+{script}
+</script>
+</body>
+</html>
+"""
+
+
+def write(path: Path, *, kind: str, title: str, data: dict[str, Any]) -> Path:
+    """Write `path`; `kind` names the script in assets/ that draws `data`, which holds what JSON can."""
+    script = "\n".join((ASSETS / f"{name}.js").read_text() for name in ("page", kind))
+    text = TEMPLATE.format(
+        policy=POLICY,
+        title=_escaped(title),
+        style=(ASSETS / "page.css").read_text(),
+        charts=charts(),
+        data=_packed(json.dumps({"title": title, **data}, separators=(",", ":"))),
+        script=f"{script}\nstart({kind});",
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text)
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The data of a page that `write` wrote."""
+    text = path.read_text()
+    packed = text.partition('<script type="text/plain" id="data">')[2].partition("</script>")[0]
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+@cache
+def charts() -> str:
+    """Vega-Embed with all that it needs, packed; about 400 kB of a page."""
+    import vl_convert
+
+    return _packed(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+
+
+def _packed(text: str) -> str:
+    # The same data give the same file: gzip would put the time in.
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")

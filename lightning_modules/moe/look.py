@@ -1,0 +1,306 @@
+"""What the page of a MoE run shows: who takes which tokens of held-out text, as tables that the page is drawn from.
+
+Shape legend: B sequences of a forward, S tokens of a sequence, T = B x S, L layers, K selected experts, E experts, N
+sequences in all, D domains.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_modules.look.finished import Finished
+from lightning_modules.moe.preferences import DomainPreference, companions, domain_preference, word_preference
+from lightning_modules.moe.routing import RouterStats
+from lightning_modules.moe.specialization import count_pairs
+
+# What is kept of held-out text: enough for the tables of a large model within a minute and a few megabytes of page.
+SELECTIONS, SHOWN, CONTEXT, STEPS = 4_000_000, 400_000, 6, 60
+# Windows of a user's own text.
+OWN = 64
+KIND, TITLE = "experts", "What each expert does"
+
+
+class Held(NamedTuple):
+    """Held-out text with its routing, on the CPU: tokens int64 [N, S], experts int16 [L, N, S, K], scores float16 alike,
+    domain int64 [N]."""
+
+    tokens_NS: Tensor
+    experts_LNSK: Tensor
+    scores_LNSK: Tensor
+    domain_N: Tensor
+
+
+class Collector:
+    """Takes in forwards one by one and keeps up to `selections` of their selections, whole sequences, domains in turn."""
+
+    def __init__(self, *, selections: int = SELECTIONS) -> None:
+        self.selections = selections
+        self._kept: list[tuple[Tensor, ...]] = []
+        self._taken: dict[int, int] = {}
+        self.seen = 0
+
+    def add(self, *, input_ids: Tensor, domain_B: Tensor, stats: RouterStats, domains: int) -> None:
+        """input_ids int64 [B, S], domain_B int64 [B]; stats of their forward, one block a sequence."""
+        sequences, length = input_ids.shape
+        layers, _, top_k = stats.indices_LTK.shape
+        room = max(1, self.selections // (layers * top_k * length * domains))
+        wanted = []
+        for place, domain in enumerate(domain_B.tolist()):
+            if self._taken.get(domain, 0) < room:
+                self._taken[domain] = self._taken.get(domain, 0) + 1
+                wanted.append(place)
+        self.seen += sequences
+        if not wanted:
+            return
+        scores_LTK = stats.probs_LTE.detach().gather(-1, stats.indices_LTK)
+        shape = (layers, sequences, length, top_k)
+        self._kept.append(
+            (
+                input_ids[wanted].cpu(),
+                stats.indices_LTK.view(shape)[:, wanted].to(torch.int16).cpu(),
+                scores_LTK.view(shape)[:, wanted].to(torch.float16).cpu(),
+                domain_B[wanted].cpu(),
+            )
+        )
+
+    def held(self) -> Held:
+        tokens, experts, scores, domain = zip(*self._kept, strict=True)
+        return Held(torch.cat(tokens), torch.cat(experts, 1), torch.cat(scores, 1), torch.cat(domain))
+
+
+def experts_page(
+    *,
+    held: Held,
+    counts_NLE: Tensor,
+    domain_N: Tensor,
+    domains: Sequence[str],
+    pieces: "Pieces",
+    name: str,
+    facts: dict[str, Any],
+    loads: Sequence[tuple[int, Tensor]] = (),
+    text: bool = True,
+    windows: int = 3,
+    own: "dict[str, Held] | None" = None,
+) -> dict[str, Any]:
+    """All that the page shows of one run, as plain lists and numbers.
+
+    counts_NLE, domain_N: of all held-out sequences, as `RoutingTally` counts them; `held` is a sample with its tokens.
+    pieces: token id -> what it looks like. loads: (step, load [L, E]) over training. text=False leaves out every word of
+    the text and keeps what is counted. own: name -> a text of the user's, shown beside the domains' windows.
+    """
+    layers, experts = counts_NLE.shape[1:]
+    top_k = held.experts_LNSK.shape[-1]
+    preference = domain_preference(counts_NLE=counts_NLE, domain_N=domain_N, domains=len(domains))
+    flat_LTK = held.experts_LNSK.flatten(1, 2).long()
+    token_T, domain_T = held.tokens_NS.flatten(), held.domain_N.repeat_interleave(held.tokens_NS.shape[1])
+    tests = layers * experts * len(token_T.unique())
+    portraits = []
+    for layer, indices_TK in enumerate(flat_LTK):
+        shared = dict(token_T=token_T, indices_TK=indices_TK, domain_T=domain_T, experts=experts)
+        words = word_preference(**shared, tests=tests) if text else [[] for _ in range(experts)]
+        mates = companions(pairs_EE=count_pairs(indices_TK=indices_TK, experts=experts))
+        portraits.append(
+            [
+                {
+                    "words": [{**w._asdict(), "piece": pieces(w.token)} for w in words[e]],
+                    "contexts": contexts(held, layer=layer, expert=e, words=[w.token for w in words[e]], pieces=pieces),
+                    "companions": [m._asdict() for m in mates[e]],
+                }
+                for e in range(experts)
+            ]
+        )
+    steps = list(loads)[:: max(1, -(-len(loads) // STEPS))]
+    found = standing_out(preference, domains, portraits)
+    return {
+        "name": name,
+        "standing_out": found,
+        "verdict": verdict(found, layers * experts),
+        "facts": facts,
+        "layers": layers,
+        "experts": experts,
+        "top_k": top_k,
+        "domains": list(domains),
+        "share": _rounded(preference.share_DLE.permute(1, 2, 0)),
+        "mean": _rounded(preference.mean_DLE.permute(1, 2, 0)),
+        "spread": _rounded(preference.spread_DLE.permute(1, 2, 0)),
+        "beyond": preference.beyond_DLE.permute(1, 2, 0).tolist(),
+        "portraits": portraits,
+        "load": {"steps": [s for s, _ in steps], "values": [_rounded(load * experts, 3) for _, load in steps]},
+        "texts": shown(held, domains, pieces, windows=windows, own=own or {}) if text else [],
+        "sampled": [len(held.domain_N), len(domain_N)],
+    }
+
+
+def standing_out(
+    preference: DomainPreference, domains: Sequence[str], portraits: list[list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Experts that take a domain more often than chance gives anywhere, largest surplus first, with their surest words."""
+    surplus_DLE = preference.share_DLE - preference.mean_DLE
+    half = 1.96 * preference.spread_DLE
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    for d, layer, e in sorted(preference.beyond_DLE.nonzero().tolist(), key=lambda c: -float(surplus_DLE[tuple(c)])):
+        words = [w["piece"] for w in portraits[layer][e]["words"][:4]]
+        row = rows.setdefault((layer, e), {"layer": layer, "expert": e, "domains": [], "words": words})
+        mean, off = float(preference.mean_DLE[d, layer, e]), float(half[d, layer, e])
+        share = {"share": float(preference.share_DLE[d, layer, e]), "low": max(0.0, mean - off), "high": mean + off}
+        row["domains"].append({"domain": domains[d], **{k: round(v, 5) for k, v in share.items()}})
+    return list(rows.values())
+
+
+def verdict(found: list[dict[str, Any]], experts: int) -> str:
+    """The page's first sentence."""
+    if not found:
+        return (
+            "No expert takes any domain more often than chance gives somewhere in a run whose experts prefer nothing."
+        )
+    return f"{len(found)} of {experts} experts take a domain more often than chance gives anywhere in the run."
+
+
+def contexts(
+    held: Held, *, layer: int, expert: int, words: Iterable[int], pieces: "Pieces", most: int = 4
+) -> list[Any]:
+    """Up to `most` places where the expert took one of `words` as its first choice, surest first, each sequence once."""
+    wanted = torch.tensor(list(words), dtype=torch.int64)
+    if not len(wanted):
+        return []
+    first_NS = (held.experts_LNSK[layer, ..., 0] == expert) & torch.isin(held.tokens_NS, wanted)
+    score_NS = torch.where(first_NS, held.scores_LNSK[layer, ..., 0].float(), -1.0)
+    best_N, place_N = score_NS.max(1)
+    found = []
+    for n in best_N.argsort(descending=True, stable=True)[:most].tolist():
+        if best_N[n] < 0:
+            break
+        row, place = held.tokens_NS[n].tolist(), int(place_N[n])
+        before, after = row[max(0, place - CONTEXT) : place], row[place + 1 : place + 1 + CONTEXT]
+        found.append(
+            {
+                "before": pieces.text(before),
+                "word": pieces(row[place]),
+                "after": pieces.text(after),
+                "domain": int(held.domain_N[n]),
+                "score": round(float(best_N[n]), 3),
+            }
+        )
+    return found
+
+
+def shown(
+    held: Held, domains: Sequence[str], pieces: "Pieces", *, windows: int, own: "dict[str, Held]"
+) -> list[dict[str, Any]]:
+    """Windows with each token's experts and scores (in thousandths), up to `windows` a domain, SHOWN selections in all."""
+    layers, _, length, top_k = held.experts_LNSK.shape
+    room = max(1, min(windows, SHOWN // (layers * length * top_k * len(domains))))
+    rows = [
+        (domains[d], held, n) for d in range(len(domains)) for n in (held.domain_N == d).nonzero()[:room, 0].tolist()
+    ]
+    rows = [(name, given, n) for name, given in own.items() for n in range(len(given.domain_N))][: 4 * windows] + rows
+    return [
+        {
+            "title": title,
+            "pieces": pieces.of(given.tokens_NS[n].tolist()),
+            "experts": given.experts_LNSK[:, n].tolist(),
+            "scores": (given.scores_LNSK[:, n].float() * 1000).round().long().tolist(),
+        }
+        for title, given, n in rows
+    ]
+
+
+class Pieces:
+    """What tokens look like. A token that is a part of a character is shown as its bytes: `⟨E2 82⟩`."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[int, str] = {}
+        self._bytes = {character: byte for byte, character in byte_alphabet().items()}
+
+    def __call__(self, token: int) -> str:
+        if token not in self._known:
+            piece = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
+            raw = self._tokenizer.convert_ids_to_tokens(token) or ""
+            if "\ufffd" in piece and all(character in self._bytes for character in raw):
+                piece = f"⟨{' '.join(f'{self._bytes[c]:02X}' for c in raw)}⟩"
+            self._known[token] = piece if piece else raw
+        return self._known[token]
+
+    def of(self, tokens: Sequence[int]) -> list[str]:
+        return [self(token) for token in tokens]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Several tokens as one text; half a character at an end is left out."""
+        return self._tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False).strip("\ufffd")
+
+
+def byte_alphabet() -> dict[int, str]:
+    """Byte -> the character that byte-level BPE writes for it: printable ones themselves, the rest from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    return {**{b: chr(b) for b in printable}, **{b: chr(256 + i) for i, b in enumerate(others)}}
+
+
+def _rounded(values: Tensor, digits: int = 5) -> list[Any]:
+    return [_rounded(v, digits) for v in values] if values.dim() > 1 else [round(v, digits) for v in values.tolist()]
+
+
+def page(run: Finished) -> dict[str, Any]:
+    """The page's part of a finished run: one forward of its export over its held-out text, and over the user's own."""
+    from hydra.utils import instantiate
+
+    import lightning_modules.moe.experts  # noqa: F401, registers the `sorted` backend
+    from lightning_modules.moe.held_out import RoutingTally
+    from lightning_modules.moe.models import load_pretrained
+    from lightning_modules.moe.module import MoELM
+
+    model = load_pretrained(str(run.export()), attention="sdpa", experts_implementation="sorted")
+    module = MoELM(model=model, micro_batch=run.cfg.data.micro_batch).eval()
+    data = instantiate(run.cfg.data)
+    data.prepare_data()
+    collector, tally = Collector(), RoutingTally()
+    with torch.inference_mode():
+        for batch in data.test_dataloader():
+            stats = module.evaluate(batch)["stats"]
+            tally.update(stats, batch["domain"])
+            collector.add(
+                input_ids=batch["input_ids"], domain_B=batch["domain"], stats=stats, domains=len(data.domains)
+            )
+        own = {run.own.name: _own_text(run.own, module, data)} if run.own else {}
+    counted = tally.compute()
+    found = experts_page(
+        held=collector.held(),
+        counts_NLE=counted["counts_NLE"],
+        domain_N=counted["domain_N"],
+        domains=data.domains,
+        pieces=Pieces(data.tokenizer),
+        name=run.name,
+        facts=facts(run.metrics),
+        text=run.text,
+        own=own,
+    )
+    earlier = run.earlier()
+    return found | {"load": earlier["load"]} if earlier else found
+
+
+def _own_text(path: Path, module: Any, data: Any) -> Held:
+    """The user's text in windows of the run's length; what is left over at its end is left out unless it is all."""
+    ids = data.tokenizer(path.read_text(encoding="utf-8"), return_tensors="pt", add_special_tokens=False).input_ids[0]
+    if not len(ids):
+        raise ValueError(f"look.text={path} holds no text.")
+    length = min(data.seq_len, len(ids))
+    windows = ids[: len(ids) // length * length].view(-1, length)[:OWN]
+    collector = Collector()
+    for row in windows.split(16):
+        mask = torch.ones_like(row)
+        stats = module.evaluate({"input_ids": row, "targets": row, "attention_mask": mask})["stats"]
+        collector.add(input_ids=row, domain_B=torch.zeros(len(row), dtype=torch.int64), stats=stats, domains=1)
+    return collector.held()
+
+
+def facts(metrics: dict[str, float]) -> dict[str, str]:
+    """What stands beside a run's name."""
+    wanted = {"test/ppl": "perplexity", "test/mutual_information": "I(expert; domain)"}
+    found = {label: f"{metrics[name]:.3g}" for name, label in wanted.items() if name in metrics}
+    if (line := metrics.get("test/mutual_information_shuffled_q95")) is not None:
+        found["chance, 95%"] = f"{line:.2g}"
+    return found

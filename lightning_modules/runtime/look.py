@@ -1,0 +1,109 @@
+"""`main.py look=RUN[,RUN]`: the page of finished runs, made again from what is kept of them, side by side if several.
+
+A run is named by its id in MLflow or by its folder. `look.text=false` keeps every word of the data out of the page;
+`look.text=FILE` shows that text too.
+"""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_modules.look import page
+from lightning_modules.look.finished import Finished
+from lightning_modules.runtime import foreign, quiet, records, trust
+from lightning_modules.runtime.replay import get_run
+
+
+def look(cfg: DictConfig) -> int:
+    """Write the page of `cfg.look.runs` and say where it lies; the exit code.
+
+    Raises ValueError for a run that is not known or not finished, runs of different systems, and a text that is no file.
+    """
+    quiet.hush()
+    own = own_text(cfg.look.own)
+    found = [finished(str(name), here=cfg, text=cfg.look.text, own=own) for name in cfg.look.runs]
+    makers = [maker(run) for run in found]
+    if len({made.KIND for made in makers}) > 1:
+        kinds = ", ".join(f"{run.name}: {made.KIND}" for run, made in zip(found, makers, strict=True))
+        raise ValueError(f"look shows runs of one kind side by side; these are of several ({kinds}).")
+    # One after the other: each holds a model.
+    data = {"runs": [made.page(run) for made, run in zip(makers, found, strict=True)]}
+    path = Path(cfg.paths.runs) / "look" / "-".join(slug(str(name)) for name in cfg.look.runs) / page.LOOK
+    page.write(path, kind=makers[0].KIND, title=makers[0].TITLE, data=data)
+    print(f"{path}: opens in any browser, without a network.", file=sys.stderr)
+    if len(found) == 1 and not own and not Path(str(cfg.look.runs[0])).is_dir():
+        MlflowClient(cfg.logger.tracking_uri).log_artifact(str(cfg.look.runs[0]), str(path))
+    return 0
+
+
+def own_text(given: str | None) -> Path | None:
+    own = Path(given).expanduser() if given else None
+    if own and not own.is_file():
+        raise ValueError(f"look.text={given} is no file; expected true, false or a text file.")
+    return own
+
+
+def finished(name: str, *, here: DictConfig, text: bool, own: Path | None) -> Finished:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _of_folder(folder, text=text, own=own)
+    if not re.fullmatch(r"[0-9a-f]{32}", name):
+        raise ValueError(
+            f"look={name}: expected a run's id as the MLflow UI shows it, or the folder of a finished run."
+        )
+    client = MlflowClient(here.logger.tracking_uri)
+    run = get_run(client, name, key="look")
+    if run.info.status != "FINISHED":
+        raise ValueError(f"look={name}: the run is {run.info.status}; expected a finished one.")
+    cfg = foreign.config_of(client, name, folder=Path(here.paths.runs) / "look" / name, here=here)
+
+    def artifact(wanted: str) -> Path:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return Path(client.download_artifacts(name, wanted))
+        except (MlflowException, OSError):
+            raise ValueError(f"look={name}: the run kept no {wanted}, from which its page would be made.") from None
+
+    return Finished(run.info.run_name, cfg, dict(run.data.metrics), artifact, text, own)
+
+
+def _of_folder(folder: Path, *, text: bool, own: Path | None) -> Finished:
+    result = records.result(folder)
+    if result is None:
+        raise ValueError(f"look={folder}: the run is not finished (it has no {records.RESULT}).")
+    kept = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    kept.paths.run = str(folder)
+    plain = foreign.moved(OmegaConf.to_container(kept, resolve=True))
+    if found := trust.refusals(plain):
+        raise ValueError(" ".join(found))
+    cfg = OmegaConf.create(plain)
+
+    def artifact(wanted: str) -> Path:
+        if not (folder / wanted).exists():
+            raise ValueError(f"look={folder}: the run kept no {wanted}, from which its page would be made.")
+        return folder / wanted
+
+    return Finished(folder.name, cfg, result["metrics"], artifact, text, own)
+
+
+def maker(run: Finished) -> Any:
+    """The module `look` of the room that the run's study, or else its module, belongs to; its config has passed `trust`."""
+    cfg = run.cfg
+    target = str(cfg.study["_target_"] if cfg.get("study") else cfg.module["_target_"])
+    room = ".".join(target.split(".")[:2])
+    try:
+        return importlib.import_module(f"{room}.look")
+    except ModuleNotFoundError as error:
+        if error.name != f"{room}.look":
+            raise
+        raise ValueError(f"{run.name}: runs of {room} have no page to look at.") from None
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^\w.=-]+", "_", Path(name).name)[:40]

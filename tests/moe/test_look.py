@@ -1,0 +1,162 @@
+"""What the page of a run says of its experts: what is planted is found, and where nothing is, nothing is said."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_modules.look import page
+from lightning_modules.moe.look import Collector, Pieces, experts_page
+from lightning_modules.moe.preferences import companions, domain_preference, word_preference
+from lightning_modules.moe.routing import RouterStats
+from lightning_modules.moe.specialization import count_pairs
+
+LAYERS, SEQUENCES, LENGTH, EXPERTS, TOP_K, WORDS = 2, 60, 32, 8, 2, 40
+DOMAINS = ["code", "maths", "news"]
+EVIL = "<script>document.title = 'broken'</script>"
+
+
+class Tokenizer:
+    """Token i is `wi`, but for one that is HTML, one from right to left and one that is two bytes of a character."""
+
+    special = {0: EVIL, 1: " سلام", 2: "\ufffd"}
+
+    def decode(self, tokens, **_):
+        return "".join(self.special.get(t, f" w{t}") for t in tokens)
+
+    def convert_ids_to_tokens(self, token):
+        return "âĤ" if token == 2 else f"Ġw{token}"
+
+
+def routed(*, seed=0, taste=None):
+    """Held-out text whose experts are drawn at random, scores raised by `taste(logits_LNSE, tokens_NS, domain_N)`."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens_NS = torch.randint(WORDS, (SEQUENCES, LENGTH), generator=generator)
+    domain_N = torch.arange(SEQUENCES) % len(DOMAINS)
+    logits_LNSE = torch.rand(LAYERS, SEQUENCES, LENGTH, EXPERTS, generator=generator)
+    if taste:
+        taste(logits_LNSE, tokens_NS, domain_N)
+    collector, counts = Collector(), []
+    for n in range(SEQUENCES):
+        logits_LTE = logits_LNSE[:, n]
+        stats = RouterStats(logits_LTE, logits_LTE.topk(TOP_K).indices, torch.ones(LENGTH, dtype=torch.bool), 1)
+        counts.append(stats.frequency.counts_LME[:, 0])
+        collector.add(input_ids=tokens_NS[n : n + 1], domain_B=domain_N[n : n + 1], stats=stats, domains=len(DOMAINS))
+    return collector.held(), torch.stack(counts), domain_N
+
+
+def drawn(held, counts_NLE, domain_N, **changes):
+    common = dict(domains=DOMAINS, pieces=Pieces(Tokenizer()), name="one", facts={"perplexity": "61"})
+    return experts_page(held=held, counts_NLE=counts_NLE, domain_N=domain_N, **common, **changes)
+
+
+def prefers_maths(logits_LNSE, tokens_NS, domain_N):
+    logits_LNSE[1, domain_N == 1, :, 5] += 0.5
+
+
+def test_the_expert_that_must_specialise_is_the_first_row():
+    found = drawn(*routed(taste=prefers_maths))
+    first = found["standing_out"][0]
+    assert (first["layer"], first["expert"], [d["domain"] for d in first["domains"]]) == (1, 5, ["maths"])
+    assert first["domains"][0]["share"] > first["domains"][0]["high"]
+    assert found["verdict"].startswith(f"{len(found['standing_out'])} of 16 experts")
+    assert found["share"][1][5][1] == pytest.approx(first["domains"][0]["share"])
+
+
+def test_where_nothing_is_preferred_the_page_says_nothing():
+    found = drawn(*routed())
+    assert found["standing_out"] == []
+    assert found["verdict"].startswith("No expert takes any domain more often")
+    assert [e["words"] for layer in found["portraits"] for e in layer] == [[]] * LAYERS * EXPERTS
+
+
+def test_the_lines_hold_for_all_cells_together():
+    """Of a hundred pages in which nothing is preferred about five name anything at all; thirteen are a chance of 0.1%."""
+    generator = torch.Generator().manual_seed(1)
+    domain_N = torch.arange(40) % 4
+    named = worded = 0
+    for _ in range(100):
+        counts_NLE = torch.multinomial(torch.ones(40, 8), 64, True, generator=generator)
+        counts_NLE = torch.nn.functional.one_hot(counts_NLE, 8).sum(1)[:, None]
+        named += bool(
+            domain_preference(counts_NLE=counts_NLE, domain_N=domain_N, domains=4, draws=100).beyond_DLE.any()
+        )
+        tokens = torch.randint(20, (800,), generator=generator)
+        indices_TK = torch.rand(800, 8, generator=generator).topk(2).indices
+        rows = word_preference(token_T=tokens, indices_TK=indices_TK, domain_T=tokens * 0, experts=8)
+        worded += any(rows)
+    assert 1 <= named <= 12
+    assert worded <= 12
+
+
+def test_words_are_judged_within_their_domain():
+    """An expert that takes all of one domain alike prefers none of the words that only this domain has."""
+    token_T = torch.cat([torch.arange(400) % 10, 10 + torch.arange(400) % 10])
+    domain_T = torch.arange(800) // 400
+    indices_TK = domain_T[:, None] * 3 + torch.zeros(800, 1, dtype=torch.int64)
+    shared = dict(token_T=token_T, experts=4)
+    assert not any(word_preference(indices_TK=indices_TK, domain_T=domain_T, **shared))
+    assert any(word_preference(indices_TK=indices_TK, domain_T=domain_T * 0, **shared))
+    own = torch.where(token_T[:, None] == 7, 2, indices_TK)
+    ((word,),) = [
+        rows for rows in word_preference(indices_TK=own, domain_T=domain_T, **shared) if rows[:1] and rows[0].token == 7
+    ]
+    assert (word.taken, round(word.expected)) == (40, 4)
+    assert word.chance < 1e-20
+
+
+def test_companions_are_those_chosen_together():
+    generator = torch.Generator().manual_seed(0)
+    scores_TE = torch.rand(2000, 6, generator=generator)
+    alone = companions(pairs_EE=count_pairs(indices_TK=scores_TE.topk(2).indices, experts=6))
+    assert alone == [[]] * 6
+    scores_TE[:, 4] += (scores_TE[:, 1] > 0.7) * 0.5
+    found = companions(pairs_EE=count_pairs(indices_TK=scores_TE.topk(2).indices, experts=6))
+    assert [m.expert for m in found[1]] == [4]
+    assert found[1][0].together > found[1][0].expected
+
+
+def test_half_a_character_is_shown_as_its_bytes():
+    assert Pieces(Tokenizer()).of([2, 3]) == ["⟨E2 82⟩", " w3"]
+
+
+def test_no_word_is_left_where_text_is_off():
+    found = json.dumps(drawn(*routed(taste=prefers_maths), text=False))
+    assert "w3" not in found
+    assert '"standing_out": [{"layer": 1' in found
+
+
+def test_text_is_never_html_and_the_data_come_back(tmp_path):
+    held, counts_NLE, domain_N = routed(taste=prefers_maths)
+    held.tokens_NS[0, 0] = 0
+    data = {"runs": [drawn(held, counts_NLE, domain_N)]}
+    path = page.write(tmp_path / "look.html", kind="experts", title=f"{EVIL} & more", data=data)
+    text = path.read_text()
+    assert "<script>document" not in text
+    assert text.count("<script") == 3
+    assert page.read(path) == {"title": f"{EVIL} & more", **data}
+    assert EVIL in page.read(path)["runs"][0]["texts"][0]["pieces"]
+    again = page.write(tmp_path / "again.html", kind="experts", title=f"{EVIL} & more", data=data)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_large_model_is_sampled_and_the_page_says_so(tmp_path):
+    """256 experts in 60 layers, a vocabulary of 150,000: whole sequences of every domain until the room is taken."""
+    layers, experts, top_k, length, sequences = 60, 256, 8, 32, 12
+    rng = np.random.default_rng(0)
+    collector = Collector(selections=layers * top_k * length * 6)
+    for n in range(sequences):
+        logits_LTE = torch.from_numpy(rng.random((layers, length, experts), dtype=np.float32))
+        stats = RouterStats(logits_LTE, logits_LTE.topk(top_k).indices, torch.ones(length, dtype=torch.bool), 1)
+        ids = torch.from_numpy(rng.integers(3, 150_000, (1, length)))
+        collector.add(input_ids=ids, domain_B=torch.tensor([n % 3]), stats=stats, domains=3)
+    held = collector.held()
+    assert held.domain_N.bincount().tolist() == [2, 2, 2]
+    counts_NLE = torch.stack(
+        [torch.nn.functional.one_hot(e.flatten(1).long(), experts).sum(1) for e in held.experts_LNSK.transpose(0, 1)]
+    )
+    found = drawn(held, counts_NLE, held.domain_N)
+    path = page.write(tmp_path / "look.html", kind="experts", title="large", data={"runs": [found]})
+    assert path.stat().st_size < 10_000_000
+    assert found["sampled"] == [6, 6]

@@ -1,0 +1,109 @@
+"""The page of a run in a headless browser, opened from its file: `make test-ui`."""
+
+import pytest
+
+from lightning_modules.look import page as pages
+from tests.moe.test_look import EVIL, drawn, prefers_maths, routed
+from tests.ui.browser import shot
+
+
+@pytest.fixture(scope="module")
+def runs():
+    held, counts_NLE, domain_N = routed(taste=prefers_maths)
+    held.tokens_NS[0, :2] = held.tokens_NS.new_tensor([0, 1])
+    loads = [
+        (step, counts_NLE.double().mean(0) / counts_NLE.double().mean(0).sum(-1, keepdim=True)) for step in (0, 10)
+    ]
+    return [drawn(held, counts_NLE, domain_N, loads=loads), {**drawn(*routed()), "name": "other"}]
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Opens a page of runs at a width; fails on any error of the console and any request but the file's own."""
+    wrong, contexts = [], []
+
+    def open_(runs, *, width=1440, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        path = pages.write(tmp_path / "look.html", kind="experts", title="What each expert does", data={"runs": runs})
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: wrong.append(request.url) if request.url != f"file://{path}" else None)
+        page.goto(f"file://{path}")
+        page.wait_for_selector("[data-ready]", state="attached", timeout=30_000)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+def test_a_token_that_is_pointed_at_shows_the_scores_of_the_table(opened, runs):
+    page = opened(runs[:1])
+    text, layer = runs[0]["texts"][0], 1
+    for token in (3, 7):
+        page.locator(f"[data-token='{token}']").hover()
+        said = page.locator("#tip").inner_text()
+        for expert, score in zip(text["experts"][layer][token], text["scores"][layer][token], strict=True):
+            assert f"expert {expert}: {score / 1000:.3f}" in said
+
+
+def test_it_opens_on_what_stands_out_and_layer_and_expert_can_be_chosen(opened, runs):
+    page = opened(runs[:1])
+    assert page.locator("h2", has_text="Layer 1, expert 5").count() == 1
+    page.get_by_label("Layer").select_option("0")
+    page.get_by_role("button", name="2", exact=True).click()
+    assert page.locator("h2", has_text="Layer 0, expert 2").count() == 1
+    chosen = page.locator(".token.chosen").first.get_attribute("data-token")
+    assert runs[0]["texts"][0]["experts"][0][int(chosen)][0] == 2
+    page.locator("section ul button").first.click()
+    page.wait_for_timeout(500)
+    assert page.locator("svg .mark-rect path").count() == len(runs[0]["domains"])
+    shot(page, "look_experts")
+
+
+def test_the_keyboard_does(opened, runs):
+    page = opened(runs[:1])
+    page.locator(".text").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    expert = runs[0]["texts"][0]["experts"][1][2][0]
+    assert f"expert {expert}: " in page.locator("#tip").inner_text()
+    page.keyboard.press("Enter")
+    assert page.locator("h2", has_text=f"Layer 1, expert {expert}").count() == 1
+
+
+def test_text_of_the_data_is_never_run(opened, runs):
+    page = opened(runs[:1])
+    assert page.locator("[data-token='0']").inner_text() == EVIL
+    assert page.title() == "What each expert does"
+
+
+def test_two_runs_side_by_side(opened, runs):
+    page = opened(runs)
+    assert page.locator(".verdict").all_inner_texts() == [run["verdict"] for run in runs]
+    assert page.locator(".text").count() == 2
+    first, second = (box.bounding_box() for box in page.locator(".text").all())
+    assert first["y"] == second["y"]
+    shot(page, "look_two_runs")
+
+
+def test_without_text_only_what_is_counted_is_left(opened):
+    page = opened([drawn(*routed(taste=prefers_maths), text=False)])
+    assert page.locator(".token").count() == 0
+    assert page.locator("h2", has_text="Layer 1, expert 5").count() == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_nothing_is_cut(opened, runs, width, scheme):
+    page = opened(runs, width=width, scheme=scheme)
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    wide = page.evaluate(
+        "[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, svg') && "
+        "e.getBoundingClientRect().right > innerWidth + 1).map(e => e.className || e.tagName)"
+    )
+    assert wide == []
