@@ -78,6 +78,9 @@ soak: $(READY) ## twenty kills of a two-rank run, each resumed; writes docs/resu
 machines: $(READY) ## trainings on a pretended device, on processes and strategies; writes docs/results/machines.json
 	FACET_RESULTS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m machines
 
+families: $(READY) ## every mixture of transformers, tiny and random, against its plain forward; writes docs/results/families.json
+	FACET_RESULTS=1 $(BIN)/python -m tests.families.moe
+
 claims: $(READY) ## every claim of the papers tried, goes on where it was stopped: make claims S=moe C=moe/global_lowers_ppl SCALE=gpu SERIES=confirmation
 	$(BIN)/python -m lightning_modules.claims.run --systems $(S) --claims "$(C)" --scale $(SCALE) --series $(SERIES)
 

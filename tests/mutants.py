@@ -17,6 +17,7 @@ from tests.svco import mutants as svco
 PROJECT = Path(__file__).parents[1]
 SYNC = "lightning_modules/moe/callbacks/expert_frequency_sync.py"
 LOSSES = "lightning_modules/moe/losses.py"
+ROUTERS = "lightning_modules/moe/routers.py"
 MODULE = "lightning_modules/moe/module.py"
 MOE_TESTS = "tests/moe/test_losses.py tests/moe/test_trainer.py tests/moe/test_expert_frequency_sync.py"
 
@@ -65,12 +66,20 @@ MUTANTS = (
         "    pooled = Frequency(frequency.counts_LME.sum(0, keepdim=True), frequency.tokens_LM.sum(0, keepdim=True))\n"
         "    layers_LM = lbl_per_block(frequency=pooled, prob_sums_LME=prob_sums_LME.sum(0, keepdim=True))\n",
     ),
-    Mutant("double softmax", LOSSES, "return logits_LTE.softmax(-1)", "return logits_LTE.softmax(-1).softmax(-1)"),
+    Mutant("double softmax", ROUTERS, "logits_TE.softmax(-1)", "logits_TE.softmax(-1).softmax(-1)"),
     Mutant(
-        "transformers' own auxiliary loss left on",
-        "lightning_modules/moe/models.py",
-        "model.router_aux_loss_coef = 0.0",
-        "model.router_aux_loss_coef = 0.001",
+        "every router scores by softmax",
+        "lightning_modules/moe/routing.py",
+        "self.scoring = self._scoring(choices)",
+        'self.scoring = "softmax"',
+        "tests/families/test_moe.py",
+    ),
+    Mutant(
+        "a head's scale left out",
+        "lightning_modules/moe/head.py",
+        "hidden_TH if scale == 1 else hidden_TH * scale",
+        "hidden_TH",
+        "tests/families/test_moe.py",
     ),
     Mutant(
         "a resumed order that starts the epoch again",

@@ -5,8 +5,6 @@ Documents stream: memory does not grow with the corpus.
 
 import itertools
 import json
-import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,13 +13,13 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from datamodules.corpus import words
 from datamodules.corpus.sources import Source
 from lightning_modules.common.digests import digest, number_of
 from lightning_modules.common.made import made
 
 SPLITS = ("train", "val", "test")
 SPLIT_RULE = "sha256 of the document mod 100: 0-4 test, 5-9 val, else train; equal documents once a domain"
-END = "<|endoftext|>"
 CACHE_VERSION = 1
 BATCH = 256
 
@@ -32,48 +30,40 @@ def split_of(document: str) -> str:
     return "test" if bucket < 5 else "val" if bucket < 10 else "train"
 
 
-def folder_of(*, source: Source, vocab_size: int, folder: Path) -> Path:
+def folder_of(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any = None) -> Path:
     """Where the cache of `source` stands under `folder`: a hash of everything the tokens depend on."""
-    return folder / digest(_key(source, vocab_size))
+    return folder / digest(_key(source, vocab_size, tokenizer))
 
 
-def _key(source: Source, vocab_size: int) -> list[Any]:
-    return [CACHE_VERSION, SPLIT_RULE, vocab_size, source.description()]
+def _key(source: Source, vocab_size: int, tokenizer: Any) -> list[Any]:
+    cut_by = vocab_size if tokenizer is None else {"tokenizer": words.digest_of(tokenizer)}
+    return [CACHE_VERSION, SPLIT_RULE, cut_by, source.description()]
 
 
-def build(*, source: Source, vocab_size: int, folder: Path) -> Path:
-    """The finished cache of `source` under `folder`; built when missing, checked when there."""
+def build(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any = None) -> Path:
+    """The finished cache of `source` under `folder`; built when missing, checked when there.
+
+    tokenizer: what cuts it; None trains one of `vocab_size` words on the training split.
+    """
     return made(
         folder=folder,
-        key=_key(source, vocab_size),
-        make=lambda place: _write(source=source, vocab_size=vocab_size, folder=place),
+        key=_key(source, vocab_size, tokenizer),
+        make=lambda place: _write(source=source, vocab_size=vocab_size, folder=place, tokenizer=tokenizer),
     )
 
 
-def _write(*, source: Source, vocab_size: int, folder: Path) -> dict[str, Any]:
+def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> dict[str, Any]:
     """The files; returns what the manifest tells of them."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("corpus: reading documents", total=None)
         counts = _spool(source, folder)
-        progress.update(task, description="corpus: training the tokenizer")
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=[END],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        training = itertools.chain.from_iterable(_read_spool(folder, "train", d) for d in counts)
-        tokenizer.train_from_iterator(training, trainer)
-        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
-        _save_tokenizer(fast, folder / "tokenizer")
-        end = tokenizer.token_to_id(END)
+        if tokenizer is None:
+            progress.update(task, description="corpus: training the tokenizer")
+            training = itertools.chain.from_iterable(_read_spool(folder, "train", d) for d in counts)
+            tokenizer = words.trained_on(training, vocab_size=vocab_size)
+        words.saved(tokenizer, folder / "tokenizer")
+        dtype = np.uint16 if max(vocab_size, len(tokenizer)) <= 2**16 else np.uint32
         tokens: dict[str, dict[str, int]] = {}
         for domain in counts:
             progress.update(task, description=f"corpus: encoding {domain}")
@@ -82,31 +72,19 @@ def _write(*, source: Source, vocab_size: int, folder: Path) -> dict[str, Any]:
                 with open(folder / f"{split}-{domain}.bin", "wb") as file:
                     tokens[domain][split] = 0
                     for batch in _batches(_read_spool(folder, split, domain)):
-                        for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
-                            ids: np.ndarray = np.asarray([*encoding.ids, end], dtype=_dtype(vocab_size))
-                            file.write(ids.tobytes())
+                        for ids in words.encoded(tokenizer, batch):
+                            file.write(np.asarray(ids, dtype=dtype).tobytes())
                             tokens[domain][split] += len(ids)
         shutil.rmtree(folder / "spool")
     return {
         "domains": list(counts),
         "documents": counts,
         "tokens": tokens,
-        "vocab_size": len(fast),
-        "dtype": np.dtype(_dtype(vocab_size)).name,
+        "vocab_size": len(tokenizer),
+        "dtype": np.dtype(dtype).name,
         "source": source.description(),
         "split": SPLIT_RULE,
     }
-
-
-def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """save_pretrained, with the OSError that the tokenizers library hides in a bare Exception."""
-    try:
-        tokenizer.save_pretrained(folder)
-    except Exception as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _spool(source: Source, folder: Path) -> dict[str, dict[str, int]]:
@@ -142,7 +120,3 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     iterator = iter(texts)
     while batch := list(itertools.islice(iterator, BATCH)):
         yield batch
-
-
-def _dtype(vocab_size: int) -> type:
-    return np.uint16 if vocab_size <= 2**16 else np.uint32

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.corpus import cache
+from datamodules.corpus import cache, words
 from datamodules.corpus.sources import Source
 from datamodules.order import ORDER_VERSION
 from datamodules.ordered import Batch, Batches, OrderedDataModule, same
@@ -68,7 +68,8 @@ class CorpusDataModule(OrderedDataModule):
     Args:
         source: where documents come from (`datamodules.corpus.sources`).
         cache_dir: git-ignored folder of token caches.
-        vocab_size: of the byte-level BPE tokenizer trained on the training split.
+        vocab_size: of the byte-level BPE tokenizer trained on the training split, where `tokenizer` is None.
+        tokenizer: a model's, by folder or hub name, and its revision there; it must tell where a document ends (EOS).
         seq_len: S.
         micro_batch: sequences of one micro-batch, m.
         global_batch: sequences of one optimizer step over ranks and accumulation.
@@ -82,6 +83,8 @@ class CorpusDataModule(OrderedDataModule):
         source: Source,
         cache_dir: str,
         vocab_size: Count = 4096,
+        tokenizer: str | None = None,
+        tokenizer_revision: str | None = None,
         seq_len: Count = 128,
         micro_batch: Count = 4,
         global_batch: Count = 32,
@@ -93,21 +96,33 @@ class CorpusDataModule(OrderedDataModule):
     ) -> None:
         super().__init__()
         self.source, self.cache_dir, self.vocab_size = source, Path(cache_dir), vocab_size
+        self._tokenizer = tokenizer, tokenizer_revision
         self.seq_len, self.micro_batch, self.global_batch = seq_len, micro_batch, global_batch
         self.layout, self.seed, self.workers = layout, seed, workers
         self.eval_batch, self.eval_windows = eval_batch, eval_windows
         self._prepared = False
 
+    @cached_property
+    def given_tokenizer(self) -> Any:
+        """The model's; None where one is trained on the text."""
+        name, revision = self._tokenizer
+        return None if name is None else words.loaded(name, revision=revision)
+
+    @property
+    def _kept(self) -> dict[str, Any]:
+        cut_by = {"vocab_size": self.vocab_size, "tokenizer": self.given_tokenizer}
+        return {"source": self.source, "folder": self.cache_dir / "tokens", **cut_by}
+
     def prepare_data(self) -> None:
         """Build the cache, or check the checksums of the one that is there; once in a process."""
         if not self._prepared:
-            cache.build(source=self.source, vocab_size=self.vocab_size, folder=self.cache_dir / "tokens")
+            cache.build(**self._kept)
             self._prepared = True
 
     @cached_property
     def folder(self) -> Path:
         """Of this corpus's finished cache."""
-        return cache.folder_of(source=self.source, vocab_size=self.vocab_size, folder=self.cache_dir / "tokens")
+        return cache.folder_of(**self._kept)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -119,9 +134,9 @@ class CorpusDataModule(OrderedDataModule):
 
     @cached_property
     def tokenizer(self) -> Any:
-        from transformers import PreTrainedTokenizerFast
+        from transformers import AutoTokenizer
 
-        return PreTrainedTokenizerFast.from_pretrained(self.folder / "tokenizer")
+        return AutoTokenizer.from_pretrained(self.folder / "tokenizer")
 
     @cached_property
     def training(self) -> Windows:

@@ -2,5 +2,6 @@
 
 from lightning_modules.moe.models import build_moe
 from lightning_modules.moe.module import MoELM
+from lightning_modules.moe.pretrained import pretrained_moe
 
-__all__ = ["MoELM", "build_moe"]
+__all__ = ["MoELM", "build_moe", "pretrained_moe"]

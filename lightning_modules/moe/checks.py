@@ -56,7 +56,7 @@ def shape_fits(cfg: DictConfig) -> Iterator[str]:
 
 
 def bias_has_a_router(cfg: DictConfig) -> Iterator[str]:
-    if cfg.callbacks.get("aux_free_bias") and cfg.model.family != "deepseek_v3" and cfg.model.pretrained is None:
+    if cfg.callbacks.get("aux_free_bias") and cfg.model.family != "deepseek_v3":
         yield (
             f"balance=aux_free needs routers with a correction bias, which model.family={cfg.model.family} has not; "
             "the nearest is model.family=deepseek_v3."
@@ -72,7 +72,7 @@ def experts_have_the_precision(cfg: DictConfig) -> Iterator[str]:
 
 
 def positions_suffice(cfg: DictConfig) -> Iterator[str]:
-    if cfg.data.seq_len > cfg.model.max_positions and cfg.model.pretrained is None:
+    if cfg.data.seq_len > cfg.model.max_positions:
         yield (
             f"data.seq_len is {cfg.data.seq_len} tokens; expected at most model.max_positions, which is "
             f"{cfg.model.max_positions}."
@@ -88,12 +88,18 @@ def schedule_is_in_order(cfg: DictConfig) -> Iterator[str]:
 def paths_are_there(cfg: DictConfig) -> Iterator[str]:
     if cfg.data.get("path") is not None and not Path(cfg.data.path).expanduser().is_dir():
         yield f"data.path={cfg.data.path} is no folder; expected one with a sub-folder of text per domain."
-    pretrained = cfg.model.pretrained
-    if pretrained is not None and not (Path(pretrained) / "config.json").is_file():
-        yield (
-            f"model.pretrained={pretrained}: no config.json there; expected a folder written by save_pretrained, such as "
-            "the export/ folder of a finished run."
-        )
+
+
+def pretrained_is_there(cfg: DictConfig) -> Iterator[str]:
+    """Of what is a path, not a hub name."""
+    for key, name in (("model.pretrained", cfg.model.pretrained), ("data.tokenizer", cfg.data.tokenizer)):
+        is_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or Path(name).is_dir()
+        wanted = "config.json" if key == "model.pretrained" else "tokenizer_config.json"
+        if is_path and not (Path(name) / wanted).is_file():
+            yield (
+                f"{key}={name}: no {wanted} there; expected a folder written by save_pretrained, such as the export/ folder "
+                "of a finished run, or a hub name."
+            )
 
 
 CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
@@ -105,4 +111,5 @@ CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
     positions_suffice,
     schedule_is_in_order,
     paths_are_there,
+    pretrained_is_there,
 )

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_modules.moe.routers import SCORES
+
 
 class Frequency(NamedTuple):
     """What f_i and P_i are divided by, per block.
@@ -49,14 +51,10 @@ def block_sums(*, values_LTX: Tensor, valid_T: Tensor, blocks: int) -> Tensor:
 
 
 def router_probabilities(*, logits_LTE: Tensor, scoring: str) -> Tensor:
-    """Routing distribution P, at least float32: softmax, or DeepSeek-V3's sigmoid scores scaled to sum to 1."""
+    """Routing distribution P, at least float32: the router's scores (`routers.SCORES`), scaled to sum to 1."""
     logits_LTE = logits_LTE.to(torch.promote_types(logits_LTE.dtype, torch.float32))
-    if scoring == "softmax":
-        return logits_LTE.softmax(-1)
-    if scoring == "sigmoid":
-        scores_LTE = logits_LTE.sigmoid()
-        return scores_LTE / scores_LTE.sum(-1, keepdim=True)
-    raise ValueError(f"router scoring is {scoring!r}; expected 'softmax' or 'sigmoid'.")
+    scores_LTE = SCORES[scoring](logits_LTE)
+    return scores_LTE if scoring == "softmax" else scores_LTE / scores_LTE.sum(-1, keepdim=True)
 
 
 def load_balancing_loss(*, frequency: Frequency, prob_sums_LME: Tensor, layer_reduction: str = "mean") -> Tensor:

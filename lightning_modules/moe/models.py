@@ -12,6 +12,7 @@ from torch import nn
 
 from lightning_modules.common.bounds import Count, Share, Whole
 from lightning_modules.common.choices import check_choice
+from lightning_modules.moe.routers import mixtures_of
 
 FAMILIES = ("qwen3_moe", "qwen2_moe", "olmoe", "deepseek_v3")
 
@@ -32,17 +33,16 @@ def build_moe(
     norm_topk: bool = False,
     tie_embeddings: bool = True,
     dropout: Share = 0.0,
-    pretrained: str | None = None,
     experts_implementation: str = "sorted",
     attention: str = "causal_sdpa",
     gradient_checkpointing: bool = False,
     device: str = "cpu",
 ) -> nn.Module:
-    """A transformers MoE causal LM of `family`, freshly initialised or from the checkpoint folder `pretrained`.
+    """A transformers MoE causal LM of `family`, freshly initialised.
 
     `shared_width` is the width of the shared expert (Qwen2-MoE, DeepSeek-V3; 0 means `expert_width`). `dropout` is
     that of attention, the only one these families have. `device='meta'` builds the shape without its memory.
-    Its own auxiliary loss is switched off: Facet computes the load-balancing loss.
+    Its own auxiliary loss plays no part: it is not asked for, Facet computes the load-balancing loss.
 
     Raises ValueError for an unknown family, top_k > experts, or sizes that do not fit together.
     """
@@ -51,70 +51,39 @@ def build_moe(
     import lightning_modules.moe.attention  # registers `causal_sdpa`
     import lightning_modules.moe.experts  # noqa: F401, registers the `sorted` backend
 
-    if pretrained is not None:
-        model = load_pretrained(pretrained, attention=attention, experts_implementation=experts_implementation)
-        if vocab_size > model.config.vocab_size:
-            raise ValueError(
-                f"model.pretrained={pretrained} has {model.config.vocab_size} words but data.vocab_size is {vocab_size}; "
-                "use the tokenizer that was exported with it."
-            )
-    else:
-        check_shape(
-            family=family, experts=experts, top_k=top_k, hidden_size=hidden_size, heads=heads, kv_heads=kv_heads
+    check_shape(family=family, experts=experts, top_k=top_k, hidden_size=hidden_size, heads=heads, kv_heads=kv_heads)
+    config = CONFIGS[family](
+        dict(
+            vocab_size=vocab_size,
+            hidden_size=hidden_size,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            num_experts_per_tok=top_k,
+            moe_intermediate_size=expert_width,
+            max_position_embeddings=max_positions,
+            norm_topk_prob=norm_topk,
+            tie_word_embeddings=tie_embeddings,
+            attention_dropout=dropout,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+        ),
+        experts,
+        shared_width or expert_width,
+    )
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(
+            config, attn_implementation=attention, experts_implementation=experts_implementation
         )
-        config = CONFIGS[family](
-            dict(
-                vocab_size=vocab_size,
-                hidden_size=hidden_size,
-                num_hidden_layers=layers,
-                num_attention_heads=heads,
-                num_key_value_heads=kv_heads,
-                num_experts_per_tok=top_k,
-                moe_intermediate_size=expert_width,
-                max_position_embeddings=max_positions,
-                norm_topk_prob=norm_topk,
-                tie_word_embeddings=tie_embeddings,
-                attention_dropout=dropout,
-                use_cache=False,
-                output_router_logits=False,
-                bos_token_id=None,
-                eos_token_id=None,
-                pad_token_id=None,
-            ),
-            experts,
-            shared_width or expert_width,
-        )
-        with torch.device(device):
-            model = AutoModelForCausalLM.from_config(
-                config, attn_implementation=attention, experts_implementation=experts_implementation
-            )
-    # transformers adds its own loss whenever router logits are asked for and this is not 0; the model keeps a copy.
-    model.config.router_aux_loss_coef = 0.0
-    model.router_aux_loss_coef = 0.0
     if gradient_checkpointing:
-        # Reentrant checkpointing returns router logits without a gradient.
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model)
     return model
 
 
-def load_pretrained(path: str, *, attention: str, experts_implementation: str) -> nn.Module:
-    """A local checkpoint folder (config.json beside safetensors), in float32; it brings no code of its own."""
-    from transformers import AutoModelForCausalLM
-
-    if not (Path(path) / "config.json").is_file():
-        raise ValueError(
-            f"model.pretrained={path}: no config.json there. Expected a folder written by save_pretrained, "
-            "such as the export/ folder of a finished run."
-        )
-    return AutoModelForCausalLM.from_pretrained(
-        path,
-        attn_implementation=attention,
-        experts_implementation=experts_implementation,
-        dtype=torch.float32,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+def checkpoint_activations(model: Any) -> None:
+    # Reentrant checkpointing returns router logits without a gradient.
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def check_shape(*, family: str, experts: int, top_k: int, hidden_size: int, heads: int, kv_heads: int) -> None:
@@ -177,18 +146,14 @@ CONFIGS: dict[str, Callable[[dict[str, Any], int, int], Any]] = {
 }
 
 
-def scoring_of(model: nn.Module) -> str:
-    """How the family turns router logits into scores: DeepSeek-V3 by sigmoid, the others by softmax."""
-    return "sigmoid" if model.config.model_type == "deepseek_v3" else "softmax"
-
-
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Parameters in all and active per token (top_k of the experts), tied weights counted once."""
     total = sum(p.numel() for p in model.parameters())
-    config = model.config
-    routed = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name and p.dim() == 3)
-    experts = getattr(config, "num_experts", None) or config.num_local_experts
-    return {"total": total, "active": total - routed + routed * config.num_experts_per_tok // experts}
+    idle = 0
+    for mixture in mixtures_of(model):
+        routed = sum(p.numel() for p in mixture.experts.parameters())
+        idle += routed - routed * mixture.top_k // mixture.count
+    return {"total": total, "active": total - idle}
 
 
 def export(model: nn.Module, tokenizer: Any, folder: str | Path) -> Path:

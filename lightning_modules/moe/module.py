@@ -14,13 +14,13 @@ from lightning_modules.common import metric_names as names
 from lightning_modules.common.bounds import Count, Weight
 from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.moe.attention import mask_for
-from lightning_modules.moe.linear_cross_entropy import linear_cross_entropy
+from lightning_modules.moe.head import Head
 from lightning_modules.moe.losses import (
     Frequency,
     load_balancing_loss,
     router_z_loss,
 )
-from lightning_modules.moe.models import count_parameters, export, scoring_of
+from lightning_modules.moe.models import count_parameters, export
 from lightning_modules.moe.routing import ExpertFrequency, RouterStats, RouterTap
 
 
@@ -61,21 +61,21 @@ class MoELM(pl.LightningModule):
         self.weight, self.block, self.micro_weight, self.z_weight = weight, block, micro_weight, z_weight
         self.layer_reduction = layer_reduction
         self.optimizer_args = dict(optimizer or {})
-        self.scoring = scoring_of(model)
-        self.tap = RouterTap(model)
+        self.tap, self.head = RouterTap(model), Head(model)
         self.expert_frequency = ExpertFrequency()
         self.last_routing: RouterStats | None = None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits [B, S, V]; the routing of this forward is then at `self.tap.read()`."""
         self.tap.clear()
-        return self.model(input_ids=input_ids, attention_mask=mask_for(self.model, attention_mask)).logits
+        mask = mask_for(self.model, attention_mask)
+        return self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """What the output layer reads, [B, S, H]; the routing is then at `self.tap.read()`."""
         self.tap.clear()
         mask = mask_for(self.model, attention_mask)
-        return self.model.base_model(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        return self.head.body(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
 
     def routing(self, batch: dict[str, Tensor], block: int | None = None) -> RouterStats:
         """The last forward's routing cut into blocks of `block` sequences (default: the balance scope's)."""
@@ -93,16 +93,12 @@ class MoELM(pl.LightningModule):
             if mask is not None
             else torch.ones(sequences * length, dtype=torch.bool, device=logits_LTE.device)
         )
-        return RouterStats(logits_LTE, indices_LTK, valid_T, sequences // size, self.scoring)
+        assert self.tap.scoring is not None
+        return RouterStats(logits_LTE, indices_LTK, valid_T, sequences // size, self.tap.scoring)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
-        valid_BS = _valid(batch)
-        ce = linear_cross_entropy(
-            hidden_TH=self.hidden(batch["input_ids"], batch.get("attention_mask")).flatten(0, 1),
-            weight_VH=self.model.get_output_embeddings().weight,
-            targets_T=batch["targets"].flatten(),
-            valid_T=None if valid_BS is None else valid_BS.flatten(),
-        )
+        hidden_TH = self.hidden(batch["input_ids"], batch.get("attention_mask")).flatten(0, 1)
+        ce = self.head.loss(hidden_TH, batch["targets"].flatten(), _valid(batch).flatten())
         stats = self.routing(batch)
         lbl = self.balance_loss(stats)
         loss = ce + self.weight * lbl
@@ -133,13 +129,9 @@ class MoELM(pl.LightningModule):
 
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         """Per-sequence summed negative log-likelihood [B] in nats and tokens [B], with the routing by sequence."""
-        logits_BSV = self(batch["input_ids"], batch.get("attention_mask"))
-        nll_BS = nn.functional.cross_entropy(
-            logits_BSV.flatten(0, 1).float(), batch["targets"].flatten(), reduction="none"
-        ).view_as(batch["targets"])
+        hidden_TH = self.hidden(batch["input_ids"], batch.get("attention_mask")).flatten(0, 1)
         valid_BS = _valid(batch)
-        if valid_BS is None:
-            valid_BS = torch.ones_like(nll_BS, dtype=torch.bool)
+        nll_BS = self.head.nll(hidden_TH, batch["targets"].flatten()).view_as(batch["targets"])
         nll_BS = torch.where(valid_BS, nll_BS, nll_BS.new_zeros(()))
         return {"nll_B": nll_BS.sum(1), "tokens_B": valid_BS.sum(1), "stats": self.routing(batch, block=1)}
 
@@ -159,6 +151,14 @@ class MoELM(pl.LightningModule):
         )
 
 
-def _valid(batch: dict[str, Tensor]) -> Tensor | None:
-    """Targets that count, bool [B, S]: with padding on the right, position s predicts s + 1."""
-    return batch["target_mask"].bool() if "target_mask" in batch else None
+def _valid(batch: dict[str, Tensor]) -> Tensor:
+    """Targets that count, bool [B, S]: `target_mask`, or neither read from padding nor padding themselves, or all.
+
+    Position s predicts s + 1; of the last one's target no mask tells, so it counts when its own position does.
+    """
+    if "target_mask" in batch:
+        return batch["target_mask"].bool()
+    if "attention_mask" in batch:
+        mask_BS = batch["attention_mask"].bool()
+        return mask_BS & torch.cat([mask_BS[:, 1:], mask_BS[:, -1:]], 1)
+    return torch.ones_like(batch["targets"], dtype=torch.bool)

@@ -4,43 +4,97 @@ Shape legend: L layers, T = B x S tokens, K selected experts a token, E experts,
 """
 
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.moe.losses import Frequency, block_sums, router_probabilities, selection_counts
+from lightning_modules.moe.routers import SCORES, Choice, choice_of, chosen, mixtures_of, scoring_of, tolerance
 
 
 class RouterTap:
     """Forward hooks on every router of a model.
 
-    transformers' routers (Qwen2/3-MoE, OLMoE, DeepSeek-V3) all return (raw logits [T, E], weights [T, K], indices
-    [T, K]). Reading the indices, not a second top-k, keeps DeepSeek's groups and bias exact. A recomputation under
-    activation checkpointing calls the hooks again after `read()`; `read()` and `clear()` bracket the first forward,
+    Reading the indices, not a second top-k, keeps groups, correction biases and hashed routes exact. How the routers score
+    is found at the first forward, from the weights that they give their experts (`routers.scoring_of`). A recomputation
+    under activation checkpointing calls the hooks again after `read()`; `read()` and `clear()` bracket the first forward,
     so nothing is counted twice.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.routers = [m for m in model.modules() if type(m).__name__.lower().endswith("topkrouter")]
-        if not self.routers:
-            raise ValueError(f"{type(model).__name__} has no top-k router: is it a mixture of experts?")
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.family = type(model).__name__
+        self.mixtures = mixtures_of(model)
+        self.routers = [mixture.router for mixture in self.mixtures]
+        self.top_k = self.mixtures[0].top_k
+        self.scoring: str | None = None
+        self._layers: dict[int, Choice] = {}
+        self._handles: list[Any] = []
         for layer, router in enumerate(self.routers):
-            router.register_forward_hook(lambda _m, _i, out, layer=layer: self._record(layer, out))
+            self._handles.append(
+                router.register_forward_hook(lambda _m, _i, out, layer=layer: self._record(layer, out))
+            )
 
-    def _record(self, layer: int, output: tuple[Tensor, Tensor, Tensor]) -> None:
-        self._layers[layer] = (output[0], output[2])
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _record(self, layer: int, output: Any) -> None:
+        try:
+            choice = choice_of(output, top_k=self.top_k)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.family}: its {type(self.routers[layer]).__name__} {error}; such a router is not read."
+            ) from None
+        if choice is not None:
+            self._layers[layer] = choice
+            return
+
+        # A router of bare logits: its block chooses, and the experts are told.
+        def told(_experts: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            handle.remove()
+            found = chosen((*arguments, *named.values()))
+            assert found is not None, "the experts were not told who was chosen"
+            self._layers[layer] = Choice(output.flatten(0, -2), found[1], found[0])
+
+        handle = self.mixtures[layer].experts.register_forward_pre_hook(told, with_kwargs=True)
 
     def clear(self) -> None:
         """Forget what was recorded, so that a stale graph is not kept alive."""
         self._layers.clear()
 
     def read(self) -> tuple[Tensor, Tensor]:
-        """(logits_LTE with gradient, indices_LTK) of the forward just made; forgets them."""
+        """(logits_LTE with gradient, indices_LTK) of the forward just made; forgets them.
+
+        Raises ValueError where the layers cannot be compared or the routers score in no way that is known.
+        """
         assert len(self._layers) == len(self.routers), "a router did not run in this forward"
-        logits, indices = zip(*(self._layers[layer] for layer in range(len(self.routers))), strict=True)
+        choices = [self._layers[layer] for layer in range(len(self.routers))]
         self.clear()
-        return torch.stack(logits), torch.stack(indices)
+        widths = {(c.logits_TE.shape[-1], c.indices_TK.shape[-1]) for c in choices}
+        if len(widths) > 1:
+            told = ", ".join(f"{k} of {e}" for e, k in sorted(widths))
+            raise ValueError(f"{self.family}: its layers choose {told} experts; expected the same in every layer.")
+        if self.scoring is None:
+            self.scoring = self._scoring(choices)
+        return torch.stack([c.logits_TE for c in choices]), torch.stack([c.indices_TK for c in choices])
+
+    def _scoring(self, choices: list[Choice]) -> str:
+        name, difference = scoring_of(choices)
+        limit = tolerance(choices[0].logits_TE.dtype, choices[0].weights_TK.dtype)
+        router = type(self.routers[0]).__name__
+        if difference == float("inf"):
+            raise ValueError(
+                f"{self.family}: its {router} gives every expert the same weight, so it says nothing of its scores and "
+                "learns nothing from text; expected top_k of 2 or more, or weights that are not scaled to sum to 1."
+            )
+        if difference > limit:
+            raise ValueError(
+                f"{self.family}: the weights of its {router} agree with none of {', '.join(SCORES)} "
+                f"(the nearest differs by {difference:.2g}, at most {limit:.2g} is allowed), so the probabilities that "
+                "balancing and every measure of routing are made of are not known."
+            )
+        return name
 
 
 class RouterStats:

@@ -199,8 +199,8 @@ def _unknown(override: Override, known: DictConfig) -> str | None:
     if exists:
         return None
     group = key.partition(".")[0]
-    # `balance.scope=micro` asks for an option of the group.
-    for value in _alternatives(override):
+    # `balance.scope=micro` asks for an option of the group, `model.pretrained=NAME` for a key of one.
+    for value in (*_alternatives(override), key.rpartition(".")[2]):
         if (CONF / group).is_dir() and value in _options(group):
             return f"{key}: no such key; the nearest is '{group}={value}'."
     return f"{key}: no such key{_nearest_key(key, known)}."

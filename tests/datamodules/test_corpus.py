@@ -11,6 +11,7 @@ import torch
 from datamodules.corpus import CorpusDataModule, SyntheticSource
 from datamodules.corpus import cache as token_cache
 from datamodules.corpus.sources import EmbeddedSource
+from datamodules.corpus.words import END
 
 PROJECT = Path(__file__).parents[2]
 SMALL = dict(vocab_size=400, seq_len=16, micro_batch=2, global_batch=8, eval_windows=4, eval_batch=4)
@@ -52,7 +53,7 @@ def test_splits_share_no_document(data):
     for domain, split in [("vowels", "train"), ("hard", "val"), ("soft", "test")]:
         tokens = np.fromfile(data.folder / f"{split}-{domain}.bin", dtype=np.uint16)
         assert (tokens == end).sum() == counts[domain][split]
-        decoded = set(data.tokenizer.decode(tokens.tolist()).split(token_cache.END)) - {""}
+        decoded = set(data.tokenizer.decode(tokens.tolist()).split(END)) - {""}
         assert decoded == {t for t in texts[domain] if token_cache.split_of(t) == split}
 
 

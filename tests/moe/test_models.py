@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from lightning_modules.moe.models import FAMILIES, build_moe, count_parameters
+from lightning_modules.moe.models import FAMILIES, count_parameters
 from lightning_modules.moe.module import MoELM
 from lightning_modules.runtime.config import register_resolvers
 from tests.moe.toy import fit, tiny_model
@@ -39,20 +39,6 @@ def test_export_loads_with_bitwise_equal_logits(family, tokenizer, tmp_path):
     with torch.no_grad():
         assert torch.equal(loaded(ids).logits, module.eval()(ids))
     assert type(loaded) is type(module.model)
-
-
-def test_a_run_starts_from_an_exported_model(tokenizer, tmp_path):
-    _, module, _ = fit(steps=2)
-    module.export(tmp_path, datamodule=SimpleNamespace(tokenizer=tokenizer))
-    again = build_moe(vocab_size=64, pretrained=str(tmp_path))
-    for name, value in module.model.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value), name
-    assert again.router_aux_loss_coef == 0
-    assert fit(steps=3, model=again)[0].loss[0] < fit(steps=3)[0].loss[0]
-    with pytest.raises(ValueError, match="has 64 words but data.vocab_size is 65"):
-        build_moe(vocab_size=65, pretrained=str(tmp_path))
-    with pytest.raises(ValueError, match=r"model.pretrained=.*nowhere: no config.json there"):
-        build_moe(vocab_size=64, pretrained=str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize(

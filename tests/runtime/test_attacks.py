@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
 from lightning_modules.moe import comparison
-from lightning_modules.moe.models import build_moe
+from lightning_modules.moe.pretrained import pretrained_moe
 from lightning_modules.prompt.backbones import HubBackbone
 from lightning_modules.prompt.prompt_file import PromptFile
 from lightning_modules.runtime import foreign, preflight, schema, trust
@@ -236,7 +236,7 @@ def test_a_model_folder_brings_no_code_and_no_pickle(tmp_path, load):
     (tmp_path / "theirs.py").write_text(f"open({str(attacked)!r}, 'w')\n")
     config = {"model_type": "theirs", "auto_map": dict.fromkeys(("AutoConfig", "AutoModelForCausalLM"), "theirs.Model")}
     loads = {
-        "model.pretrained": lambda: build_moe(vocab_size=8, pretrained=str(tmp_path)),
+        "model.pretrained": lambda: pretrained_moe(pretrained=str(tmp_path)),
         "backbone.name": lambda: HubBackbone(name=str(tmp_path)).load(),
     }
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -27,11 +27,10 @@ class MoEFigures(pl.Callback):
         common = {"domain_N": tally["domain_N"], "domains": len(domains)}
         share_DLE = measure.selection_share_DLE(counts_NLE=tally["counts_NLE"], **common)
         score_DL = measure.topk_score_DL(topk_score_NL=tally["topk_score_NL"], tokens_N=tally["tokens_N"], **common)
-        top_k = pl_module.model.config.num_experts_per_tok
         figures = {
             "selection_heatmap": draw.selection_heatmap(share_DLE=share_DLE, domains=domains),
             "topk_score_sum": draw.topk_score_figure(
-                score_DL=score_DL, domains=domains, floor=top_k / share_DLE.shape[-1]
+                score_DL=score_DL, domains=domains, floor=pl_module.tap.top_k / share_DLE.shape[-1]
             ),
             "coactivation": draw.coactivation_figure(pairs_LEE=tally["pairs_LEE"]),
         }

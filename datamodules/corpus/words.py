@@ -1,0 +1,72 @@
+"""What text is cut into: the words of a byte-level BPE trained on the corpus, or of a model's own tokenizer."""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.common.digests import digest
+
+END = "<|endoftext|>"
+
+
+def trained_on(texts: Iterable[str], *, vocab_size: int) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
+
+
+def loaded(name: str, *, revision: str | None) -> Any:
+    """The tokenizer at `name`, a folder or hub name. ValueError when there is none, or it has no end of text."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=False, local_files_only=Path(name).is_dir()
+        )
+    except Exception as error:
+        raise ValueError(
+            f"data.tokenizer={name}: not loaded ({str(error).splitlines()[0]}). Expected a folder that holds a tokenizer, "
+            "or a hub name with the network or its cache at hand; data.tokenizer=OTHER names another one than the model's."
+        ) from None
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"data.tokenizer={name} has no end-of-text token (eos_token), which stands between documents; "
+            "set one in its tokenizer_config.json."
+        )
+    return tokenizer
+
+
+def digest_of(tokenizer: Any) -> str:
+    """Of all that decides which ids a text becomes."""
+    backend = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
+    return digest([type(tokenizer).__name__, backend, tokenizer.eos_token_id])
+
+
+def encoded(tokenizer: Any, texts: list[str]) -> Iterable[list[int]]:
+    """The ids of each text, its end behind it."""
+    for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
+        yield [*ids, tokenizer.eos_token_id]
+
+
+def saved(tokenizer: Any, folder: Path) -> None:
+    """save_pretrained, with the OSError that the tokenizers library hides in a bare Exception."""
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error

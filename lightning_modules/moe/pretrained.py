@@ -1,0 +1,135 @@
+"""Any mixture of experts of transformers, by hub name or folder; what Facet computes of it is checked when it is loaded.
+
+Shape legend: B sequences, S tokens, T = B x S.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from lightning_modules.common.choices import check_choice
+from lightning_modules.moe.head import Head
+from lightning_modules.moe.models import checkpoint_activations
+from lightning_modules.moe.routers import chosen
+from lightning_modules.moe.routing import RouterTap
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+SAME = 1e-4
+
+
+def pretrained_moe(
+    *,
+    pretrained: str,
+    revision: str | None = None,
+    tokenizer: str | None = None,
+    dtype: str = "float32",
+    device_map: str | None = None,
+    attention: str = "sdpa",
+    experts_implementation: str = "sorted",
+    gradient_checkpointing: bool = False,
+) -> nn.Module:
+    """The model of a folder written by save_pretrained, or of a hub name (network or its cache at hand).
+
+    Safetensors alone, and no code of its own. tokenizer: what its text will be cut by, whose words it must have. dtype: of
+    the weights; `auto`: as they were saved. device_map: where transformers puts its layers, `auto` for all devices.
+
+    Raises ValueError for what is not there, no mixture of experts, more words than the model has, a way of attention or of
+    experts that it lacks, and where Facet would not compute what the model computes (`check`).
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    import lightning_modules.moe.experts  # noqa: F401, registers the `sorted` backend
+
+    check_choice("model.dtype", dtype, DTYPES)
+    config = _found(AutoConfig, "model.pretrained", pretrained, revision)
+    words = config.get_text_config().vocab_size
+    if tokenizer is not None:
+        has = len(_found(AutoTokenizer, "data.tokenizer", tokenizer, revision if tokenizer == pretrained else None))
+        if has > words:
+            raise ValueError(
+                f"data.tokenizer={tokenizer} has {has} words but model.pretrained={pretrained} has {words}; use the model's "
+                f"own: data.tokenizer={pretrained}."
+            )
+    model = _found(
+        AutoModelForCausalLM,
+        "model.pretrained",
+        pretrained,
+        revision,
+        attn_implementation=attention,
+        experts_implementation=experts_implementation,
+        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+        device_map=device_map,
+        use_safetensors=True,
+    )
+    check(model, name=pretrained)
+    if gradient_checkpointing:
+        checkpoint_activations(model)
+    return model
+
+
+def _found(kind: Any, key: str, name: str, revision: str | None, **settings: Any) -> Any:
+    try:
+        return kind.from_pretrained(
+            name, revision=revision, trust_remote_code=False, local_files_only=Path(name).is_dir(), **settings
+        )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise ValueError(
+            f"{key}={name}: not loaded ({str(error).splitlines()[0]}). Expected a folder written by save_pretrained, such "
+            "as the export/ folder of a finished run, or a hub name with the network or its cache at hand."
+        ) from None
+
+
+@torch.no_grad()
+def check(model: nn.Module, *, name: str) -> tuple[str, float]:
+    """Facet's loss and routing of one small batch against those of the model's plain forward.
+
+    Returns how its routers score and the relative difference of the losses. Raises ValueError naming the family and the
+    difference: of the losses, of who was chosen, or of the weights.
+    """
+    family, was_training = type(model).__name__, model.training
+    words = model.config.get_text_config().vocab_size
+    text_BS = torch.randint(words, (2, 17), generator=torch.Generator().manual_seed(0)).to(model.device)
+    ids_BS, targets_T = text_BS[:, :-1], text_BS[:, 1:].flatten()
+    model.eval()
+    tap, head = RouterTap(model), Head(model)
+    seen: list[tuple[Tensor, Tensor]] = []
+    handles = [m.experts.register_forward_pre_hook(_seen_by(seen), with_kwargs=True) for m in tap.mixtures]
+    try:
+        logits_TV = model(input_ids=ids_BS, use_cache=False).logits.flatten(0, 1).float()
+        plain = nn.functional.cross_entropy(logits_TV, targets_T.to(logits_TV.device))
+        for handle in handles:
+            handle.remove()
+        tap.clear()
+        ours = head.loss(head.body(input_ids=ids_BS, use_cache=False).last_hidden_state.flatten(0, 1), targets_T)
+        _, indices_LTK = tap.read()
+    finally:
+        tap.remove()
+        model.train(was_training)
+    difference = abs(float(ours) - float(plain)) / abs(float(plain))
+    limit = SAME if logits_TV.dtype == model.dtype else 0.02
+    if not difference <= limit:
+        raise ValueError(
+            f"model.pretrained={name}: Facet's loss of {family} differs from the model's own by {difference:.2g} of it; at "
+            f"most {limit:.2g} is allowed, so this family is not taken."
+        )
+    for layer, (theirs_TK, _) in enumerate(seen):
+        other = int((theirs_TK.sort(-1).values != indices_LTK[layer].sort(-1).values.to(theirs_TK.device)).sum())
+        if other:
+            raise ValueError(
+                f"model.pretrained={name}: of {theirs_TK.numel()} choices of experts in layer {layer} of {family} Facet "
+                f"reads {other} otherwise than the experts were told, so this family is not taken."
+            )
+    assert tap.scoring is not None
+    return tap.scoring, difference
+
+
+def _seen_by(seen: list[tuple[Tensor, Tensor]]) -> Any:
+    def hook(_experts: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        found = chosen((*arguments, *named.values()))
+        if found is not None:
+            seen.append((found[0].flatten(0, -2), found[1].flatten(0, -2)))
+
+    return hook
