@@ -33,7 +33,7 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = (
-    Mutant("dividing by the world size", SYNC, "tokens_of_step / (ranks * blocks)", "tokens_of_step / blocks"),
+    Mutant("dividing by the world size", SYNC, "tokens_L, forwards * blocks, stats", "tokens_L, blocks, stats"),
     Mutant(
         "all-reducing P, summed",
         MODULE,
@@ -55,9 +55,9 @@ MUTANTS = (
     Mutant(
         "averaging f instead of summing counts",
         SYNC,
-        "torch.cat([frequency.counts_LME.sum(1), tokens_L1], 1)",
+        "torch.cat([frequency.counts_LME.sum(1), frequency.tokens_LM.sum(1, keepdim=True)], 1)",
         "torch.cat([(frequency.counts_LME * 10**6 // frequency.counts_LME.sum(-1, keepdim=True).clamp(min=1)).sum(1), "
-        "tokens_L1], 1)",
+        "frequency.tokens_LM.sum(1, keepdim=True)], 1)",
     ),
     Mutant(
         "pooling layers",

@@ -92,7 +92,12 @@ def paths_are_there(cfg: DictConfig) -> Iterator[str]:
 
 def pretrained_is_there(cfg: DictConfig) -> Iterator[str]:
     """Of what is a path, not a hub name."""
-    for key, name in (("model.pretrained", cfg.model.pretrained), ("data.tokenizer", cfg.data.tokenizer)):
+    pretrained, tokenizer = cfg.model.pretrained, cfg.data.tokenizer
+    if tokenizer is None:
+        yield f"data.tokenizer is null; expected the words of model.pretrained: data.tokenizer={pretrained}."
+        return
+    # The model's own folder, where it is both, is named as the model's.
+    for name, key in {tokenizer: "data.tokenizer", pretrained: "model.pretrained"}.items():
         is_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or Path(name).is_dir()
         wanted = "config.json" if key == "model.pretrained" else "tokenizer_config.json"
         if is_path and not (Path(name) / wanted).is_file():

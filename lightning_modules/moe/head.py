@@ -87,11 +87,11 @@ class Head:
         weight_VH = output.weight
         draw_TH = torch.randn(8, weight_VH.shape[1], generator=torch.Generator().manual_seed(0)).to(weight_VH)
         with torch.autocast(weight_VH.device.type, enabled=False):
-            plain_TV = (draw_TH @ weight_VH.T).double()
+            plain_TV = draw_TH @ weight_VH.T
             ratios = []
             for size in PROBES:
                 hidden_TH = draw_TH * (size / plain_TV.std()).to(draw_TH)
-                own_TV, product_TV = self.logits(hidden_TH).double(), (hidden_TH @ weight_VH.T).double()
+                own_TV, product_TV = self.logits(hidden_TH).cpu().double(), (hidden_TH @ weight_VH.T).cpu().double()
                 if own_TV.shape != product_TV.shape:
                     return None
                 scale = float((own_TV * product_TV).sum() / product_TV.square().sum()) if size else 0.0

@@ -107,9 +107,10 @@ def scoring_of(choices: Sequence[Choice]) -> tuple[str, float]:
     proportions count. Where weights are equal though logits are not, they tell no score: the difference is infinite.
     """
     differences = dict.fromkeys(SCORES, 0.0)
-    for logits_TE, weights_TK, indices_TK in choices:
-        logits_TE = logits_TE.detach().double()
-        own_TK = _proportions(weights_TK.detach().double())
+    for choice in choices:
+        # On the CPU: a device may have no float64.
+        logits_TE, weights_TK, indices_TK = (part.detach().cpu() for part in choice)
+        logits_TE, own_TK = logits_TE.double(), _proportions(weights_TK.double())
         if bool((own_TK == own_TK[:1, :1]).all()) and not bool((logits_TE == logits_TE[:1, :1]).all()):
             return "softmax", float("inf")
         for name, score in SCORES.items():
