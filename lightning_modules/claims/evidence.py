@@ -92,12 +92,12 @@ def _measured(name: str, claim: Claim, trial: Trial, runs: Mapping[str, Run]) ->
     values: dict[int, dict[str, float]] = {}
     ids: dict[int, dict[str, str]] = {}
     for seed in claim.seeds_of(trial):
-        own, own_ids = {}, {}
+        own: dict[str, float] = {}
+        own_ids: dict[str, str] = {}
         for arm, given in claim.arms.items():
-            job = claim.job(trial, arm, seed)
-            if job is None:
+            if given.value is not None:
                 own[arm] = given.value
-            elif run := runs.get(job.folder):
+            elif (job := claim.job(trial, arm, seed)) and (run := runs.get(job.folder)):
                 own[arm] = run.data.metrics.get(claim.metric_of(trial, arm), math.nan)
                 own_ids[arm] = run.info.run_id
         if len(own) == len(claim.arms) and math.isfinite(claim.effect(own)):

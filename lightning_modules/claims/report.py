@@ -59,7 +59,6 @@ def forests(found: Sequence[Row]) -> dict[str, Any]:
     """System -> its forest plot, of rows with an effect."""
     figures = {}
     for system in SYSTEMS:
-        own = [row for row in found if row.claim.system == system and row.finding]
         lines = [
             draw.Effect(
                 title(row),
@@ -67,7 +66,8 @@ def forests(found: Sequence[Row]) -> dict[str, Any]:
                 row.verdict,
                 *(value / row.claim.margin for value in (row.finding.effect, row.finding.low, row.finding.high)),
             )
-            for row in own
+            for row in found
+            if row.claim.system == system and row.finding
         ]
         if lines:
             figures[system] = draw.forest_figure(lines, title=TITLES[system])

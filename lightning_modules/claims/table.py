@@ -40,7 +40,8 @@ def load(path: Path) -> dict[str, Claim]:
         table = Table.model_validate(content)
     except ValidationError as error:
         raise ValueError(f"{path}: {_problems(error, list(Table.model_fields))}") from None
-    found, problems = {}, []
+    found: dict[str, Claim] = {}
+    problems = []
     for name, own in table.claims.items():
         try:
             fields = {"system": path.stem, "paper": table.paper, **table.shared, **own}
@@ -58,7 +59,8 @@ def load(path: Path) -> dict[str, Claim]:
 
 def load_all(systems: Iterable[str] = SYSTEMS, *, tables: Path = TABLES) -> dict[str, Claim]:
     """Every claim by `table/name`, in the order of the tables; ValueError lists the problems of all at once."""
-    found, problems = {}, []
+    found: dict[str, Claim] = {}
+    problems = []
     for path in (tables / f"{system}.yaml" for system in SYSTEMS if system in systems):
         try:
             found |= load(path) if path.is_file() else {}

@@ -101,7 +101,8 @@ class Project(Across):
     def run(self, desk: Desk) -> dict[str, float]:
         own = {t: stacked_accuracy(self.backbone, self.prompts.data(t), stack(self.files(t))) for t in self.tasks}
         found: dict[tuple[str, str], dict[str, list[float]]] = {}
-        rows, metrics = [], {}
+        rows: list[dict[str, Any]] = []
+        metrics: dict[str, float] = {}
 
         def note(arm: tuple[str, str], task: str, scores: Tensor) -> None:
             relative = float((scores / own[task]).mean())
@@ -182,7 +183,7 @@ class Tpt(Across):
     def run(self, desk: Desk) -> dict[str, float]:
         projector = self.projector(objective="task")
         curves: dict[str, dict[str, list[Curve]]] = {}
-        rows = []
+        rows: list[dict[str, Any]] = []
         for target in self.targets:
             starts: dict[str, list[Tensor | None]] = {"vanilla": [None] * self.trials}
             if similar := self.similar(target):
@@ -217,7 +218,8 @@ class Tpt(Across):
         ]
         desk.table("curves", steps, show=False)
         desk.figure("tuning", draw.curves_figure(curves))
-        summary, metrics = [], {}
+        summary = []
+        metrics: dict[str, float] = {}
         for arm in dict.fromkeys(row["start"] for row in rows):
             own = [row for row in rows if row["start"] == arm]
             there = [row["comparable"] for row in own if row["comparable"] is not None]

@@ -19,7 +19,8 @@ class Cadence(pl.Callback):
     """Validation accuracy every `every` steps, the start (step 0) included."""
 
     def __init__(self, every: int, data: Any) -> None:
-        self.every, self.data, self.found = every, data, {}
+        self.every, self.data = every, data
+        self.found: Curve = {}
 
     def on_train_start(self, trainer: pl.Trainer, module: PromptTuning) -> None:
         self._measure(0, module)

@@ -55,7 +55,7 @@ def active_LF(backbone: Backbone, data: TaskDataModule, prompt: Tensor) -> Tenso
     }
     ask = 0 if backbone.kind == "seq2seq" else int(batch["ask"])
     names = list(down_projections(backbone.model))
-    found: list[Tensor | None] = [None] * len(names)
+    found: dict[int, Tensor] = {}
     gates = {n: _gate(backbone.model, name) for n, name in enumerate(names)}
     handles = [
         gate.register_forward_hook(lambda _m, _a, out, n=n: found.__setitem__(n, out[0, ask] > 0))
@@ -73,7 +73,7 @@ def active_LF(backbone: Backbone, data: TaskDataModule, prompt: Tensor) -> Tenso
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack(found)
+    return torch.stack([found[n] for n in range(len(names))])
 
 
 def _gate(model: nn.Module, down: str) -> nn.Module | None:

@@ -4,12 +4,12 @@ Shape legend: N prompts, P prompt tokens, H hidden width of the source, G of the
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.tasks.datamodule import TaskDataModule
 from lightning_modules.common.bounds import Count, Positive
@@ -121,7 +121,9 @@ def train_projector(*, steps: Count, seed: int, **settings: Any) -> Projector:
             scale=scale,
         )
         module = ProjectorTraining(projector=projector, **settings)
-        loader = DataLoader(torch.arange(steps), batch_size=None, generator=torch.Generator())
+        # Any sequence is a data set to a DataLoader.
+        numbers = cast("Dataset[Tensor]", torch.arange(steps))
+        loader = DataLoader(numbers, batch_size=None, generator=torch.Generator())
         inner_trainer(max_steps=steps, gradient_clip_val=1.0).fit(module, loader)
     return projector.eval()
 
