@@ -27,6 +27,9 @@ run: $(READY) ## the main job: micro-batch against global-batch balancing on rea
 	$(BIN)/python -m lightning_modules.moe.comparison runs/moe/scope
 	@echo "Next: make ui, then http://127.0.0.1:5000 and the experiment moe/scope."
 
+recipes: $(READY) ## every experiment: its command, what it answers, what it costs
+	@$(BIN)/python -m lightning_modules.runtime.recipes
+
 sweep: $(READY) ## a sweep: make sweep E=moe/scope O="seed=1,2,3"; the same command again goes on with it
 	$(BIN)/python main.py -m experiment=$(E) $(O)
 
@@ -102,4 +105,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run sweep resume replay diff look plan sync test test-fast test-ui test-server mutants bench soak machines claims report ui lint format hooks clean-runs
+.PHONY: help setup run recipes sweep resume replay diff look plan sync test test-fast test-ui test-server mutants bench soak machines claims report ui lint format hooks clean-runs

@@ -154,16 +154,6 @@ def test_what_is_right_passes(overrides):
     assert cfg is not None
 
 
-EXPERIMENTS = sorted(
-    str(p.relative_to(PROJECT / "conf" / "experiment")) for p in PROJECT.glob("conf/experiment/*/*.yaml")
-)
-
-
-@pytest.mark.parametrize("name", [e.removesuffix(".yaml") for e in EXPERIMENTS])
-def test_every_experiment_passes(name, eight_gpus):
-    assert preflight.examine([f"experiment={name}"])[0] == []
-
-
 def run(folder, *arguments):
     command = [sys.executable, str(PROJECT / "main.py"), *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
@@ -185,6 +175,6 @@ def test_hydras_own_flags_still_work(tmp_path):
     assert shown.returncode == 0
     assert "micro_weight: 0.0" in shown.stdout
     assert run(tmp_path, "--info", "defaults").returncode == 0
-    assert "balance:" in run(tmp_path, "--help").stdout
+    assert run(tmp_path, "--help").stdout.startswith("Facet: ")
     completion = run(tmp_path, "-sc", "install=bash")
     assert "complete -o" in completion.stdout
