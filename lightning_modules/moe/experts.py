@@ -5,6 +5,7 @@ Shape legend: T tokens, H hidden units, K selected experts a token, E experts, S
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 
@@ -16,6 +17,8 @@ def sorted_experts(experts: nn.Module, hidden_TH: Tensor, indices_TK: Tensor, we
     """
     if hidden_TH.device.type != "cpu" or not experts.has_gate or experts.has_bias or experts.is_transposed:
         return grouped_mm_experts_forward(experts, hidden_TH, indices_TK, weights_TK)
+    if isinstance(hidden_TH, FakeTensor):
+        return evenly(experts, hidden_TH, indices_TK.shape[1])
     tokens, k = indices_TK.shape
     expert_S, order_S = torch.sort(indices_TK.reshape(-1), stable=True)
     sizes = torch.bincount(expert_S, minlength=experts.num_experts).tolist()
@@ -30,6 +33,18 @@ def sorted_experts(experts: nn.Module, hidden_TH: Tensor, indices_TK: Tensor, we
     # Back in token order, so that a token's K terms are added in the order in which every other backend adds them.
     # DeepSeek-V3's weights are float32 whatever the model's dtype.
     return weighted_SH.index_select(0, order_S.argsort()).view(tokens, k, -1).sum(1).to(hidden_TH.dtype)
+
+
+def evenly(experts: nn.Module, hidden_TH: Tensor, k: int) -> Tensor:
+    """The shapes and products of tokens without values, as `plan=true` counts them: every expert gets S / E of them."""
+    tokens, hidden = hidden_TH.shape
+    share = -(-tokens * k // experts.num_experts)
+    order_S = torch.arange(experts.num_experts * share, device=hidden_TH.device) % tokens
+    gathered_ESH = hidden_TH.index_select(0, order_S).view(-1, share, hidden)
+    inner_ESW = experts._apply_gate(gathered_ESH @ experts.gate_up_proj.transpose(1, 2))
+    products_SH = (inner_ESW @ experts.down_proj.transpose(1, 2)).flatten(0, 1)[: tokens * k]
+    weighted_SH = products_SH * products_SH.new_empty(tokens * k, 1)
+    return weighted_SH.index_select(0, order_S[: tokens * k]).view(tokens, k, -1).sum(1).to(hidden_TH.dtype)
 
 
 ALL_EXPERTS_FUNCTIONS.register("sorted", sorted_experts)

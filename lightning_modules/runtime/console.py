@@ -35,7 +35,7 @@ def kept(path: Path) -> Iterator[None]:
     """Copy stdout and stderr to `path` while it lasts."""
     out, err = sys.stdout, sys.stderr
     with open(path, "a", encoding="utf-8") as file:
-        sys.stdout, sys.stderr = Tee(out, file), Tee(err, file)  # type: ignore[assignment]
+        sys.stdout, sys.stderr = Tee(out, file), Tee(err, file)
         try:
             yield
         finally:

@@ -62,10 +62,16 @@ def submitted(cfg: DictConfig) -> bool:
     return "facet_slurm" in cfg.hydra.launcher.get("_target_", "")
 
 
+def missing(cfg: DictConfig) -> bool:
+    """Whether the trainer wants a GPU and this machine has none."""
+    return cfg.trainer.accelerator in GPU and not available(accelerator_of(cfg))
+
+
 def machine_has_the_devices(cfg: DictConfig) -> Iterator[str]:
     check_choice("trainer.accelerator", cfg.trainer.accelerator, ACCELERATORS)
     wanted = devices(cfg)
-    if submitted(cfg):
+    # A plan of a machine that is not at hand is arithmetic.
+    if submitted(cfg) or cfg.plan:
         return
     found = available(accelerator_of(cfg))
     if cfg.trainer.accelerator in GPU and not found:

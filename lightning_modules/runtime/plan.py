@@ -4,6 +4,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,18 +13,26 @@ import psutil
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lightning_modules.common import making
 from lightning_modules.common.tables import terminal
-from lightning_modules.runtime import provenance, quiet
+from lightning_modules.runtime import devices, memory, pace, provenance, quiet
+from lightning_modules.runtime.load import BUSY, Load
 from lightning_modules.runtime.study import needs
 from lightning_modules.runtime.timer import TIMED, WARM_UP, Timer
+from lightning_modules.training.inner import on_machine_of
+
+# Optimizer steps and seconds that are timed: so many steps at least, and so long, but no more steps than MOST.
+MOST, LONG = 100, 3.0
+OTHERS, NEEDS_MACHINE = "cores that others took", "needs the machine, or plan_flops"
+
+Found = dict[str, float | str]
 
 
 class Clock(pl.Callback):
-    """When each optimizer step ended, and the most memory the process held."""
+    """Times optimizer steps until there are `TIMED` of them and `LONG` seconds; and the most memory the process held."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -32,38 +41,64 @@ class Clock(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self.peak = max(self.peak, psutil.Process().memory_info().rss)
         if trainer.global_step > len(self.ends):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             self.ends.append(time.perf_counter())
+            timed = len(self.ends) - WARM_UP
+            trainer.should_stop = timed >= TIMED and self.ends[-1] - self.ends[WARM_UP - 1] >= LONG
+
+    @property
+    def a_step(self) -> float:
+        """Median seconds."""
+        return median(b - a for a, b in pairwise(self.ends[WARM_UP - 1 :]))
 
 
-def plans(jobs: Iterable[tuple[str, DictConfig]]) -> list[tuple[str, dict[str, float]]]:
+def plans(jobs: Iterable[tuple[str, DictConfig]]) -> list[tuple[str, Found]]:
     """Of every job of a sweep; what an earlier job makes, a later one finds."""
     earlier: set[tuple[str, ...]] = set()
     return [(name, plan(cfg, earlier)) for name, cfg in jobs]
 
 
-def plan(cfg: DictConfig, earlier: set[tuple[str, ...]]) -> dict[str, float]:
-    """Counts, memory (MiB) and seconds of what `cfg` describes, a run or a study; `earlier` gets what it would make."""
+def plan(cfg: DictConfig, earlier: set[tuple[str, ...]]) -> Found:
+    """Counts, memory (MiB) and seconds of what `cfg` describes, a run or a study; `earlier` gets what it would make.
+
+    Of a run on a GPU that is not here memory is arithmetic, and time that of its FLOPs at `plan_flops` a device.
+    """
     quiet.hush()
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
+    here, load = (on_the_cpu(cfg) if devices.missing(cfg) else cfg), Load()
     with tempfile.TemporaryDirectory() as folder:
         timer = Timer(Path(folder))
-        with making.watched_by(timer):
-            found = plan_study(cfg, timer) if cfg.study else plan_run(cfg)
+        with making.watched_by(timer), on_machine_of(here.trainer):
+            found = plan_study(here, timer) if cfg.study else plan_run(cfg)
         # Also what the run needs before it begins, as a backbone.
         things = {t.identity: (t, kept or t.identity in earlier) for t, kept in timer.asked.values()}
     missing = [thing for thing, kept in things.values() if not kept]
     earlier |= {thing.identity for thing in missing}
+    timed = not devices.missing(cfg)
     for kind in dict.fromkeys(thing.kind for thing, _ in things.values()):
         found[f"{kind}: to make"] = sum(thing.kind == kind for thing in missing)
         found[f"{kind}: kept already"] = sum(t.kind == kind and kept for t, kept in things.values())
-        if kind in timer.costs and any(thing.kind == kind for thing in missing):
+        if timed and kind in timer.costs and any(thing.kind == kind for thing in missing):
             found[f"{kind}: seconds each"] = median(timer.costs[kind].of(t) for t in missing if t.kind == kind)
-    found["seconds"] = found.pop("seconds", 0.0) + sum(timer.costs[t.kind].of(t) for t in missing)
+    if timed:
+        making_them = sum(timer.costs[t.kind].of(t) for t in missing)
+        found["seconds"] = found.pop("seconds", 0.0) + making_them  # type: ignore[operator]
+        if load.others() >= BUSY:
+            found[OTHERS] = load.others()
+    else:
+        found["seconds"] = found.pop("seconds", NEEDS_MACHINE)
     return found
 
 
-def plan_study(cfg: DictConfig, timer: Timer) -> dict[str, float]:
+def on_the_cpu(cfg: DictConfig) -> DictConfig:
+    """The same on one CPU device, for what can be counted there."""
+    cpu = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
+    return OmegaConf.merge(cfg, {"trainer": {**OmegaConf.to_container(cfg.trainer), **cpu}})  # type: ignore
+
+
+def plan_study(cfg: DictConfig, timer: Timer) -> Found:
     """One thing of each kind that is missing is made, cut short. Time is that of making; the analysis comes on top."""
     study = instantiate(cfg.study)
     study.prepare()
@@ -77,16 +112,23 @@ def plan_study(cfg: DictConfig, timer: Timer) -> dict[str, float]:
     return {"steps": sum(t.steps for t, kept in timer.asked.values() if not kept), "memory, MiB": timer.peak / 2**20}
 
 
-def plan_run(cfg: DictConfig) -> dict[str, float]:
+def plan_run(cfg: DictConfig) -> Found:
     """Parameters, tokens, FLOPs, memory, disk and seconds.
 
-    FLOPs are 6 x active parameters x tokens, forward and backward. Disk is two resume points, the best checkpoint (each
-    weights and two moments) and the export. Time is that of the steps; validation and test come on top.
+    FLOPs are those of all matrix products, forward and backward, where the run is counted for a GPU; else 6 x active
+    parameters x tokens. Disk is two resume points, the best checkpoint (each weights and two moments) and the export.
+    Time is that of the steps; validation and test come on top.
     """
-    datamodule, module = instantiate(cfg.data), instantiate(cfg.module)
+    datamodule = instantiate(cfg.data)
+    on_gpu = cfg.trainer.accelerator in devices.GPU
+    if on_gpu:
+        datamodule.prepare_data()
+        counted, module = memory.count(cfg, datamodule)
+    else:
+        module = instantiate(cfg.module)
     counts = provenance.parameters(module)
     tokens = cfg.trainer.max_steps * datamodule.tokens_per_step
-    found = {
+    found: Found = {
         "parameters": counts["total"],
         "active parameters": counts.get("active", counts["total"]),
         "steps": cfg.trainer.max_steps,
@@ -94,32 +136,77 @@ def plan_run(cfg: DictConfig) -> dict[str, float]:
         "FLOPs": 6.0 * counts.get("active", counts["total"]) * tokens,
         "disk, MiB": (3 * 3 + 1) * 4 * counts["total"] / 2**20,
     }
+    if on_gpu:
+        found |= by_arithmetic(cfg, counted, module)
+    if devices.missing(cfg):
+        return found
+    return found | measured(cfg, datamodule, instantiate(cfg.module) if on_gpu else module)
+
+
+def by_arithmetic(cfg: DictConfig, counted: memory.Counted, module: pl.LightningModule) -> Found:
+    ranks = devices.processes(cfg)
+    flops = float(counted.flops * cfg.trainer.accumulate_grad_batches * ranks * cfg.trainer.max_steps)
+    need = memory.need(cfg, module, activations=counted.activations)
+    parts: Found = {f"{name}, MiB a device": size / memory.MIB for name, size in need._asdict().items()}
+    whole: Found = {"FLOPs": flops, "devices": ranks, **parts, "memory, MiB a device": sum(need) / memory.MIB}
+    if cfg.plan_flops:
+        whole["seconds"] = flops / (cfg.plan_flops * ranks)
+    return whole
+
+
+def measured(cfg: DictConfig, datamodule: Any, module: pl.LightningModule) -> Found:
+    """A few steps in one process, each in as many forwards as the run's processes take together."""
+    # Processes on the CPU share its cores: together they take as long as one with all threads.
+    ranks = devices.processes(cfg) if cfg.trainer.accelerator in devices.GPU else 1
     clock = Clock()
-    settings = {**instantiate(cfg.trainer), "max_steps": WARM_UP + TIMED, "enable_progress_bar": False, "devices": 1}
-    settings |= {"strategy": "auto", "limit_val_batches": 0, "enable_checkpointing": False, "logger": False}
+    settings = {**instantiate(cfg.trainer), "max_steps": WARM_UP + MOST, "enable_progress_bar": False, "devices": 1}
+    settings |= {
+        "num_nodes": 1,
+        "strategy": "auto",
+        "accumulate_grad_batches": cfg.trainer.accumulate_grad_batches * ranks,
+    }
+    settings |= {"limit_val_batches": 0, "enable_checkpointing": False, "logger": False}
     datamodule.prepare_data()
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(callbacks=[clock], default_root_dir=folder, **settings)
         trainer.fit(module, datamodule=datamodule)
-    a_step = (clock.ends[-1] - clock.ends[WARM_UP - 1]) / TIMED
-    found["seconds a step"] = a_step
-    found["seconds"] = a_step * cfg.trainer.max_steps
-    found["memory, MiB"] = clock.peak / 2**20
+    a_step = clock.a_step / ranks
+    found: Found = {
+        "seconds a step": a_step,
+        "seconds": a_step * cfg.trainer.max_steps,
+        "memory, MiB": clock.peak / 2**20,
+    }
     if torch.cuda.is_available():
         found["GPU memory, MiB"] = torch.cuda.max_memory_allocated() / 2**20
+    pace.remember(cfg, a_step)
     return found
 
 
-def show(plans: list[tuple[str, dict[str, float]]]) -> None:
+def show(plans: list[tuple[str, Found]]) -> None:
     """A column for one run; for a sweep a row a job, and the sum of what adds up."""
-    names, title = list(dict.fromkeys(n for _, found in plans for n in found)), "Plan (nothing is trained)"
+    names, title = (
+        list(dict.fromkeys(n for _, found in plans for n in found if n != OTHERS)),
+        "Plan (nothing is trained)",
+    )
     if len(plans) == 1:
         table = terminal(["", "this run"], [[name, text(plans[0][1][name])] for name in names], title=title)
     else:
-        total = ["sum", *(text(sum(found.get(n, 0) for _, found in plans)) if adds_up(n) else "" for n in names)]
+        total = ["sum", *(total_of(name, [found.get(name, 0) for _, found in plans]) for name in names)]
         rows = [[job, *(text(found[n]) if n in found else "" for n in names)] for job, found in plans]
         table = terminal(["job", *names], [*rows, total], title=title)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    if others := [found[OTHERS] for _, found in plans if OTHERS in found]:
+        console.print(
+            f"The machine is busy: other processes took {text(max(others, key=float))} of its {psutil.cpu_count()} cores "
+            "meanwhile. The seconds are those of a busy machine; on an idle one it takes less.",
+            soft_wrap=True,
+        )
+
+
+def total_of(name: str, values: list[float | str]) -> str:
+    numbers = [value for value in values if not isinstance(value, str)]
+    return text(sum(numbers)) if adds_up(name) and len(numbers) == len(values) else ""
 
 
 def adds_up(name: str) -> bool:
@@ -128,7 +215,9 @@ def adds_up(name: str) -> bool:
     )
 
 
-def text(value: float) -> str:
+def text(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
     if value >= 1e9:
         return f"{value:.3g}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

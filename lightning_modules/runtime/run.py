@@ -18,7 +18,7 @@ from lightning_modules.common import making
 from lightning_modules.common.files import write_atomically
 from lightning_modules.look.page import LOOK
 from lightning_modules.runtime import console as console_log
-from lightning_modules.runtime import errors, provenance, quiet, records, tracking
+from lightning_modules.runtime import errors, memory, pace, provenance, quiet, records, tracking
 from lightning_modules.runtime.study import Desk, Study, needs
 from lightning_modules.runtime.teller import Teller
 from lightning_modules.training.checkpoints import CheckedCheckpoints, newest_valid
@@ -70,7 +70,7 @@ def _run(
     teller = Teller(tracker)
     try:
         watched = making.watched_by(teller) if first else contextlib.nullcontext()
-        with watched, on_machine_of(cfg.trainer):
+        with watched, on_machine_of(cfg.trainer), memory.out_of_memory_told(cfg):
             result = _work(cfg, folder=folder, tracker=tracker, resume=resume, expected=expected)
             teller.summary()
         if first:
@@ -123,7 +123,7 @@ def _work(
     datamodule, module = instantiate(cfg.data), instantiate(cfg.module)
     trainer = pl.Trainer(
         logger=tracker or False,
-        callbacks=[instantiate(cfg.callbacks[name]) for name in _wanted_callbacks(cfg)],
+        callbacks=[*(instantiate(cfg.callbacks[name]) for name in _wanted_callbacks(cfg)), *_pace(cfg)],
         plugins=[CheckedCheckpoints()],
         default_root_dir=folder,
         **instantiate(cfg.trainer),
@@ -131,7 +131,8 @@ def _work(
     if resume and trainer.is_global_zero:
         say(f"Going on from {resume}.")
     told = dict(folder=folder, tracker=tracker, resume=resume, expected=expected)
-    return _fit_and_test(cfg, trainer, module, datamodule, **told)
+    with memory.out_of_memory_told(cfg, module):
+        return _fit_and_test(cfg, trainer, module, datamodule, **told)
 
 
 def _fit_and_test(
@@ -205,6 +206,10 @@ def _wanted_callbacks(cfg: DictConfig) -> list[str]:
     """Names of the callbacks that are not null; Lightning refuses a bar when the trainer has none."""
     bar = cfg.trainer.get("enable_progress_bar", True)
     return [name for name, c in cfg.callbacks.items() if c is not None and (bar or name != "progress")]
+
+
+def _pace(cfg: DictConfig) -> list[pl.Callback]:
+    return [pace.Pace(planned=pace.planned(cfg), say=say)] if rank_zero_only.rank == 0 else []
 
 
 def _scalars(metrics: dict[str, Any]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from lightning_modules.common.bounds import Whole
+from lightning_modules.common.bounds import Positive, Whole
 from lightning_modules.common.choices import nearest
 from lightning_modules.runtime import system, trust
 
@@ -31,6 +31,7 @@ def _top(
     threads: Whole,
     fresh: bool,
     plan: bool,
+    plan_flops: Positive | None,
     replay: str | None,
     replay_from_cache: bool,
     test: bool,

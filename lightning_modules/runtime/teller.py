@@ -88,6 +88,9 @@ class Teller(Watcher):
         self._draw(one)
         try:
             yield
+        except Exception as error:
+            error.add_note(f"making {self._name(thing)}")
+            raise
         finally:
             self.stack.pop()
             self._wipe(one)
