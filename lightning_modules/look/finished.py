@@ -24,18 +24,8 @@ class Finished(NamedTuple):
         return self.artifact("export")
 
     def earlier(self) -> dict[str, Any] | None:
-        """What stands on the page that the run made itself; it may know what is seen only while it trains."""
+        """The page that the run made itself (`page.read`); it may know what is seen only while it trains."""
         try:
-            (found,) = read(self.artifact(LOOK))["runs"]
+            return read(self.artifact(LOOK))
         except ValueError:
             return None
-        return found
-
-    def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """name -> rows of tables/NAME.csv, numbers as numbers."""
-        import pandas
-
-        return {
-            path.stem: pandas.read_csv(path).to_dict("records")
-            for path in sorted(self.artifact("tables").glob("*.csv"))
-        }

@@ -49,7 +49,7 @@ def write(path: Path, *, kind: str, title: str, data: dict[str, Any]) -> Path:
         title=_escaped(title),
         style=(ASSETS / "page.css").read_text(),
         charts=charts(),
-        data=_packed(json.dumps({"title": title, **data}, separators=(",", ":"))),
+        data=_packed(json.dumps({"kind": kind, "title": title, **data}, separators=(",", ":"))),
         script=f"{script}\nstart({kind});",
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -279,7 +279,7 @@ def page(run: Finished) -> dict[str, Any]:
         own=own,
     )
     earlier = run.earlier()
-    return found | {"load": earlier["load"]} if earlier else found
+    return found | {"load": earlier["runs"][0]["load"]} if earlier else found
 
 
 def _own_text(path: Path, module: Any, data: Any) -> Held:

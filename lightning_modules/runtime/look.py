@@ -27,14 +27,15 @@ def look(cfg: DictConfig) -> int:
     quiet.hush()
     own = own_text(cfg.look.own)
     found = [finished(str(name), here=cfg, text=cfg.look.text, own=own) for name in cfg.look.runs]
-    makers = [maker(run) for run in found]
-    if len({made.KIND for made in makers}) > 1:
-        kinds = ", ".join(f"{run.name}: {made.KIND}" for run, made in zip(found, makers, strict=True))
-        raise ValueError(f"look shows runs of one kind side by side; these are of several ({kinds}).")
-    # One after the other: each holds a model.
-    data = {"runs": [made.page(run) for made, run in zip(makers, found, strict=True)]}
+    # One after the other: each may hold a model.
+    pages = [made(run) for run in found]
+    kinds = {each["kind"]: run.name for each, run in zip(pages, found, strict=True)}
+    if len(kinds) > 1:
+        told = ", ".join(f"{name} shows {kind}" for kind, name in kinds.items())
+        raise ValueError(f"look shows runs of one kind side by side; these are of several ({told}).")
+    data = {"runs": [{**run, "name": own.name} for each, own in zip(pages, found, strict=True) for run in each["runs"]]}
     path = Path(cfg.paths.runs) / "look" / "-".join(slug(str(name)) for name in cfg.look.runs) / page.LOOK
-    page.write(path, kind=makers[0].KIND, title=makers[0].TITLE, data=data)
+    page.write(path, kind=pages[0]["kind"], title=pages[0]["title"], data=data)
     print(f"{path}: opens in any browser, without a network.", file=sys.stderr)
     if len(found) == 1 and not own and not Path(str(cfg.look.runs[0])).is_dir():
         MlflowClient(cfg.logger.tracking_uri).log_artifact(str(cfg.look.runs[0]), str(path))
@@ -92,17 +93,28 @@ def _of_folder(folder: Path, *, text: bool, own: Path | None) -> Finished:
     return Finished(folder.name, cfg, result["metrics"], artifact, text, own)
 
 
-def maker(run: Finished) -> Any:
-    """The module `look` of the room that the run's study, or else its module, belongs to; its config has passed `trust`."""
-    cfg = run.cfg
-    target = str(cfg.study["_target_"] if cfg.get("study") else cfg.module["_target_"])
+def made(run: Finished) -> dict[str, Any]:
+    """kind, title and runs of its page: made again where the room of its module has a way to, else as the run made it.
+
+    The room is that of the study or the module; the config has passed `trust`.
+    """
+    target = str(run.cfg.study["_target_"] if run.cfg.get("study") else run.cfg.module["_target_"])
     room = ".".join(target.split(".")[:2])
     try:
-        return importlib.import_module(f"{room}.look")
+        maker = importlib.import_module(f"{room}.look")
     except ModuleNotFoundError as error:
         if error.name != f"{room}.look":
             raise
         raise ValueError(f"{run.name}: runs of {room} have no page to look at.") from None
+    if hasattr(maker, "page"):
+        return {"kind": maker.KIND, "title": maker.TITLE, "runs": [maker.page(run)]}
+    if earlier := run.earlier():
+        if not run.text or run.own:
+            raise ValueError(f"{run.name}: its page is as the run made it; look.text works with runs of moe alone.")
+        return earlier
+    raise ValueError(
+        f"{run.name} made no page; its command with fresh=true makes one, from what is kept of its trainings."
+    )
 
 
 def slug(name: str) -> str:

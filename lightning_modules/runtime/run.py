@@ -119,7 +119,10 @@ def _work(
 ) -> dict[str, Any]:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     if cfg.study:
-        return _study(instantiate(cfg.study), folder=folder, tracker=tracker, expected=expected)
+        # A run of before has no `look` in its config.
+        look = cfg.get("look") or {}
+        desk = Desk(folder=folder, tracker=tracker, page=look.get("page", True), text=look.get("text", True))
+        return _study(instantiate(cfg.study), desk, expected=expected)
     datamodule, module = instantiate(cfg.data), instantiate(cfg.module)
     trainer = pl.Trainer(
         logger=tracker or False,
@@ -164,14 +167,11 @@ def _fit_and_test(
     return result
 
 
-def _study(
-    study: Study, *, folder: Path, tracker: tracking.Tracker | None, expected: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    desk = Desk(folder=folder, tracker=tracker)
+def _study(study: Study, desk: Desk, *, expected: Mapping[str, str] | None = None) -> dict[str, Any]:
     study.prepare()
     making.watcher().expects(needs(study))
-    if tracker:
-        provenance.log(tracker, data=study, expected=expected)
+    if desk.tracker:
+        provenance.log(desk.tracker, data=study, expected=expected)
     metrics = study.run(desk)
     desk.metrics(metrics)
     return {"metrics": metrics, "commit": provenance.commit()}

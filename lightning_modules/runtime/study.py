@@ -15,14 +15,16 @@ from rich.console import Console
 
 from lightning_modules.common.making import Thing
 from lightning_modules.common.tables import markdown, terminal
+from lightning_modules.look.page import LOOK, write
 from lightning_modules.runtime.tracking import Tracker
 
 
 class Desk:
     """Where a study puts what it finds: figures, tables and metrics of its run."""
 
-    def __init__(self, *, folder: Path, tracker: Tracker | None = None) -> None:
-        self.folder, self.tracker = folder, tracker
+    def __init__(self, *, folder: Path, tracker: Tracker | None = None, page: bool = True, text: bool = True) -> None:
+        """page: whether it takes a page; text: whether words and pictures of the data may stand on one."""
+        self.folder, self.tracker, self.wants_page, self.text = folder, tracker, page, text
 
     def say(self, text: str) -> None:
         Console(stderr=True).print(text, soft_wrap=True)
@@ -50,6 +52,11 @@ class Desk:
         if show:
             Console(stderr=True).print(terminal(columns, readable, title=name.replace("_", " ")))
         return path
+
+    def page(self, kind: str, title: str, run: dict[str, Any]) -> None:
+        """`look.html`, drawn from one run's data by assets/KIND.js of the room `look`; an artifact of the run."""
+        if self.wants_page:
+            write(self.folder / LOOK, kind=kind, title=title, data={"runs": [run]})
 
     def metrics(self, values: dict[str, float], *, step: int = 0) -> None:
         if self.tracker:

@@ -4,6 +4,7 @@ Rules fixed beforehand: every arm trains equally many steps on the same pairs in
 rate is the one with the highest validation paired accuracy, the smaller one when two tie; test scenes are read once.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from lightning_modules.common.digests import digest
 from lightning_modules.common.making import Thing
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco import figures as draw
-from lightning_modules.svco import grounding
+from lightning_modules.svco import grounding, look
 from lightning_modules.svco.evaluation import Found, evaluate, evaluate_pairs
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.tuning import Arm, Settings
@@ -90,9 +91,13 @@ class Arms:
             for lr in self.learning_rates
         ]
 
+    def test_set(self) -> Sequence[Any]:
+        """The pairs that arms are judged by."""
+        return scene_pairs(count=self.test_pairs, seed=0, split="test", prior=0.0, describe=0.5)
+
     def measured(self, vlm: VLM) -> Found:
-        pairs = scene_pairs(count=self.test_pairs, seed=0, split="test", prior=0.0, describe=0.5)
-        return evaluate(vlm.to(device()), pairs=pairs, scenes_each=self.scenes_each, pixels=self.settings.pixels)
+        rest = dict(scenes_each=self.scenes_each, pixels=self.settings.pixels)
+        return evaluate(vlm.to(device()), pairs=self.test_set(), **rest)
 
     def chosen(self, name: str, desk: Desk, *, source: Source | None = None) -> Chosen:
         """The arm at its best learning rate; `source`: of other pairs than the study's."""
@@ -164,6 +169,9 @@ class Compare(Arms):
         desk.figure("objectives", draw.objectives_figure(values=values, shown=self.shown))
         last = "svco" if "svco" in found else list(found)[-1]
         desk.figure("log_probabilities", draw.conditions_figure(before=found["base"].scores, after=found[last].scores))
+        shown = dict(pixels=self.settings.pixels, name=f"{len(self.objectives)} objectives", text=desk.text)
+        models = {name: f.scores for name, f in found.items()}
+        desk.page(look.KIND, look.TITLE, look.pairs_page(pairs=self.test_set(), models=models, **shown))
         return {f"{m}_{name}": f.metrics[m] for name, f in found.items() for m in self.shown} | self.more(
             found, last, desk
         )
@@ -184,9 +192,11 @@ class ComparePairs(Compare):
 
     shown = {name: SHOWN[name] for name in ("svco/paired_all", "svco/order_right")}
 
+    def test_set(self) -> Sequence[Any]:
+        return self.settings.source.pairs("test")[: self.test_pairs]
+
     def measured(self, vlm: VLM) -> Found:
-        pairs = self.settings.source.pairs("test")[: self.test_pairs]
-        return evaluate_pairs(vlm.to(device()), pairs=pairs, pixels=self.settings.pixels)
+        return evaluate_pairs(vlm.to(device()), pairs=self.test_set(), pixels=self.settings.pixels)
 
     def more(self, found: dict[str, Found], last: str, desk: Desk) -> dict[str, float]:
         return {}

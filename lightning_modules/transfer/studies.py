@@ -4,7 +4,7 @@ Rules fixed beforehand: answers are scored over the target's label words on its 
 together; relative performance is the score over that of the target's own prompt of the same trial.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons.studies import PromptStudy, mean
 from lightning_modules.transfer import figures as draw
 from lightning_modules.transfer import indicators as ind
+from lightning_modules.transfer import look
 from lightning_modules.transfer.curves import curve, thing
 from lightning_modules.transfer.stacked import stack, stacked_accuracy
 
@@ -99,6 +100,8 @@ class Transfer(Matrix):
             rows = self.by_task(means[name], "random prompt", "hard prompt")
             desk.table(name, [{"target": row.pop("task"), **row} for row in rows], show=False)
         desk.figure("transfer", draw.matrix_figure(means["relative"], tasks=self.tasks, skills=self.skills))
+        self.means = means
+        self.page(desk, means)
         groups = self.groups(relative)
         kinds = [{"source": kind, "relative performance": str(mean_ci(v))} for kind, v in groups.items()]
         desk.table("relative_by_kind", kinds)
@@ -115,6 +118,14 @@ class Transfer(Matrix):
         metrics |= {f"prompt/{row['target']}_from_its_skill": row["accuracy from its skill"] for row in rows}
         # Tasks of one skill have nothing across.
         return known(metrics)
+
+    def page(self, desk: Desk, matrices: Mapping[str, Any]) -> None:
+        if not desk.wants_page:
+            return
+        words = {t: look.nearest_words(self.backbone, self.tuned(t)[0]) for t in self.tasks} if desk.text else {}
+        name = f"prompts of {len(self.tasks)} tasks, {self.trials} trials"
+        shown = dict(tasks=self.tasks, skills=self.skills, matrices=matrices, words=words, name=name)
+        desk.page(look.KIND, look.TITLE, look.matrix_page(**shown))
 
 
 class Indicators(Transfer):
@@ -155,6 +166,7 @@ class Indicators(Transfer):
                 metrics[f"prompt/rho_{name}_{kind}"] = found["rho"]
             desk.say(f"{name}: rho {metrics[f'prompt/rho_{name}_all']:.3f}")
         desk.table("indicators", rows)
+        self.page(desk, self.means | {name: matrix for name, (matrix, _) in points.items()})
         figure = draw.indicators_figure(
             points,
             within=chosen["within"],

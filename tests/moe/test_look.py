@@ -135,7 +135,7 @@ def test_text_is_never_html_and_the_data_come_back(tmp_path):
     text = path.read_text()
     assert "<script>document" not in text
     assert text.count("<script") == 3
-    assert page.read(path) == {"title": f"{EVIL} & more", **data}
+    assert page.read(path) == {"kind": "experts", "title": f"{EVIL} & more", **data}
     assert EVIL in page.read(path)["runs"][0]["texts"][0]["pieces"]
     again = page.write(tmp_path / "again.html", kind="experts", title=f"{EVIL} & more", data=data)
     assert again.read_bytes() == path.read_bytes()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from datamodules.scenes.datamodule import SceneSource
+from lightning_modules.look import page
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco.callbacks.scene_evaluation import SceneEvaluation
 from lightning_modules.svco.losses import Objective
@@ -73,6 +74,9 @@ def test_a_study_and_the_filter_find_what_they_find_on_the_cpu(tmp_path):
             test_pairs=6,
         )
         found = study.run(Desk(folder=tmp_path / name))
+        (shown,) = page.read(tmp_path / name / "look.html")["runs"]
+        for model, right in shown["right"].items():
+            assert sum(right) / len(right) == pytest.approx(found[f"svco/paired_all_{model}"])
         assert study.vlm.device.type == ("cpu" if name == "cpu" else "pretend")
         return found
 

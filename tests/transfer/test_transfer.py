@@ -5,9 +5,11 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
+from lightning_modules.look import page
 from lightning_modules.skill_neurons.hooks import hooked
 from lightning_modules.skill_neurons.studies import accuracy
 from lightning_modules.transfer import indicators as ind
@@ -210,7 +212,7 @@ print(prompts.prompt("domain_three", seed=1).weight.sum().item(), prompts.data("
 tasks = ["sentiment_film", "sentiment_shop", "sentiment_flipped", "number_film"]
 for kind, own in ((SkillNeurons, {}), (Indicators, dict(draws=5, controls=["sentiment_flipped"]))):
     print(kind(prompts=prompts, tasks=tasks, trials=2, permutations=2, share=0.1, **own).run(Desk(folder=folder)))
-for path in sorted(folder.glob("tables/*.csv")):
+for path in [*sorted(folder.glob("tables/*.csv")), folder / "look.html"]:
     print(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
 """
 
@@ -224,6 +226,13 @@ def test_nothing_depends_on_the_hash_seed(tmp_path):
         )
         found.add(out.stdout)
     assert len(found) == 1 and "indicators.csv" in found.pop()
+    # What the page shows is what the tables hold.
+    (shown,) = page.read(tmp_path / "1" / "look.html")["runs"]
+    table = pandas.read_csv(tmp_path / "1" / "tables" / "relative.csv", index_col="target").drop(columns="skill")
+    assert shown["sources"] == list(table)
+    assert np.array(shown["matrices"]["relative"], float) == pytest.approx(table.to_numpy(), abs=1e-5, nan_ok=True)
+    assert set(ind.INDICATORS) < set(shown["matrices"])
+    assert [len(rows) for rows in shown["words"].values()] == [4] * 4
 
 
 def test_prompts_of_one_matrix_stack(prompts):

@@ -3,8 +3,15 @@
 import pytest
 
 from lightning_modules.look import page as pages
+from lightning_modules.moe import look as experts
+from lightning_modules.svco import look as svco
+from lightning_modules.transfer import look as transfer
 from tests.moe.test_look import EVIL, drawn, prefers_maths, routed
+from tests.svco.test_look import drawn as pairs_of_svco
+from tests.transfer.test_look import drawn as matrix_of_transfer
 from tests.ui.browser import shot
+
+TITLES = {look.KIND: look.TITLE for look in (experts, svco, transfer)}
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +29,11 @@ def opened(browser, tmp_path):
     """Opens a page of runs at a width; fails on any error of the console and any request but the file's own."""
     wrong, contexts = [], []
 
-    def open_(runs, *, width=1440, scheme="light"):
+    def open_(runs, *, kind="experts", width=1440, scheme="light"):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
-        path = pages.write(tmp_path / "look.html", kind="experts", title="What each expert does", data={"runs": runs})
+        path = pages.write(tmp_path / "look.html", kind=kind, title=TITLES[kind], data={"runs": runs})
         page.on("console", lambda message: wrong.append(message.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda request: wrong.append(request.url) if request.url != f"file://{path}" else None)
@@ -96,10 +103,37 @@ def test_without_text_only_what_is_counted_is_left(opened):
     assert page.locator("h2", has_text="Layer 1, expert 5").count() == 1
 
 
+def test_pairs_are_sorted_and_filtered(opened):
+    found, _, _ = pairs_of_svco()
+    page = opened([found], kind="pairs")
+    page.get_by_label("Verdict").select_option(label="wrong after")
+    page.get_by_label("Order").select_option(label="worst first")
+    wrong = [i for i, right in enumerate(found["right"]["svco"]) if not right]
+    assert page.locator("article").count() == len(wrong)
+    ww, wl, lw, ll = (found["scores"].index(s) for s in ("ww", "wl", "lw", "ll"))
+    values = found["models"][1]["values"]
+    worst = min(wrong, key=lambda i: min(values[i][ww] - values[i][wl], values[i][ll] - values[i][lw]))
+    assert page.locator("article h3").first.inner_text().startswith(f"Pair {worst + 1}, ")
+    assert page.locator("article img").first.evaluate("e => e.naturalWidth") == 48
+    shot(page, "look_pairs")
+
+
+def test_a_cell_of_the_matrix_shows_its_numbers(opened):
+    page = opened([matrix_of_transfer()], kind="matrix")
+    page.wait_for_timeout(500)
+    page.locator("svg .mark-rect path").nth(1).hover(force=True)
+    page.wait_for_timeout(300)
+    assert "0.800" in page.locator("#vg-tooltip-element").inner_text()
+    assert page.locator(".piece").all_inner_texts() == [" great", "<b>bad"]
+    shot(page, "look_matrix")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
-def test_nothing_is_cut(opened, runs, width, scheme):
-    page = opened(runs, width=width, scheme=scheme)
+@pytest.mark.parametrize("kind", ["experts", "pairs", "matrix"])
+def test_nothing_is_cut(opened, runs, kind, width, scheme):
+    shown = {"experts": runs, "pairs": [pairs_of_svco()[0]], "matrix": [matrix_of_transfer()]}[kind]
+    page = opened(shown, kind=kind, width=width, scheme=scheme)
     page.wait_for_timeout(500)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     wide = page.evaluate(

@@ -1,0 +1,39 @@
+"""What the page of prompt transfer says equals the matrices."""
+
+import torch
+
+from lightning_modules.transfer import look
+
+TASKS, SKILLS = ["a", "b", "c"], {"a": "x", "b": "x", "c": "y"}
+
+
+def drawn():
+    relative = torch.tensor([[1.0, 0.8, 0.4, 0.5, float("nan")], [0.9, 1.0, 0.5, 0.5, 0.6], [0.3, 0.4, 1.0, 0.5, 0.6]])
+    indicator = torch.tensor([[1.0, 0.7, 0.1], [0.7, 1.0, 0.2], [0.1, 0.2, 1.0]])
+    words = {"a": [[(" great", 0.9), ("<b>bad", 0.1)]], "b": [], "c": []}
+    matrices = {"accuracy": relative * 0.8, "relative": relative, "on": indicator}
+    return look.matrix_page(tasks=TASKS, skills=SKILLS, matrices=matrices, words=words, name="one")
+
+
+def test_cells_are_those_of_the_matrices():
+    found = drawn()
+    assert found["kinds"][0] == ["its own", "same type", "another type", "untrained", "untrained"]
+    assert found["matrices"]["relative"][0] == [1.0, 0.8, 0.4, 0.5, None]
+    assert found["matrices"]["on"][2] == [0.1, 0.2, 1.0, None, None]
+    assert "same type 0.85, another type 0.40" in found["verdict"]
+
+
+def test_the_words_nearest_to_a_prompt_are_those_it_is_made_of():
+    class Tokenizer:
+        def decode(self, ids):
+            return f"w{ids[0]}"
+
+    class Toy:
+        tokenizer = Tokenizer()
+        model = torch.nn.Module()
+
+    table = torch.nn.Embedding(20, 8)
+    Toy.model.get_input_embeddings = lambda: table
+    (first, second) = look.nearest_words(Toy(), table.weight[[7, 3]] * 2.5, most=2)
+    assert first[0] == ("w7", 1.0)
+    assert second[0] == ("w3", 1.0)
