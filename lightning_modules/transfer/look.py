@@ -60,7 +60,8 @@ def kind(target: str, source: str, skills: Mapping[str, str]) -> str:
 @torch.no_grad()
 def nearest_words(backbone: Backbone, prompt_PH: Tensor, *, most: int = 5) -> list[list[tuple[str, float]]]:
     """For each prompt token the words whose embeddings point most nearly its way, with the cosine."""
-    table_VH = torch.nn.functional.normalize(backbone.model.get_input_embeddings().weight.float(), dim=1)
+    embeddings: Any = backbone.model.get_input_embeddings()  # type: ignore[operator]
+    table_VH = torch.nn.functional.normalize(embeddings.weight.float(), dim=1)
     cosine_PV = torch.nn.functional.normalize(prompt_PH.float().to(table_VH.device), dim=1) @ table_VH.T
     values, ids = cosine_PV.topk(most, dim=1)
     words = [[backbone.tokenizer.decode([i]) for i in row] for row in ids.tolist()]

@@ -124,8 +124,8 @@ class Transfer(Matrix):
             return
         words = {t: look.nearest_words(self.backbone, self.tuned(t)[0]) for t in self.tasks} if desk.text else {}
         name = f"prompts of {len(self.tasks)} tasks, {self.trials} trials"
-        shown = dict(tasks=self.tasks, skills=self.skills, matrices=matrices, words=words, name=name)
-        desk.page(look.KIND, look.TITLE, look.matrix_page(**shown))
+        found = look.matrix_page(tasks=self.tasks, skills=self.skills, matrices=matrices, words=words, name=name)
+        desk.page(look.KIND, look.TITLE, found)
 
 
 class Indicators(Transfer):
