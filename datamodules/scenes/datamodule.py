@@ -22,7 +22,13 @@ from lightning_modules.common.files import sha256
 
 
 class Source(Protocol):
-    """Where pairs come from: `description()` names it, `pairs(split)` has `images(pixels)` or image paths."""
+    """Where pairs come from: `description()` names it, `pairs(split)` has `images(pixels)` or image paths.
+
+    name: for people. scenes: whether toy scenes judge what learns from it.
+    """
+
+    name: str
+    scenes: bool
 
     def description(self) -> dict[str, Any]: ...
 
@@ -37,6 +43,8 @@ class SceneSource:
         unrelated: share of the training pairs whose scenes have nothing to do with each other.
         counts: pairs of train, validation and test.
     """
+
+    name, scenes = "rendered scenes", True
 
     def __init__(
         self,
@@ -70,6 +78,8 @@ class MVCSource:
         val, test: pairs held out (240 for validation in the paper). skip_bad: leave malformed records out.
     """
 
+    scenes = False
+
     def __init__(
         self,
         *,
@@ -80,6 +90,7 @@ class MVCSource:
         skip_bad: bool = False,
         pixel_limit: Count = mvc.PIXEL_LIMIT,
     ) -> None:
+        self.name = file
         self.file, self.held_out = Path(file), {"val": val, "test": test}
         self.images, self.skip_bad, self.pixel_limit = Path(images) if images else None, skip_bad, pixel_limit
 

@@ -76,6 +76,8 @@ class EmojiSource:
         archive: the package's file where npm cannot fetch it.
     """
 
+    name, scenes = "emoji", False
+
     def __init__(self, *, cache_dir: str, archive: str | None = None, most: Count = 300) -> None:
         self.cache, self.archive, self.most = Path(cache_dir), Path(archive) if archive else None, most
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from datamodules.scenes import language
-from datamodules.scenes.pairs import ScenePair, generator, scenes
-from datamodules.scenes.reader import Encoded
+from datamodules.scenes.datamodule import images_of
+from datamodules.scenes.pairs import ScenePair, generator, scene_pairs, scenes
 from datamodules.scenes.render import render
 from datamodules.scenes.world import CATEGORIES, VALUES, Scene
 from lightning_modules.common.bounds import Count, Whole
+from lightning_modules.common.choices import check_choice
 from lightning_modules.svco import grounding
 from lightning_modules.svco.losses import SCORES
 from lightning_modules.svco.models import VLM
@@ -92,26 +93,65 @@ def scored(vlm: VLM, rows: Sequence[Row], *, batch: int = 64) -> list[Tensor]:
     return found
 
 
-def scores_of_pairs(vlm: VLM, encoded: Sequence[Encoded], *, batch: int = 32) -> dict[str, Tensor]:
-    """All six scores, [pairs] each, on the CPU."""
-    parts = [pair_scores(vlm, encoded[i : i + batch], SCORES) for i in range(0, len(encoded), batch)]
-    return {name: torch.cat([part[name] for part in parts]).cpu() for name in SCORES}
-
-
 @torch.no_grad()
 def evaluate_pairs(vlm: VLM, *, pairs: Sequence[Any], pixels: Count = 48) -> Found:
-    """Of `evaluate` what asks for pairs alone, of any source: paired accuracy and log-probabilities."""
+    """Of `evaluate` what asks for pairs alone, of any source: paired accuracy and log-probabilities.
+
+    A category's benchmark is the share of its pictures under which their own response is the likelier one; without a
+    picture one of the two is always right.
+    """
     training = vlm.training
     vlm.eval()
     found = Found({}, {}, {})
     _pairs(vlm, pairs, found, pixels)
     vlm.train(training)
+    own = (
+        torch.stack([found.scores["ww"] > found.scores["wl"], found.scores["ll"] > found.scores["lw"]]).float().mean(0)
+    )
+    for category in dict.fromkeys(found.categories):
+        mine = torch.tensor([c == category for c in found.categories])
+        found.with_image[f"pairs/{category}"], found.without[f"pairs/{category}"] = float(own[mine].mean()), 0.5
     return found
 
 
-def _pairs(vlm: VLM, pairs: Sequence[Any], found: Found, pixels: int) -> None:
-    encoded = [vlm.reader.encode(pair, pair.images(pixels)) for pair in pairs]
-    s = scores_of_pairs(vlm, encoded)
+def judged(
+    vlm: VLM,
+    *,
+    source: Any,
+    judged_on: str = "auto",
+    scenes_each: Count = 60,
+    pairs: Count = 240,
+    seed: Whole = 0,
+    pixels: Count = 48,
+) -> Found:
+    """On toy scenes, `scenes`, or on the test pairs of `source`, `pairs`; `auto`: on scenes what learns from scenes."""
+    check_choice("judged_on", judged_on, ("auto", "scenes", "pairs"))
+    test = judging(source, judged_on=judged_on, pairs=pairs, seed=seed)
+    if judges(source, judged_on) == "pairs":
+        return evaluate_pairs(vlm, pairs=test, pixels=pixels)
+    return evaluate(vlm, pairs=test, scenes_each=scenes_each, seed=seed, pixels=pixels)
+
+
+def judging(source: Any, *, judged_on: str, pairs: int, seed: int = 0) -> Sequence[Any]:
+    """The pairs that judge what learns from `source`."""
+    if judges(source, judged_on) == "pairs":
+        return source.pairs("test")[:pairs]
+    return scene_pairs(count=pairs, seed=seed, split="test", prior=0.0, describe=0.5)
+
+
+def judges(source: Any, judged_on: str) -> str:
+    """`scenes` or `pairs`."""
+    if judged_on != "auto":
+        return judged_on
+    return "scenes" if source.scenes else "pairs"
+
+
+def _pairs(vlm: VLM, pairs: Sequence[Any], found: Found, pixels: int, *, batch: int = 32) -> None:
+    parts = []
+    for start in range(0, len(pairs), batch):
+        encoded = [vlm.reader.encode(p, images_of(p, pixels=pixels)) for p in pairs[start : start + batch]]
+        parts.append(pair_scores(vlm, encoded, SCORES))
+    s = {name: torch.cat([part[name] for part in parts]).cpu() for name in SCORES}
     found.scores, found.categories = s, [pair.category for pair in pairs]
     right_w, right_l = (s["ww"] > s["wl"]).tolist(), (s["ll"] > s["lw"]).tolist()
     by_category = grounding.paired(right_w=right_w, right_l=right_l, categories=found.categories)

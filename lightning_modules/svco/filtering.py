@@ -9,6 +9,8 @@ from lightning_modules.runtime.study import Desk
 from lightning_modules.svco.mvc.filters import Similarity, verdict
 from lightning_modules.svco.studies import Arms
 
+FILTER_SHOWN = {"svco/paired_all": "paired", "svco/hallucination_rate": "hallucination"}
+
 
 class Sieved:
     """The first `count` training pairs of a source, of those that a filter keeps or, with `sieve` off, of all.
@@ -30,6 +32,7 @@ class Sieved:
     ) -> None:
         self.source, self.count, self.sieve, self.pixels = source, count, sieve, pixels
         self.semantic, self.visual, self.above, self.below = semantic, visual, above, below
+        self.name, self.scenes = source.name, source.scenes
 
     def description(self) -> dict[str, Any]:
         told = {"source": "sieved", "of": self.source.description(), "count": self.count}
@@ -98,11 +101,10 @@ class Filtering(Arms):
             for name in self.objectives:
                 chosen = self.chosen(name, desk, source=source)
                 found = self.measured(chosen.vlm).metrics
-                paired, hallucination = found["svco/paired_all"], found["svco/hallucination_rate"]
                 row = {"pairs": arm, "objective": name, "unrelated": foreign, "lr": f"{chosen.lr:.0e}"}
-                rows.append({**row, "paired": paired, "hallucination": hallucination})
-                metrics[f"svco/paired_all_{name}_{arm}"] = paired
-                metrics[f"svco/hallucination_rate_{name}_{arm}"] = hallucination
+                shown = {m: w for m, w in FILTER_SHOWN.items() if m in found}
+                rows.append({**row, **{word: found[metric] for metric, word in shown.items()}})
+                metrics |= {f"{metric}_{name}_{arm}": found[metric] for metric in shown}
             metrics[f"svco/unrelated_{arm}"] = foreign
         desk.table("filtering", rows)
         return metrics

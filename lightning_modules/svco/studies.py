@@ -17,7 +17,7 @@ from lightning_modules.common.making import Thing
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco import figures as draw
 from lightning_modules.svco import grounding, look
-from lightning_modules.svco.evaluation import Found, evaluate, evaluate_pairs
+from lightning_modules.svco.evaluation import Found, evaluate, judged, judges, judging
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.tuning import Arm, Settings
 from lightning_modules.training.inner import device
@@ -49,6 +49,7 @@ class Arms:
         model: the base `VLM`. objectives: `Objective` by name. learning_rates: tried for each objective.
         source: of the pairs. steps, global_batch: of each arm. scenes_each, test_pairs: of the evaluation.
         seed: of pairs, order and training.
+        judged_on: toy `scenes` or test `pairs` of the source; `auto`: scenes where these are trained on.
     """
 
     def __init__(
@@ -65,10 +66,15 @@ class Arms:
         scenes_each: Count = 60,
         test_pairs: Count = 240,
         seed: Whole = 1,
+        judged_on: str = "auto",
     ) -> None:
         self.vlm, self.objectives, self.learning_rates = model, objectives, sorted(learning_rates)
         self.settings = Settings(cache_dir, source, steps, global_batch, seed, pixels)
-        self.scenes_each, self.test_pairs = scenes_each, test_pairs
+        self.scenes_each, self.test_pairs, self.judged_on = scenes_each, test_pairs, judged_on
+
+    @property
+    def on_scenes(self) -> bool:
+        return judges(self.settings.source, self.judged_on) == "scenes"
 
     @cached_property
     def base_digest(self) -> str:
@@ -93,11 +99,24 @@ class Arms:
 
     def test_set(self) -> Sequence[Any]:
         """The pairs that arms are judged by."""
-        return scene_pairs(count=self.test_pairs, seed=0, split="test", prior=0.0, describe=0.5)
+        return judging(self.settings.source, judged_on=self.judged_on, pairs=self.test_pairs)
 
     def measured(self, vlm: VLM) -> Found:
-        rest = dict(scenes_each=self.scenes_each, pixels=self.settings.pixels)
-        return evaluate(vlm.to(device()), pairs=self.test_set(), **rest)
+        return judged(
+            vlm.to(device()),
+            source=self.settings.source,
+            judged_on=self.judged_on,
+            scenes_each=self.scenes_each,
+            pairs=self.test_pairs,
+            pixels=self.settings.pixels,
+        )
+
+    def base_measured(self, desk: Desk) -> Found:
+        """Of the base; says what it and the arms are judged on."""
+        found = self.measured(self.vlm)
+        where = "toy scenes" if self.on_scenes else f"{len(found.categories)} test pairs of {self.settings.source.name}"
+        desk.say(f"Judged on {where} (study.judged_on={self.judged_on}).")
+        return found
 
     def chosen(self, name: str, desk: Desk, *, source: Source | None = None) -> Chosen:
         """The arm at its best learning rate; `source`: of other pairs than the study's."""
@@ -144,10 +163,13 @@ class Base:
 class Compare(Arms):
     """Every objective at its own learning rate, on paired accuracy, hallucination and what must not be lost."""
 
-    shown = SHOWN
+    @property
+    def shown(self) -> dict[str, str]:
+        """Metric -> its word: what only scenes can tell is not asked of other pairs."""
+        return SHOWN if self.on_scenes else {name: SHOWN[name] for name in ("svco/paired_all", "svco/order_right")}
 
     def run(self, desk: Desk) -> dict[str, float]:
-        found = {"base": self.measured(self.vlm)}
+        found = {"base": self.base_measured(desk)}
         rates, tried = {"base": float("nan")}, []
         for name in self.objectives:
             chosen = self.chosen(name, desk)
@@ -178,6 +200,8 @@ class Compare(Arms):
 
     def more(self, found: dict[str, Found], last: str, desk: Desk) -> dict[str, float]:
         """What only scenes can tell: captions, scenes as in pretraining, gain against dependency."""
+        if not self.on_scenes:
+            return {}
         pictures = dict(before=found["base"].captions, after=found[last].captions, pixels=self.settings.pixels)
         desk.figure("examples", draw.examples_figure(**pictures))
         metrics = {f"svco/accuracy_biased_{name}": f.metrics["svco/accuracy_biased"] for name, f in found.items()}
@@ -187,19 +211,8 @@ class Compare(Arms):
         return metrics
 
 
-class ComparePairs(Compare):
-    """The same on pairs of any source, as real pictures: judged by its test pairs alone."""
-
-    shown = {name: SHOWN[name] for name in ("svco/paired_all", "svco/order_right")}
-
-    def test_set(self) -> Sequence[Any]:
-        return self.settings.source.pairs("test")[: self.test_pairs]
-
-    def measured(self, vlm: VLM) -> Found:
-        return evaluate_pairs(vlm.to(device()), pairs=self.test_set(), pixels=self.settings.pixels)
-
-    def more(self, found: dict[str, Found], last: str, desk: Desk) -> dict[str, float]:
-        return {}
+# As configs of earlier runs name it.
+ComparePairs = Compare
 
 
 def dependency(base: Found, after: Found) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
@@ -213,7 +226,12 @@ class Dependency(Arms):
     """Does an objective gain most where the base model depends on the image most (section 5 of the paper)?"""
 
     def run(self, desk: Desk) -> dict[str, float]:
-        base = self.measured(self.vlm)
+        base = self.base_measured(desk)
+        if len(base.with_image) < 3:
+            raise ValueError(
+                f"{self.settings.source.name} has pairs of {len(base.with_image)} categories, too few for a correlation; "
+                "expected three at least in the records' 'category', or study.judged_on=scenes."
+            )
         metrics, rows = {}, []
         for name in self.objectives:
             depends, gain, fit = dependency(base, self.measured(self.chosen(name, desk).vlm))

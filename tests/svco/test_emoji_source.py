@@ -13,7 +13,8 @@ from datamodules.scenes import EmojiSource, emoji, emoji_source
 from lightning_modules.common.files import sha256
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco import Objective, emoji_base, studies
-from lightning_modules.svco.evaluation import scores_of_pairs
+from lightning_modules.svco.losses import SCORES
+from lightning_modules.svco.scores import pair_scores
 from tests.svco import toy
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "yellow": (240, 210, 40)}
@@ -105,7 +106,7 @@ def test_a_category_has_at_most_so_many_pairs(source):
 
 def test_the_study_counts_as_one_would_by_hand(source, tmp_path, monkeypatch):
     vlm = toy.tiny_vlm(more=source.words())
-    study = studies.ComparePairs(
+    study = studies.Compare(
         model=vlm,
         objectives={
             "svco": Objective(betas={"attend": 0.1, "reject": 0.1, "attend_mirror": 0.1, "reject_mirror": 0.1})
@@ -121,7 +122,7 @@ def test_the_study_counts_as_one_would_by_hand(source, tmp_path, monkeypatch):
     metrics = study.run(Desk(folder=tmp_path / "run"))
     pairs = source.pairs("test")
     with torch.no_grad():
-        s = scores_of_pairs(vlm.eval(), [vlm.reader.encode(p, p.images(48)) for p in pairs])
+        s = pair_scores(vlm.eval(), [vlm.reader.encode(p, p.images(48)) for p in pairs], SCORES)
     both = [bool(s["ww"][i] > s["wl"][i] and s["ll"][i] > s["lw"][i]) for i in range(len(pairs))]
     assert metrics["svco/paired_all_base"] == pytest.approx(sum(both) / len(pairs))
     assert set(metrics) == {f"svco/{m}_{n}" for m in ("paired_all", "order_right") for n in ("base", "svco")}
