@@ -58,10 +58,6 @@ class Reader:
                 "expected one saved with the processor (chat_template.jinja)."
             )
 
-    @cached_property
-    def _asked(self) -> str:
-        return self._rendered(_turns("?", image=False), add_generation_prompt=True)
-
     @property
     def pali(self) -> bool:
         return not self.template and self.kind == "PaliGemmaProcessor"
@@ -69,12 +65,14 @@ class Reader:
     def prompt_text(self, question: str, *, system: str = "", image: bool = True) -> str:
         self._refuse_marks(question, system)
         if self.template:
-            return self._rendered(_turns(question, system=system, image=image), add_generation_prompt=True)
+            asked = self._rendered(_turns(question, system=system, image=image), add_generation_prompt=True)
+            # A blank that a conversation's answers do not begin after is none of the prompt's.
+            return asked.rstrip() if self._form and not self._form[0][-1:].isspace() else asked
         if self.pali:
             if system:
                 raise ValueError(f"PaliGemma takes no system prompt, found {system!r}; leave 'system_prompt' empty.")
-            # Its processor puts what stands round a question beside an image.
-            return question if image else f"{self.tokenizer.bos_token}{question}\n"
+            # Its processor puts what else stands round a question, behind the image.
+            return f"{self.processor.image_token}{question}" if image else f"{self.tokenizer.bos_token}{question}\n"
         mark = f"{self.processor.image_token}\n" if image else ""
         return f"{system} ".lstrip() + LLAVA_15.format(image=mark, question=question)
 
@@ -126,26 +124,32 @@ class Reader:
         """(the end of a prompt, what the template then writes for the answer `text` up to the end of its turn)."""
         if not self.template:
             return ("", text) if self.pali else ("ASSISTANT:", f" {text}")
-        asked = self._asked
-        for content in ([{"type": "text", "text": text}], text):
-            turns = [*_turns("?", image=False), {"role": "assistant", "content": content}]
-            try:
-                whole = self._rendered(turns, add_generation_prompt=False)
-            except ValueError:
-                continue
-            if "'text':" in whole:
-                continue
-            if whole.startswith(asked) and text.strip() in whole[len(asked) :]:
-                return asked, whole[len(asked) :].rstrip()
-            if whole.startswith(asked.rstrip()) and text.strip() in whole:
-                return asked.rstrip(), whole[len(asked.rstrip()) :].rstrip()
-            if text.strip() in whole[len(asked) :]:
-                raise ValueError(
-                    f"the chat template of {self.kind} opens an answer with {asked[-30:]!r}, which the answers of its "
-                    "conversations have not; expected a template in which an answer begins as a generated one does."
-                )
-        # A template of prompts alone.
-        return "", text
+        if self._form is None:
+            return "", text
+        return self._form[0], self._told("?", text, image=False)[len(self._form[0]) :]
+
+    def conversation(self, question: str, answer: str, image: Image.Image | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """(ids, other tensors) of a whole conversation as the processor itself reads it: what `prompt` followed by
+        `response` must equal."""
+        if self.pali:
+            found = self.processor(
+                text=[self.prompt_text(question)], images=[image], suffix=[answer], return_tensors="pt"
+            )
+            return found["input_ids"][0], {n: found[n] for n in ("pixel_values", "token_type_ids")}
+        shown = image is not None
+        if self.template and self._form is None:
+            ids, inputs = self.prompt(question, image)
+            more = self.response(answer)[0]
+            ids, inputs = torch.cat([ids, more]), self.followed(inputs, prompt=len(ids), tokens=len(more))
+        elif self.template:
+            ids, inputs = self.processed(self._told(question, answer, image=shown), image)
+        else:
+            ids, inputs = self.processed(self.prompt_text(question, image=shown) + self.turn(answer)[1], image)
+        end = self.tokenizer.eos_token_id
+        if int(ids[-1]) not in self.tokenizer.added_tokens_decoder and end is not None:
+            inputs = self.followed(inputs, prompt=len(ids), tokens=1)
+            ids = torch.cat([ids, ids.new_tensor([end])])
+        return ids, inputs
 
     def encode(self, pair: Any, images: Sequence[Image.Image]) -> Encoded:
         """`pair` has `instruction`, `system`, `chosen` and `rejected`; images are the chosen and the rejected one."""
@@ -173,6 +177,31 @@ class Reader:
     def text(self, ids: Tensor) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
+    @cached_property
+    def _form(self) -> tuple[str, bool] | None:
+        """(the end of every prompt, whether an answer is a list of parts); None for a template of prompts alone."""
+        asked, answer = self._rendered(_turns("?", image=False), add_generation_prompt=True), "yes"
+        for parts in (True, False):
+            try:
+                whole = self._rendered([*_turns("?", image=False), _said(answer, parts)])
+            except ValueError:
+                continue
+            if "'text':" in whole:
+                continue
+            for begin in (asked, asked.rstrip()):
+                if whole.startswith(begin) and answer in whole[len(begin) :]:
+                    return begin, parts
+            if answer in whole:
+                raise ValueError(
+                    f"the chat template of {self.kind} opens an answer with {asked[-30:]!r}, which the answers of its "
+                    "conversations have not; expected a template in which an answer begins as a generated one does."
+                )
+        return None
+
+    def _told(self, question: str, answer: str, *, image: bool) -> str:
+        assert self._form
+        return self._rendered([*_turns(question, image=image), _said(answer, self._form[1])]).rstrip()
+
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
@@ -193,6 +222,10 @@ class Reader:
                     f"the text {text!r} holds {mark!r}, which stands for a picture; the template puts it in its place: "
                     "take it out."
                 )
+
+
+def _said(answer: str, parts: bool) -> dict[str, Any]:
+    return {"role": "assistant", "content": [{"type": "text", "text": answer}] if parts else answer}
 
 
 def _turns(question: str, *, system: str = "", image: bool) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ def emoji_vlm(
 
     thing = Thing("base model", "emoji", f"seed {seed}", steps, "every objective is trained from it")
     folder = made(folder=Path(cache_dir) / "svco" / "emoji_base", key=key, make=make, thing=thing)
-    return load_vlm(path=str(folder), dtype=dtype, gradient_checkpointing=gradient_checkpointing)
+    return load_vlm(path=str(folder), dtype=dtype, gradient_checkpointing=gradient_checkpointing, cache_dir=cache_dir)
 
 
 def _learned(

@@ -12,6 +12,7 @@ from datamodules.scenes.reader import Reader
 from lightning_modules.common.bounds import Whole
 from lightning_modules.common.choices import check_choice
 from lightning_modules.common.digests import digest_of_weights
+from lightning_modules.training.inner import device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Families whose image features, decoder and positions are known to be a plain sequence: what `scores.shared` needs.
@@ -29,6 +30,8 @@ class VLM(nn.Module):
     def __init__(self, *, net: nn.Module, reader: Reader) -> None:
         super().__init__()
         self.net, self.reader = net, reader
+        # transformers drops the cache of layers whose activations are computed again.
+        self.recomputes = any(getattr(module, "gradient_checkpointing", False) for module in net.modules())
         self.way = "shared" if self.family in SHARED and not self.windowed else "continued"
 
     @property
@@ -92,13 +95,16 @@ def load_vlm(
     dtype: str = "float32",
     quantize: str | None = None,
     gradient_checkpointing: bool = False,
+    cache_dir: str | None = None,
 ) -> VLM:
     """A model by folder (or by hub name with local_files_only=False).
 
     dtype: of the weights, one of `DTYPES`. quantize: `4bit` by bitsandbytes, for LoRA. gradient_checkpointing: activations
     are computed again in the backward pass instead of kept.
 
-    Raises ValueError when there is none, when it takes no images, or has no processor.
+    cache_dir: where the verdict of `checking` is kept.
+
+    Raises ValueError when there is none, when it takes no images, has no processor, or is computed wrongly.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
@@ -121,17 +127,25 @@ def load_vlm(
     net = AutoModelForImageTextToText.from_pretrained(path, **more, **given)
     if gradient_checkpointing:
         net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    processor = AutoProcessor.from_pretrained(path, **given)
+    try:
+        processor = AutoProcessor.from_pretrained(path, **given)
+    except ImportError as error:
+        needed = [name for name in ("torchvision", "num2words") if name in str(error).lower()]
+        if not needed:
+            raise
+        raise ValueError(
+            f"model.path={path}: the processor of {config.model_type} needs {needed[0]}, which is not installed: "
+            f".venv/bin/python -m pip install {needed[0]} (the extra `vision` of pyproject.toml; make setup EXTRA=vision)."
+        ) from None
     if not hasattr(processor, "image_processor"):
         raise ValueError(
             f"model.path={path} has no image processor beside its tokenizer; save the model's processor there."
         )
-    return prepared(
-        net=net,
-        reader=Reader(processor=processor, max_response=max_response),
-        lora_rank=lora_rank,
-        freeze_vision=freeze_vision,
-    )
+    from lightning_modules.svco.checking import checked
+
+    reader = Reader(processor=processor, max_response=max_response)
+    vlm = prepared(net=net, reader=reader, lora_rank=lora_rank, freeze_vision=freeze_vision)
+    return checked(vlm.to(device()), cache_dir=cache_dir)
 
 
 def _quantized(quantize: str | None, lora_rank: int) -> dict[str, Any]:
@@ -141,7 +155,8 @@ def _quantized(quantize: str | None, lora_rank: int) -> dict[str, Any]:
     check_choice("model.quantize", quantize, ("4bit",))
     if find_spec("bitsandbytes") is None:
         raise ValueError(
-            "model.quantize=4bit needs bitsandbytes, which is not installed: .venv/bin/pip install -e '.[quantize]'."
+            "model.quantize=4bit needs bitsandbytes, which is not installed: .venv/bin/python -m pip install bitsandbytes "
+            "(the extra `quantize` of pyproject.toml; make setup EXTRA=quantize)."
         )
     if not lora_rank:
         raise ValueError("model.quantize=4bit trains adapters alone, and model.lora_rank is 0; expected 8, say.")

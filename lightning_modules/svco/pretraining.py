@@ -122,6 +122,7 @@ def pretrained_vlm(
         max_response=max_response,
         dtype=dtype,
         gradient_checkpointing=gradient_checkpointing,
+        cache_dir=cache_dir,
     )
 
 

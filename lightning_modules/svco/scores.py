@@ -157,8 +157,7 @@ WAYS = {"shared": shared, "continued": continued, "separate": separate}
 def scores_of(vlm: VLM, rows: Sequence[Row]) -> Tensor:
     """[S], by the way that was found right for the model."""
     way = vlm.way
-    if way == "continued" and vlm.training and getattr(vlm.core, "is_gradient_checkpointing", False):
-        # transformers drops the cache of layers that are computed again.
+    if way == "continued" and vlm.training and vlm.recomputes:
         way = "separate"
     return WAYS[way](vlm, rows)
 

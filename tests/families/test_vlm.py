@@ -1,0 +1,71 @@
+"""A sample of the vision-language families: `make families` goes through them all."""
+
+import pytest
+import torch
+
+from datamodules.scenes.reader import Reader
+from tests.families.vlm import SAMPLE, built, parts, pictures, verdict
+
+
+@pytest.mark.parametrize("family", SAMPLE)
+def test_a_family_is_computed_as_it_computes_itself_or_refused(family):
+    row = verdict(family)
+    assert row["verdict"] == SAMPLE[family], row
+    assert row["difference"] is None or row["difference"] < 1e-5
+
+
+TURNS = {
+    "gemma3": ("<s><start_of_turn>user\n", "it is red .<end_of_turn>"),
+    "llava": ("<s>USER: ", " it is red . </s>"),
+    "idefics3": ("<s>User:", " it is red .<end_of_utterance>"),
+    "mllama": ("<s><|h|>user", "it is red .<|eot_id|>"),
+}
+
+
+@pytest.mark.parametrize("family", TURNS)
+def test_an_answer_is_the_templates_own_turn_and_a_prompt_begins_once(family):
+    reader = Reader(processor=parts(family)[1])
+    begins, answer = TURNS[family]
+    prompt, _ = reader.prompt("what is it ?", pictures()[0])
+    assert reader.tokenizer.decode(prompt).startswith(begins)
+    assert prompt.tolist().count(reader.tokenizer.bos_token_id) == 1
+    assert reader.tokenizer.decode(reader.response("it is red .")[0]) == answer.replace(" . </s>", " .</s>")
+
+
+def test_what_follows_a_prompt_has_what_its_tokens_need():
+    pali, mllama = (Reader(processor=parts(family)[1]) for family in ("paligemma", "mllama"))
+    prompt, inputs = pali.prompt("?", pictures()[0])
+    assert pali.followed(inputs, prompt=len(prompt), tokens=2)["token_type_ids"][0, -3:].tolist() == [0, 1, 1]
+    prompt, inputs = mllama.prompt("?", pictures()[0])
+    mask = mllama.followed(inputs, prompt=len(prompt), tokens=2)["cross_attention_mask"]
+    assert mask.shape[1] == len(prompt) + 2 and torch.equal(mask[:, -1], mask[:, len(prompt) - 1])
+    with pytest.raises(ValueError, match="one a token, which nobody here can continue"):
+        mllama.followed({"other": torch.zeros(1, 5)}, prompt=5, tokens=1)
+
+
+def test_what_a_template_refuses_is_said_in_plain_words():
+    processor = parts("gemma3")[1]
+    processor.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+        + processor.chat_template
+    )
+    reader = Reader(processor=processor)
+    with pytest.raises(ValueError, match=r"Gemma3Processor refuses .*no system here.*leave 'system_prompt' empty"):
+        reader.prompt_text("?", system="be brief")
+    with pytest.raises(ValueError, match="holds '<start_of_image>', which stands for a picture"):
+        reader.prompt_text("<start_of_image> what is it ?")
+
+
+def test_pictures_of_one_shape_are_one_pass_of_the_vision_tower():
+    """Whatever the family: two responses of a prompt do not make two of its picture."""
+    from lightning_modules.svco.scores import Row, scores_of
+
+    vlm = built("qwen2_vl")
+    seen = []
+    vlm.core.model.visual.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    rows = [
+        Row(*vlm.reader.prompt("?", p), [vlm.reader.response(a)[0] for a in ("red", "blue .")]) for p in pictures()
+    ]
+    with torch.no_grad():
+        scores_of(vlm, rows)
+    assert seen == [sum(len(row.inputs["pixel_values"]) for row in rows)]
