@@ -10,6 +10,8 @@ S ?= moe,prompt,transfer,svco
 C ?=
 SCALE ?= small
 SERIES ?= first
+EXTRA_vision := torchvision num2words
+EXTRA_quantize := bitsandbytes
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -20,7 +22,8 @@ $(READY): requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
-setup: $(READY) ## create .venv and install the lock
+setup: $(READY) ## create .venv and install the lock; EXTRA=vision or quantize: what some vision-language models need
+	@test -z "$(EXTRA)" || $(BIN)/python -m pip install $(EXTRA_$(EXTRA))
 
 run: $(READY) ## the main job: micro-batch against global-batch balancing on real text (about ten minutes on two cores)
 	$(BIN)/python main.py -m experiment=moe/scope $(O)
@@ -81,8 +84,9 @@ soak: $(READY) ## twenty kills of a two-rank run, each resumed; writes docs/resu
 machines: $(READY) ## trainings on a pretended device, on processes and strategies; writes docs/results/machines.json
 	FACET_RESULTS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m machines
 
-families: $(READY) ## every mixture of transformers, tiny and random, against its plain forward; writes docs/results/families.json
+families: $(READY) ## every mixture and vision-language family of transformers, tiny and random, against its plain forward; writes docs/results/families.json
 	FACET_RESULTS=1 $(BIN)/python -m tests.families.moe
+	FACET_RESULTS=1 $(BIN)/python -m tests.families.vlm
 
 claims: $(READY) ## every claim of the papers tried, goes on where it was stopped: make claims S=moe C=moe/global_lowers_ppl SCALE=gpu SERIES=confirmation
 	$(BIN)/python -m lightning_modules.claims.run --systems $(S) --claims "$(C)" --scale $(SCALE) --series $(SERIES)

@@ -7,8 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
-from PIL import Image
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from torch.utils.data import DataLoader
 
 from datamodules.order import ORDER_VERSION
@@ -22,7 +24,7 @@ from lightning_modules.common.files import sha256
 
 
 class Source(Protocol):
-    """Where pairs come from: `description()` names it, `pairs(split)` has `images(pixels)` or image paths.
+    """Where pairs come from: `description()` names it, each of `pairs(split)` has `images(pixels)`.
 
     name: for people. scenes: whether toy scenes judge what learns from it.
     """
@@ -71,11 +73,12 @@ class SceneSource:
 
 
 class MVCSource:
-    """An MVC file, the paper's `mvc.json` or one of ours; the last pairs are held out for validation and test.
+    """An MVC file, the paper's `mvc.json` or one of ours. Held-out pairs are drawn, and no picture is in two splits.
 
     Args:
         file: JSON list or JSON lines. images: what relative image paths count from, by default the file's folder.
-        val, test: pairs held out (240 for validation in the paper). skip_bad: leave malformed records out.
+        val, test: most pairs held out (240 for validation in the paper); pairs that share a picture go together.
+        skip_bad: leave malformed records out. seed: of the draw.
     """
 
     scenes = False
@@ -89,7 +92,9 @@ class MVCSource:
         test: Count = 240,
         skip_bad: bool = False,
         pixel_limit: Count = mvc.PIXEL_LIMIT,
+        seed: Whole = 0,
     ) -> None:
+        self.seed = seed
         self.name = file
         self.file, self.held_out = Path(file), {"val": val, "test": test}
         self.images, self.skip_bad, self.pixel_limit = Path(images) if images else None, skip_bad, pixel_limit
@@ -99,21 +104,46 @@ class MVCSource:
         pairs, bad = mvc.read(self.file, images=self.images, skip_bad=self.skip_bad, pixel_limit=self.pixel_limit)
         if bad:
             print(f"{len(bad)} of {len(bad) + len(pairs)} records left out; the first: {bad[0]}")
-        if len(pairs) <= sum(self.held_out.values()):
-            raise ValueError(
-                f"{self.file} holds {len(pairs)} pairs; expected more than data.source.val + data.source.test, which is "
-                f"{sum(self.held_out.values())}."
-            )
         return pairs
 
+    @cached_property
+    def pictures(self) -> dict[Path, str]:
+        """The checksum of every picture."""
+        return {path: sha256(path) for pair in self.all for path in (pair.chosen_image, pair.rejected_image)}
+
+    @cached_property
+    def splits(self) -> dict[str, list[mvc.Pair]]:
+        """Pairs that a chain of shared pictures connects are drawn together; ValueError where nothing is left to train."""
+        ones, others = ([self.pictures[getattr(p, f"{s}_image")] for p in self.all] for s in ("chosen", "rejected"))
+        number = {sum_: n for n, sum_ in enumerate(dict.fromkeys([*ones, *others]))}
+        ends = [[number[sum_] for sum_ in sums] for sums in (ones, others)]
+        links = coo_matrix((np.ones(len(ones)), tuple(ends)), shape=(len(number),) * 2)
+        group = connected_components(links, directed=False)[1][ends[0]]
+        found: dict[str, list[mvc.Pair]] = {"test": [], "val": [], "train": []}
+        together: dict[int, list[mvc.Pair]] = {}
+        for pair, mine in zip(self.all, group.tolist(), strict=True):
+            together.setdefault(mine, []).append(pair)
+        for drawn in np.random.default_rng(self.seed).permutation(sorted(together)).tolist():
+            own = together[drawn]
+            fits = (name for name, most in self.held_out.items() if len(found[name]) + len(own) <= most)
+            found[next(fits, "train")] += own
+        sizes = ", ".join(f"{len(found[name])} {name}" for name in ("train", "val", "test"))
+        if not all(found.values()):
+            raise ValueError(
+                f"{self.file} holds {len(self.all)} pairs, which make {sizes}: pairs that share a picture stay together; "
+                f"expected some in each, with data.source.val and data.source.test, which are {self.held_out}, smaller."
+            )
+        print(f"{self.file}: {len(self.all)} pairs, {sizes}.")
+        return found
+
     def description(self) -> dict[str, Any]:
-        found = sha256(self.file) if self.file.is_file() else "missing"
-        return {"source": "mvc", "sha256": found, **self.held_out}
+        if not self.file.is_file():
+            return {"source": "mvc", "sha256": "missing", **self.held_out}
+        pictures = digest(sorted(self.pictures.values()))
+        return {"source": "mvc", "sha256": sha256(self.file), "pictures": pictures, **self.held_out, "seed": self.seed}
 
     def pairs(self, split: str) -> list[mvc.Pair]:
-        test, val = self.held_out["test"], self.held_out["val"]
-        cut = {"train": slice(None, -test - val), "val": slice(-test - val, -test), "test": slice(-test, None)}
-        return self.all[cut[split]]
+        return self.splits[split]
 
 
 class Numbered(NamedTuple):
@@ -121,13 +151,6 @@ class Numbered(NamedTuple):
 
     numbers: list[int]
     pairs: list[Encoded]
-
-
-def images_of(pair: Any, *, pixels: int, pixel_limit: int = mvc.PIXEL_LIMIT) -> tuple[Image.Image, Image.Image]:
-    if hasattr(pair, "images"):
-        return pair.images(pixels)
-    chosen, rejected = (mvc.open_image(p, pixel_limit=pixel_limit) for p in (pair.chosen_image, pair.rejected_image))
-    return chosen, rejected
 
 
 class EncodedPairs(Batches):
@@ -144,7 +167,7 @@ class EncodedPairs(Batches):
         if self._kept is not None and number in self._kept:
             return self._kept[number]
         pair = self.pairs[number]
-        found = self.reader.encode(pair, images_of(pair, pixels=self.pixels))
+        found = self.reader.encode(pair, pair.images(self.pixels))
         if self._kept is not None:
             self._kept[number] = found
         return found

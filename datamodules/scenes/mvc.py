@@ -5,12 +5,13 @@ or as JSON lines; our own files also carry `category`.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lightning_modules.common.files import write_atomically
 
@@ -18,6 +19,10 @@ TEXTS = ("instruction_prompt", "chosen_response", "rejected_response")
 IMAGES = ("chosen_images", "rejected_images")
 FIELDS = ("system_prompt", "instruction_prompt", *IMAGES, "chosen_response", "rejected_response")
 PIXEL_LIMIT = 50_000_000
+# What stands for a picture in the texts of the families of transformers.
+MARKS = re.compile(
+    r"<\|?(image|image_pad|vision_start|IMG_PATCH)\|?>|<(image_soft_token|start_of_image|IMG_CONTEXT)>|\[IMG\]"
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,14 @@ class Pair:
     rejected: str
     system: str = ""
     category: str = "all"
+    pixel_limit: int = PIXEL_LIMIT
+
+    def images(self, pixels: int = 0) -> tuple[Image.Image, Image.Image]:
+        """Both pictures as they are; `pixels` is the size of what is rendered."""
+        chosen, rejected = (
+            open_image(p, pixel_limit=self.pixel_limit) for p in (self.chosen_image, self.rejected_image)
+        )
+        return chosen, rejected
 
     def record(self, *, beside: Path) -> dict[str, Any]:
         """As a record of a file in `beside`; images under it by relative path."""
@@ -51,18 +64,30 @@ class Pair:
 
 
 def open_image(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> Image.Image:
-    """The image in RGB. ValueError naming the file when it is missing, unreadable or larger than `pixel_limit`."""
+    """The image in RGB and upright, as transformers' `load_image` has it.
+
+    ValueError naming the file when it is missing, unreadable or larger than `pixel_limit`, and where turning it into RGB
+    would show something else: behind transparency lie colours that nobody sees, and 16 bits are cut off at 255.
+    """
     if not path.is_file():
-        raise ValueError(f"{path}: no such image; paths in an MVC file count from its own folder or data.images.")
+        raise ValueError(
+            f"{path}: no such image; paths in an MVC file count from its own folder or data.source.images."
+        )
     try:
         with Image.open(path) as image:
             # The header tells the size; nothing is decoded before this check.
             if image.width * image.height > pixel_limit:
                 raise ValueError(
                     f"{path} has {image.width} x {image.height} pixels; expected at most {pixel_limit:,} in all "
-                    "(data.pixel_limit)."
+                    "(data.source.pixel_limit)."
                 )
-            return image.convert("RGB")
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"{path} has {image.mode} pixels of more than 8 bits; expected 8 bits a channel.")
+            if image.has_transparency_data and image.convert("RGBA").getextrema()[3] != (255, 255):
+                raise ValueError(
+                    f"{path} is partly transparent; expected an opaque picture, laid on the ground you mean."
+                )
+            return ImageOps.exif_transpose(image).convert("RGB")
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path} is too large an image ({error}); expected at most {pixel_limit:,} pixels.") from None
     except (OSError, SyntaxError) as error:
@@ -82,13 +107,13 @@ def read(
     pairs, bad = [], []
     for line, record in _records(path):
         try:
-            pair = _pair(record, images or path.parent)
-            check_pair(pair, pixel_limit=pixel_limit)
+            pair = replace(_pair(record, images or path.parent), pixel_limit=pixel_limit)
+            check_pair(pair)
             pairs.append(pair)
         except ValueError as error:
             message = f"{path}, line {line}: {error}"
             if not skip_bad:
-                raise ValueError(f"{message} data.skip_bad=true leaves such records out.") from None
+                raise ValueError(f"{message} data.source.skip_bad=true leaves such records out.") from None
             bad.append(message)
     if not pairs:
         raise ValueError(f"{path} holds no usable record{': ' + bad[0] if bad else ''}.")
@@ -154,15 +179,22 @@ def _pair(record: Any, images: Path) -> Pair:
     )
 
 
-def check_pair(pair: Pair, *, pixel_limit: int = PIXEL_LIMIT) -> None:
+def check_pair(pair: Pair) -> None:
     """ValueError naming the field where the pair has no contrast or nothing to learn from."""
-    for field, text in (("chosen_response", pair.chosen), ("rejected_response", pair.rejected)):
+    texts = (pair.chosen, pair.rejected)
+    for field, text in zip(("chosen_response", "rejected_response"), texts, strict=True):
         if not text.strip():
             raise ValueError(f"field {field!r} is empty; expected the response that its image calls for.")
     if pair.chosen.strip() == pair.rejected.strip():
         raise ValueError(
             f"fields 'chosen_response' and 'rejected_response' are both {pair.chosen!r}; expected a contrast."
         )
-    one, other = (open_image(p, pixel_limit=pixel_limit) for p in (pair.chosen_image, pair.rejected_image))
+    for field, text in zip(("system_prompt", *TEXTS), (pair.system, pair.instruction, *texts), strict=True):
+        if mark := MARKS.search(text):
+            raise ValueError(
+                f"field {field!r} holds {mark[0]!r}, which stands for a picture to a model; its template puts it in its "
+                "place: take it out of the text."
+            )
+    one, other = pair.images()
     if one.size == other.size and one.tobytes() == other.tobytes():
         raise ValueError("fields 'chosen_images' and 'rejected_images' hold the same picture; expected a contrast.")

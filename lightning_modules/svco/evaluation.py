@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from datamodules.scenes import language
-from datamodules.scenes.datamodule import images_of
 from datamodules.scenes.pairs import ScenePair, generator, scene_pairs, scenes
 from datamodules.scenes.render import render
 from datamodules.scenes.world import CATEGORIES, VALUES, Scene
@@ -149,7 +148,7 @@ def judges(source: Any, judged_on: str) -> str:
 def _pairs(vlm: VLM, pairs: Sequence[Any], found: Found, pixels: int, *, batch: int = 32) -> None:
     parts = []
     for start in range(0, len(pairs), batch):
-        encoded = [vlm.reader.encode(p, images_of(p, pixels=pixels)) for p in pairs[start : start + batch]]
+        encoded = [vlm.reader.encode(p, p.images(pixels)) for p in pairs[start : start + batch]]
         parts.append(pair_scores(vlm, encoded, SCORES))
     s = {name: torch.cat([part[name] for part in parts]).cpu() for name in SCORES}
     found.scores, found.categories = s, [pair.category for pair in pairs]

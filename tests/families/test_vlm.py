@@ -63,9 +63,7 @@ def test_pictures_of_one_shape_are_one_pass_of_the_vision_tower():
     vlm = built("qwen2_vl")
     seen = []
     vlm.core.model.visual.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    rows = [
-        Row(*vlm.reader.prompt("?", p), [vlm.reader.response(a)[0] for a in ("red", "blue .")]) for p in pictures()
-    ]
+    rows = [Row(*vlm.reader.prompt("?", p), [vlm.reader.response(a)[0] for a in ("red", "blue .")]) for p in pictures()]
     with torch.no_grad():
         scores_of(vlm, rows)
     assert seen == [sum(len(row.inputs["pixel_values"]) for row in rows)]

@@ -74,7 +74,9 @@ def model(config: Any, kind: type[nn.Module]) -> nn.Module:
     net = kind._from_config(config, attn_implementation="sdpa") if hasattr(kind, "_from_config") else kind(config)
     with torch.no_grad():
         for weight in net.parameters():
-            # Large enough that attention is not all but uniform: a fault in a mask must show.
+            # Large enough that attention is not all but uniform, nor a projection of pictures zero: faults must show.
+            if weight.dim() >= 2 and not weight.any():
+                weight.normal_(std=0.05)
             if weight.dim() >= 2:
                 weight.mul_(4)
     return net.eval()

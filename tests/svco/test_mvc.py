@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from datamodules.scenes import mvc
+from datamodules.scenes import MVCSource, mvc
 
 GOOD = {
     "system_prompt": "",
@@ -23,6 +23,10 @@ def folder(tmp_path):
     Image.new("RGB", (8, 8), (0, 0, 255)).save(tmp_path / "b.png")
     Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "same.png")
     Image.new("RGB", (40, 50)).save(tmp_path / "large.png")
+    half = Image.new("RGBA", (8, 8), (0, 0, 255, 255))
+    half.putpixel((0, 0), (9, 9, 9, 0))
+    half.save(tmp_path / "half.png")
+    Image.new("I;16", (8, 8), 300).save(tmp_path / "deep.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG no")
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:50])
     return tmp_path
@@ -56,6 +60,10 @@ BAD = [
     ({"rejected_images": ["broken.png"]}, "broken.png cannot be read as an image"),
     ({"rejected_images": ["cut.png"]}, "cut.png cannot be read as an image"),
     ({"rejected_images": ["large.png"]}, "large.png has 40 x 50 pixels; expected at most 1,000"),
+    ({"rejected_images": ["half.png"]}, "half.png is partly transparent; expected an opaque picture"),
+    ({"rejected_images": ["deep.png"]}, "deep.png has I;16 pixels of more than 8 bits"),
+    ({"instruction_prompt": "<image> What?"}, "'instruction_prompt' holds '<image>', which stands for a picture"),
+    ({"chosen_response": "A <|image_pad|> one."}, "'chosen_response' holds '<|image_pad|>'"),
     ({"rejected_images": ["same.png"]}, "hold the same picture"),
     ({"rejected_images": ["a.png"]}, "hold the same picture"),
     ({"rejected_response": "A red one. "}, "are both 'A red one.'"),
@@ -68,7 +76,7 @@ def test_a_bad_record_is_named_by_line_and_field_and_can_be_left_out(folder, cha
     with pytest.raises(ValueError, match="line 2: ") as error:
         mvc.read(path, pixel_limit=1000)
     assert words in str(error.value)
-    assert "data.skip_bad=true" in str(error.value)
+    assert "data.source.skip_bad=true" in str(error.value)
     pairs, bad = mvc.read(path, skip_bad=True, pixel_limit=1000)
     assert len(pairs) == 2
     assert len(bad) == 1 and words in bad[0]
@@ -96,3 +104,46 @@ def test_what_is_no_record_and_no_json(folder):
         mvc.read(path)
     with pytest.raises(ValueError, match="no such MVC file"):
         mvc.read(folder / "other.json")
+
+
+def test_pictures_are_upright_and_opaque_alpha_is_none(tmp_path):
+    turned = Image.new("RGB", (8, 4), (255, 0, 0))
+    exif = turned.getexif()
+    exif[274] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    assert mvc.open_image(tmp_path / "turned.jpg").size == (4, 8)
+    Image.new("RGBA", (4, 4), (1, 2, 3, 255)).save(tmp_path / "opaque.png")
+    assert mvc.open_image(tmp_path / "opaque.png").getpixel((0, 0)) == (1, 2, 3)
+
+
+def many(folder, count=40, shared=()):
+    """A file of `count` pairs with pictures of their own, but for the pairs of `shared`, which have one in common."""
+    records = []
+    for n in range(count):
+        for side in (0, 1):
+            Image.new("RGB", (8, 8), (n, side, 0)).save(folder / f"{n}-{side}.png")
+        one = shared[0] if n in shared else n
+        records.append({**GOOD, "chosen_images": [f"{one}-0.png"], "rejected_images": [f"{n}-1.png"]})
+    return str(write(folder, *records))
+
+
+def test_held_out_pairs_are_drawn_and_no_picture_is_in_two_splits(tmp_path):
+    file = many(tmp_path, shared=(1, 5, 20, 33))
+    source = MVCSource(file=file, val=6, test=8)
+    splits = {name: source.pairs(name) for name in ("train", "val", "test")}
+    assert {name: len(pairs) for name, pairs in splits.items()} == {"train": 26, "val": 6, "test": 8}
+    shown = {n: {q for p in pairs for q in (p.chosen_image, p.rejected_image)} for n, pairs in splits.items()}
+    assert not shown["train"] & shown["val"] and not (shown["train"] | shown["val"]) & shown["test"]
+    assert MVCSource(file=file, val=6, test=8).pairs("test") == splits["test"]
+    assert MVCSource(file=file, val=6, test=8, seed=1).pairs("test") != splits["test"]
+    with pytest.raises(ValueError, match="which make 0 train, 20 val, 20 test"):
+        MVCSource(file=file, val=20, test=20).pairs("train")
+
+
+def test_pictures_belong_to_what_a_file_is(tmp_path):
+    before = MVCSource(file=many(tmp_path), val=6, test=8).description()
+    assert MVCSource(file=str(tmp_path / "mvc.json"), val=6, test=8).description() == before
+    Image.new("RGB", (8, 8), (77, 77, 77)).save(tmp_path / "3-0.png")
+    assert MVCSource(file=str(tmp_path / "mvc.json"), val=6, test=8).description() != before
+    with pytest.raises(ValueError, match=r"8 x 8 pixels; expected at most 10 in all \(data.source.pixel_limit\)"):
+        MVCSource(file=str(tmp_path / "mvc.json"), pixel_limit=10).pairs("test")
