@@ -83,7 +83,7 @@ def open_image(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> Image.Image:
                 )
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"{path} has {image.mode} pixels of more than 8 bits; expected 8 bits a channel.")
-            if image.has_transparency_data and image.convert("RGBA").getextrema()[3] != (255, 255):
+            if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
                 raise ValueError(
                     f"{path} is partly transparent; expected an opaque picture, laid on the ground you mean."
                 )

@@ -1,8 +1,8 @@
 """S-VCO: fine-tuning a vision-language model to look at the picture (Wu et al., ACL 2025)."""
 
 from lightning_modules.svco.emoji_base import emoji_vlm
+from lightning_modules.svco.loading import load_vlm
 from lightning_modules.svco.losses import Objective
-from lightning_modules.svco.models import load_vlm
 from lightning_modules.svco.module import SVCO
 from lightning_modules.svco.pretraining import pretrained_vlm
 

@@ -11,7 +11,8 @@ from lightning_modules.common.bounds import Count, Positive, Share, Whole
 from lightning_modules.common.made import made
 from lightning_modules.common.making import Thing
 from lightning_modules.svco.embedded import build_processor
-from lightning_modules.svco.models import VLM, load_vlm
+from lightning_modules.svco.loading import load_vlm
+from lightning_modules.svco.models import VLM
 from lightning_modules.svco.pretraining import VERSION as SCENES_VERSION
 from lightning_modules.svco.pretraining import TellingModule, fit_batches, pretrained_vlm
 from lightning_modules.svco.scores import Row

@@ -23,7 +23,8 @@ from lightning_modules.common.made import made
 from lightning_modules.common.making import Thing
 from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.svco.embedded import build_llava, build_processor
-from lightning_modules.svco.models import VLM, load_vlm, prepared
+from lightning_modules.svco.loading import load_vlm
+from lightning_modules.svco.models import VLM, prepared
 from lightning_modules.svco.scores import Row, scores_of
 from lightning_modules.training.inner import inner_trainer, seeded
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from lightning_modules.svco.loading import load_vlm
 from lightning_modules.svco.losses import SCORES
-from lightning_modules.svco.models import load_vlm
 from lightning_modules.svco.scores import Row, pair_scores, scores_of, separate
 from tests.svco.toy import tiny_vlm, toy_pairs
 

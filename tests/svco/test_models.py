@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from lightning_modules.svco import models
-from lightning_modules.svco.models import load_vlm
+from lightning_modules.svco import loading
+from lightning_modules.svco.loading import load_vlm
 from lightning_modules.svco.scores import pair_scores
 from tests.moe.test_trainer import free_port
 from tests.ranks import run_ranks
@@ -56,7 +56,7 @@ def test_activations_computed_again_give_the_same_gradients(path, way, monkeypat
 def test_what_cannot_be_loaded_is_named(path, monkeypatch):
     with pytest.raises(ValueError, match="model.quantize=4bit needs bitsandbytes, which is not installed"):
         load_vlm(path=path, quantize="4bit", lora_rank=2)
-    monkeypatch.setattr(models, "find_spec", lambda name: True)
+    monkeypatch.setattr(loading, "find_spec", lambda name: True)
     with pytest.raises(ValueError, match="trains adapters alone, and model.lora_rank is 0"):
         load_vlm(path=path, quantize="4bit")
     with pytest.raises(ValueError, match="model.dtype"):

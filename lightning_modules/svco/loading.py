@@ -1,0 +1,96 @@
+"""A user's vision-language model by folder or name: loaded in its dtype, prepared for training, and checked."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.scenes.reader import Reader
+from lightning_modules.common.bounds import Whole
+from lightning_modules.common.choices import check_choice
+from lightning_modules.svco.checking import checked
+from lightning_modules.svco.models import VLM, prepared
+from lightning_modules.training.inner import device
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_vlm(
+    *,
+    path: str,
+    lora_rank: Whole = 0,
+    freeze_vision: bool = True,
+    max_response: Whole = 128,
+    attention: str = "sdpa",
+    local_files_only: bool = True,
+    dtype: str = "float32",
+    quantize: str | None = None,
+    gradient_checkpointing: bool = False,
+    cache_dir: str | None = None,
+) -> VLM:
+    """A model by folder (or by hub name with local_files_only=False).
+
+    dtype: of the weights, one of `DTYPES`. quantize: `4bit` by bitsandbytes, for LoRA. gradient_checkpointing: activations
+    are computed again in the backward pass instead of kept.
+
+    cache_dir: where the verdict of `checking` is kept.
+
+    Raises ValueError when there is none, when it takes no images, has no processor, or is computed wrongly.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    if local_files_only and not (Path(path) / "config.json").is_file():
+        raise ValueError(
+            f"model.path={path}: no config.json there. Expected a folder written by save_pretrained; a hub name needs "
+            "model.local_files_only=false."
+        )
+    given = dict(local_files_only=local_files_only, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(path, **given)
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise ValueError(
+            f"model.path={path} is a {config.model_type} model, which takes no images; expected an image-text-to-text "
+            "model such as llava, idefics3, smolvlm or qwen2_vl."
+        )
+    check_choice("model.dtype", dtype, DTYPES)
+    more = dict(
+        attn_implementation=attention, dtype=DTYPES[dtype], use_safetensors=True, **_quantized(quantize, lora_rank)
+    )
+    net = AutoModelForImageTextToText.from_pretrained(path, **more, **given)
+    if gradient_checkpointing:
+        net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        processor = AutoProcessor.from_pretrained(path, **given)
+    except ImportError as error:
+        needed = [name for name in ("torchvision", "num2words") if name in str(error).lower()]
+        if not needed:
+            raise
+        raise ValueError(
+            f"model.path={path}: the processor of {config.model_type} needs {needed[0]}, which is not installed: "
+            f".venv/bin/python -m pip install {needed[0]} (the extra `vision` of pyproject.toml; make setup EXTRA=vision)."
+        ) from None
+    if not hasattr(processor, "image_processor"):
+        raise ValueError(
+            f"model.path={path} has no image processor beside its tokenizer; save the model's processor there."
+        )
+    reader = Reader(processor=processor, max_response=max_response)
+    vlm = prepared(net=net, reader=reader, lora_rank=lora_rank, freeze_vision=freeze_vision)
+    return checked(vlm.to(device()), cache_dir=cache_dir)
+
+
+def _quantized(quantize: str | None, lora_rank: int) -> dict[str, Any]:
+    """What `from_pretrained` is told of 4-bit weights. ValueError where they cannot be had or trained."""
+    if quantize is None:
+        return {}
+    check_choice("model.quantize", quantize, ("4bit",))
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(
+            "model.quantize=4bit needs bitsandbytes, which is not installed: .venv/bin/python -m pip install bitsandbytes "
+            "(the extra `quantize` of pyproject.toml; make setup EXTRA=quantize)."
+        )
+    if not lora_rank:
+        raise ValueError("model.quantize=4bit trains adapters alone, and model.lora_rank is 0; expected 8, say.")
+    from transformers import BitsAndBytesConfig
+
+    kind = dict(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    return {"quantization_config": BitsAndBytesConfig(**kind)}
