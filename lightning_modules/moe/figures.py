@@ -3,7 +3,7 @@
 Shape legend: D domains, L layers, E experts, S logged steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,19 @@ from torch import Tensor
 
 from lightning_modules.common.style import COLOURS, heatmap, panels, ticks
 from lightning_modules.common.tables import mean_ci
-from lightning_modules.moe.specialization import coactivation_LEE
+from lightning_modules.moe.specialization import coactivation_LEE, selection_share_DLE, topk_score_DL
+
+
+def of_routing(*, tally: Mapping[str, Tensor], domains: Sequence[str], top_k: int) -> dict[str, Figure]:
+    """The figures of a held-out text's routing (`held_out.RoutingTally`), by name."""
+    common = {"domain_N": tally["domain_N"], "domains": len(domains)}
+    share_DLE = selection_share_DLE(counts_NLE=tally["counts_NLE"], **common)
+    score_DL = topk_score_DL(topk_score_NL=tally["topk_score_NL"], tokens_N=tally["tokens_N"], **common)
+    return {
+        "selection_heatmap": selection_heatmap(share_DLE=share_DLE, domains=domains),
+        "topk_score_sum": topk_score_figure(score_DL=score_DL, domains=domains, floor=top_k / share_DLE.shape[-1]),
+        "coactivation": coactivation_figure(pairs_LEE=tally["pairs_LEE"]),
+    }
 
 
 def selection_heatmap(*, share_DLE: Tensor, domains: Sequence[str]) -> Figure:

@@ -55,7 +55,10 @@ class Head:
             return cross_entropy(logits_CV.to(wide), targets_C.to(logits_CV.device), reduction="none")
 
         parts = zip(hidden_TH.split(CHUNK), targets_T.split(CHUNK), strict=True)
-        return torch.cat([checkpoint(of_chunk, *part, use_reentrant=False) for part in parts])
+        nll_T = torch.cat(
+            [checkpoint(of_chunk, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+        )
+        return nll_T.to(targets_T.device)
 
     def loss(self, hidden_TH: Tensor, targets_T: Tensor, valid_T: Tensor | None = None) -> Tensor:
         """Mean of `nll` over the valid targets, all when None; no valid target gives 0."""

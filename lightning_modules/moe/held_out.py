@@ -47,12 +47,13 @@ class DomainPerplexity(Tally):
     def update(self, nll_B: Tensor, tokens_B: Tensor, domain_B: Tensor) -> None:
         self.add(nll_N=nll_B, tokens_N=tokens_B, domain_N=domain_B)
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """(perplexity over all tokens, perplexity per domain [D])."""
+    def compute(self) -> tuple[float, list[float]]:
+        """(perplexity over all tokens, perplexity per domain). No tensors: torchmetrics takes one domain's for a scalar."""
         domain_N, empty_D = self.whole("domain_N"), torch.zeros(self.domains, dtype=torch.float64)
         nll_D = empty_D.index_add(0, domain_N, self.whole("nll_N").double())
         tokens_D = empty_D.index_add(0, domain_N, self.whole("tokens_N").double())
-        return (nll_D.sum() / tokens_D.sum().clamp(min=1)).exp(), (nll_D / tokens_D.clamp(min=1)).exp()
+        overall = (nll_D.sum() / tokens_D.sum().clamp(min=1)).exp()
+        return float(overall), (nll_D / tokens_D.clamp(min=1)).exp().tolist()
 
 
 class RoutingTally(Tally):

@@ -77,7 +77,10 @@ class RouterTap:
             raise ValueError(f"{self.family}: its layers choose {told} experts; expected the same in every layer.")
         if self.scoring is None:
             self.scoring = self._scoring(choices)
-        return torch.stack([c.logits_TE for c in choices]), torch.stack([c.indices_TK for c in choices])
+        # Layers may lie on several devices.
+        place = choices[0].logits_TE.device
+        logits, indices = zip(*((c.logits_TE.to(place), c.indices_TK.to(place)) for c in choices), strict=True)
+        return torch.stack(logits), torch.stack(indices)
 
     def _scoring(self, choices: list[Choice]) -> str:
         name, difference = scoring_of(choices)

@@ -7,6 +7,8 @@ Source: Qiu et al. 2025, section 4 (selection shares, top-k score sum); MaxVio i
 import torch
 from torch import Tensor
 
+from lightning_modules.moe.losses import Frequency, lbl_per_block
+
 
 def domain_counts(*, counts_NLE: Tensor, domain_N: Tensor, domains: int) -> Tensor:
     """Selections per domain, int64 [D, L, E]."""
@@ -66,6 +68,27 @@ def load_entropy(*, counts_LE: Tensor) -> Tensor:
     """Entropy of the load in nats per layer, at most log E."""
     load = counts_LE.double() / counts_LE.sum(-1, keepdim=True).clamp(min=1)
     return -torch.xlogy(load, load).sum(-1)
+
+
+def balance_over(
+    *, counts_NLE: Tensor, prob_sums_NLE: Tensor, tokens_N: Tensor, group_N: Tensor
+) -> tuple[float, float]:
+    """(load-balancing loss, MaxVio) with f and P taken over groups of sequences, means over groups and layers.
+
+    prob_sums_NLE: sums of P over a sequence's tokens. group_N: int64, the group of each sequence. From one sequence a
+    group to all in one: the scopes that a loss may have (Qiu et al. 2025, section 2.2).
+    """
+    groups = int(group_N.max()) + 1
+    counts_LGE, sums_LGE = (
+        torch.zeros(groups, *values.shape[1:], dtype=torch.float64)
+        .index_add(0, group_N, values.double())
+        .transpose(0, 1)
+        for values in (counts_NLE, prob_sums_NLE)
+    )
+    tokens_G = torch.zeros(groups, dtype=torch.float64).index_add(0, group_N, tokens_N.double())
+    frequency = Frequency(counts_LGE, tokens_G.expand(len(counts_LGE), -1))
+    lbl_LG = lbl_per_block(frequency=frequency, prob_sums_LME=sums_LGE)
+    return float(lbl_LG.mean()), float(max_violation(counts_LE=counts_LGE).mean())
 
 
 def total_variation_L(*, share_DLE: Tensor) -> Tensor:

@@ -19,21 +19,10 @@ class MoEFigures(pl.Callback):
             return
         # matplotlib takes a second to import; only a run that gets here needs it.
         from lightning_modules.moe import figures as draw
-        from lightning_modules.moe import specialization as measure
 
         held_out = next(c for c in trainer.callbacks if isinstance(c, HeldOutEvaluation))
         training = next((c for c in trainer.callbacks if isinstance(c, RoutingMetrics)), None)
-        tally, domains = held_out.tally, trainer.datamodule.domains
-        common = {"domain_N": tally["domain_N"], "domains": len(domains)}
-        share_DLE = measure.selection_share_DLE(counts_NLE=tally["counts_NLE"], **common)
-        score_DL = measure.topk_score_DL(topk_score_NL=tally["topk_score_NL"], tokens_N=tally["tokens_N"], **common)
-        figures = {
-            "selection_heatmap": draw.selection_heatmap(share_DLE=share_DLE, domains=domains),
-            "topk_score_sum": draw.topk_score_figure(
-                score_DL=score_DL, domains=domains, floor=pl_module.tap.top_k / share_DLE.shape[-1]
-            ),
-            "coactivation": draw.coactivation_figure(pairs_LEE=tally["pairs_LEE"]),
-        }
+        figures = draw.of_routing(tally=held_out.tally, domains=trainer.datamodule.domains, top_k=pl_module.tap.top_k)
         if training is not None and training.loads:
             steps, loads = zip(*training.loads, strict=True)
             figures["load_over_training"] = draw.load_over_training(steps=steps, loads_SLE=loads)

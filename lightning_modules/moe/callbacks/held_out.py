@@ -79,5 +79,5 @@ class HeldOutEvaluation(pl.Callback):
 
     def _perplexities(self, split: str) -> dict[str, float]:
         overall, by_domain = self._perplexity.compute()
-        values = {names.per_domain(f"{split}/ppl", d): float(v) for d, v in zip(self._domains, by_domain, strict=True)}
-        return {f"{split}/ppl": float(overall), **values}
+        values = {names.per_domain(f"{split}/ppl", d): v for d, v in zip(self._domains, by_domain, strict=True)}
+        return {f"{split}/ppl": overall, **values}

@@ -1,0 +1,143 @@
+"""What the experts of a model specialise in, looked at without training: one forward over held-out windows.
+
+Shape legend: B sequences of a batch, N sequences in all, S tokens, L layers, E experts, K selected experts, D domains.
+"""
+
+import json
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from datamodules.corpus import CorpusDataModule
+from lightning_modules.common import metric_names as names
+from lightning_modules.common.bounds import Count, Whole
+from lightning_modules.common.digests import digest, digest_of_weights
+from lightning_modules.moe import figures as draw
+from lightning_modules.moe import specialization as measure
+from lightning_modules.moe.held_out import DomainPerplexity, RoutingTally
+from lightning_modules.moe.module import MoELM
+from lightning_modules.moe.routing import RouterStats
+from lightning_modules.runtime.study import Desk
+from lightning_modules.training.inner import device
+
+
+class RoutingAnalysis:
+    """Domains against experts, entropy, balance at every scope, co-activation, and the null of shuffled domains.
+
+    Args:
+        module: the model in its LightningModule, which reads its routers and its loss.
+        data: held-out windows are `data.eval_windows` a domain of its test split.
+        shuffles: draws of the null. tokens: windows a domain whose routing is written token by token (`save_tokens`).
+    """
+
+    def __init__(self, *, module: MoELM, data: CorpusDataModule, shuffles: Count = 100, tokens: Whole = 0) -> None:
+        self.module, self.data, self.shuffles, self.tokens = module.eval(), data, shuffles, tokens
+
+    def prepare(self) -> None:
+        self.data.prepare_data()
+
+    def fingerprint(self) -> dict[str, str]:
+        model: Any = self.module.model
+        # What accelerate keeps on disk has no bytes here.
+        weights = {name: w for name, w in model.state_dict().items() if not w.is_meta}
+        base = digest([model.config.to_dict().get("model_type"), digest_of_weights(weights)])
+        return {**self.data.fingerprint(), "base": base}
+
+    @torch.inference_mode()
+    def run(self, desk: Desk) -> dict[str, float]:
+        model: Any = self.module.model
+        if not hasattr(model, "hf_device_map"):
+            self.module.to(device())
+        domains = self.data.domains
+        perplexity, routing = DomainPerplexity(len(domains)), RoutingTally()
+        sums: list[Tensor] = []
+        kept = TokenRouting(len(domains), self.tokens)
+        for batch in self.data.test_dataloader():
+            found = self.module.evaluate({name: value.to(model.device) for name, value in batch.items()})
+            stats: RouterStats = found["stats"]
+            perplexity.update(found["nll_B"].cpu(), found["tokens_B"].cpu(), batch["domain"])
+            routing.update(stats, batch["domain"].to(stats.logits_LTE.device))
+            sums.append(stats.prob_sums_LME.transpose(0, 1).cpu())
+            kept.add(stats, batch)
+        tally = routing.compute()
+        for name, figure in draw.of_routing(tally=tally, domains=domains, top_k=self.module.tap.top_k).items():
+            desk.figure(name, figure)
+        torch.save({"domains": domains, **tally}, desk.folder / "figures" / "routing_test.pt")
+        if self.tokens:
+            kept.save(desk, domains=domains, tokenizer=self.data.tokenizer)
+        return self._tables(desk, tally, torch.cat(sums), perplexity)
+
+    def _tables(
+        self, desk: Desk, tally: dict[str, Tensor], prob_sums_NLE: Tensor, perplexity: DomainPerplexity
+    ) -> dict[str, float]:
+        domains, domain_N, counts_NLE = self.data.domains, tally["domain_N"], tally["counts_NLE"]
+        order_N = torch.arange(len(domain_N))
+        # The domain of a micro-batch is that of its sequences, as in training.
+        micro_N = torch.unique(domain_N * len(domain_N) + order_N // self.data.micro_batch, return_inverse=True)[1]
+        present_N = torch.unique(domain_N, return_inverse=True)[1]
+        scopes = {"sequence": order_N, "micro": micro_N, "domain": present_N, "global": torch.zeros_like(order_N)}
+        rows, metrics = [], {}
+        for scope, group_N in scopes.items():
+            lbl, violation = measure.balance_over(
+                counts_NLE=counts_NLE, prob_sums_NLE=prob_sums_NLE, tokens_N=tally["tokens_N"], group_N=group_N
+            )
+            rows.append({"scope": scope, "groups": int(group_N.max()) + 1, "lbl": lbl, "maxvio": violation})
+            metrics[f"test/lbl_{scope}"] = lbl
+        desk.table("balance_by_scope", rows)
+        overall, by_domain = perplexity.compute()
+        share_DLE = measure.selection_share_DLE(counts_NLE=counts_NLE, domain_N=domain_N, domains=len(domains))
+        top_D = measure.top_share_D(share_DLE=share_DLE)
+        desk.table(
+            "domains",
+            [
+                {
+                    "domain": d,
+                    "windows": int((domain_N == i).sum()),
+                    "ppl": by_domain[i],
+                    "top_share": float(top_D[i]),
+                }
+                for i, d in enumerate(domains)
+            ],
+        )
+        per_sequence = {name: tally[name] for name in ("counts_NLE", "domain_N", "topk_score_NL", "tokens_N")}
+        found = {f"test/{n.split('/')[1]}": v for n, v in measure.summary(**per_sequence, draws=self.shuffles).items()}
+        ppl = {names.per_domain("test/ppl", d): by_domain[i] for i, d in enumerate(domains)}
+        return {**metrics, **found, "test/routing_entropy": float(tally["entropy"]), "test/ppl": overall, **ppl}
+
+
+class TokenRouting:
+    """Up to `windows` windows of each domain, routed token by token."""
+
+    def __init__(self, domains: int, windows: int) -> None:
+        self.left_D = [windows] * domains
+        self.parts: list[dict[str, Tensor]] = []
+
+    def add(self, stats: RouterStats, batch: dict[str, Tensor]) -> None:
+        ids_BS = batch["input_ids"]
+        layers, (sequences, length) = stats.logits_LTE.shape[0], ids_BS.shape
+        indices_BSLK, scores_BSLK = (
+            values.reshape(layers, sequences, length, -1).permute(1, 2, 0, 3).cpu()
+            for values in (stats.indices_LTK, stats.probs_LTE.gather(-1, stats.indices_LTK))
+        )
+        for row, domain in enumerate(batch["domain"].tolist()):
+            if self.left_D[domain]:
+                self.left_D[domain] -= 1
+                self.parts.append(
+                    {
+                        "tokens_NS": ids_BS[row].cpu(),
+                        "experts_NSLK": indices_BSLK[row].int(),
+                        "scores_NSLK": scores_BSLK[row].float(),
+                        "domain_N": batch["domain"][row].cpu(),
+                    }
+                )
+
+    def save(self, desk: Desk, *, domains: list[str], tokenizer: Any) -> None:
+        """`tables/routing_tokens.safetensors`: names tell the shapes; metadata the domains and each id's text, as JSON."""
+        tensors = {name: torch.stack([part[name] for part in self.parts]).contiguous() for name in self.parts[0]}
+        ids = tensors["tokens_NS"].unique().tolist()
+        words = dict(zip(map(str, ids), tokenizer.convert_ids_to_tokens(ids), strict=True))
+        (desk.folder / "tables").mkdir(parents=True, exist_ok=True)
+        about = {"domains": json.dumps(domains), "words": json.dumps(words, ensure_ascii=False)}
+        save_file(tensors, desk.folder / "tables" / "routing_tokens.safetensors", metadata=about)
