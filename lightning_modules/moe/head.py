@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
@@ -88,6 +89,9 @@ class Head:
         if output is None:
             return None
         weight_VH = output.weight
+        if isinstance(weight_VH, FakeTensor):
+            # A plan's weights have no values: those of a model from sizes, whose logits are the plain product.
+            return 1.0
         draw_TH = torch.randn(8, weight_VH.shape[1], generator=torch.Generator().manual_seed(0)).to(weight_VH)
         with torch.autocast(weight_VH.device.type, enabled=False):
             plain_TV = draw_TH @ weight_VH.T

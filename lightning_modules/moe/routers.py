@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 ROUTER = re.compile(r"(Router|Gate|Gating)$")
 # How router logits become scores, in the literature's order: Shazeer 2017, DeepSeek-V3, DeepSeek-V4; Gemma-4's router
@@ -106,6 +107,9 @@ def scoring_of(choices: Sequence[Choice]) -> tuple[str, float]:
     A family may scale a token's weights to sum to 1 or to something else: with two experts or more a token, only their
     proportions count. Where weights are equal though logits are not, they tell no score: the difference is infinite.
     """
+    if any(isinstance(choice.logits_TE, FakeTensor) for choice in choices):
+        # A plan's, which have shapes and no values: its counts are the same for every score.
+        return "softmax", 0.0
     differences = dict.fromkeys(SCORES, 0.0)
     for choice in choices:
         # On the CPU: a device may have no float64.

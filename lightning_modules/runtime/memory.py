@@ -1,6 +1,6 @@
 """What a training needs of a device, by arithmetic, whether or not there is one.
 
-One forward and backward on the CPU is counted by torch's own `FlopCounterMode` and `MemTracker`; of a model that is made
+One forward and backward on the CPU is counted, operation by operation; of a model that is made
 from sizes alone its tensors have no values (`FakeTensorMode`), so that it takes no memory and little time. A device's
 context, libraries and allocator come on top: 1 to 2 GiB on CUDA.
 """
@@ -10,7 +10,8 @@ import copy
 import inspect
 import re
 import warnings
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -20,8 +21,10 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_modules.runtime import devices
 
@@ -56,6 +59,31 @@ class Need(NamedTuple):
         return f"{sum(self) / MIB:,.0f} MiB a device ({', '.join(parts)})"
 
 
+class Peak(TorchDispatchMode):
+    """Most bytes at once of the storages that operations make, beside those of `known`.
+
+    torch's own MemTracker counts the same, but no module that is called twice in a forward.
+    """
+
+    def __init__(self, known: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._seen = WeakIdKeyDictionary(dict.fromkeys((tensor.untyped_storage() for tensor in known), True))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self._seen:
+                self._seen[storage] = True
+                self._add(storage.nbytes())
+                weakref.finalize(storage, self._add, -storage.nbytes())
+        return made
+
+    def _add(self, size: int) -> None:
+        self.now += size
+        self.most = max(self.most, self.now)
+
+
 class Counter(pl.Callback):
     """Counts while it is entered; as a callback of a training, its micro-step number `at`.
 
@@ -64,12 +92,15 @@ class Counter(pl.Callback):
 
     def __init__(self, module: nn.Module, *, at: int = 0) -> None:
         self.module, self.at = module, at
-        self.memory, self.flops = MemTracker(), FlopCounterMode(display=False, custom_mapping=ATTENTION)
+        self.flops = FlopCounterMode(display=False, custom_mapping=ATTENTION)
         self._entered = contextlib.ExitStack()
 
     def __enter__(self) -> "Counter":
-        self.memory.track_external(self.module)
-        self._entered.enter_context(self.memory)
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        trained = [p for p in self.module.parameters() if p.requires_grad and p.grad is None]
+        self.to_come = sum(p.numel() * p.element_size() for p in trained)
+        self.peak = Peak([*self.module.parameters(), *self.module.buffers(), *gradients])
+        self._entered.enter_context(self.peak)
         self._entered.enter_context(self.flops)
         return self
 
@@ -85,10 +116,7 @@ class Counter(pl.Callback):
 
     @property
     def counted(self) -> Counted:
-        peak = sum(sizes["Total"] for sizes in self.memory.get_tracker_snapshot("peak").values())
-        tensors = [*self.module.parameters(), *self.module.buffers()]
-        tensors += [p for p in self.module.parameters() if p.requires_grad]
-        return Counted(self.flops.get_total_flops(), max(0, peak - sum(t.numel() * t.element_size() for t in tensors)))
+        return Counted(self.flops.get_total_flops(), max(0, self.peak.most - self.to_come))
 
 
 def count(cfg: DictConfig, datamodule: Any) -> tuple[Counted, pl.LightningModule]:

@@ -65,7 +65,8 @@ def test_a_model_that_is_read_from_files_is_planned_too(tmp_path):
     cfg = composed(tmp_path, "trainer=gpu")
     datamodule = instantiate(cfg.data)
     real, _ = counted_in_training(cfg, datamodule)
-    assert real.flops * cfg.trainer.max_steps == fresh["FLOPs"]
+    # Its first step also finds out how the head computes, once.
+    assert real.flops * cfg.trainer.max_steps == pytest.approx(fresh["FLOPs"], rel=0.02)
 
 
 def counted_in_training(cfg, datamodule):
@@ -83,6 +84,9 @@ def test_what_is_counted_is_what_is_allocated(tmp_path, changes):
     need = memory.need(cfg, module, activations=counted.activations)
     module = instantiate(cfg.module)
     batch = {k: v[: len(v) // cfg.trainer.accumulate_grad_batches] for k, v in datamodule.train_batch(0).items()}
+    with torch.no_grad():
+        # Finds out how the head computes, once.
+        module.training_step(batch, 0)
     optimizer = torch.optim.AdamW(module.parameters())
     for _ in range(cfg.trainer.accumulate_grad_batches - 1):
         module.training_step(batch, 0)["loss"].backward()
