@@ -5,12 +5,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.order import GlobalBatchSampler
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
 
 
 class Batches(Dataset[Any]):

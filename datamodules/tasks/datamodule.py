@@ -109,16 +109,13 @@ class TaskDataModule(OrderedDataModule):
     @cached_property
     def common(self) -> Batch:
         """What every batch of the task carries: the prompt's place and the classes' words."""
-        at = self.template.encode([""], self.tokenizer)["prompt_at"]
+        at = {"prompt_at": self.template.encode([""], self.tokenizer)["prompt_at"]}
         if self.verbaliser == "token":
-            return {"prompt_at": torch.tensor(at), "label_ids": label_ids(self.task.classes, self.tokenizer)}
+            return {**at, "label_ids": label_ids(self.task.classes, self.tokenizer)}
         phrases = self.tokenizer(list(self.task.classes))["input_ids"]
         made = collate(phrases, pad=self.pad)
-        return {
-            "prompt_at": torch.tensor(at),
-            "phrase_ids": made["input_ids"],
-            "phrase_mask": made["attention_mask"],
-        }
+        named = {"phrase_ids": made["input_ids"], "phrase_mask": made["attention_mask"], "phrases": digest(phrases)}
+        return {**at, **named}
 
     def examples(self, split: str) -> Examples:
         encoded = self.template.encode(self.task.texts[split], self.tokenizer)

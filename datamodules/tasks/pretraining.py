@@ -17,12 +17,12 @@ from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.digests import digest
 
 MASKED_WORDS, MASKED_LABELS = 0.15, 0.6
-IGNORE = -100
 MASK, PAD, END = SPECIAL.index("<mask>"), SPECIAL.index("<pad>"), SPECIAL.index("</s>")
 
 
 class MaskedSentences(Batches):
-    """`count` sentences; a label word is masked in 60%, any other in 15%.
+    """`count` sentences; a label word is masked in 60%, any other in 15%. `asked` [M] numbers a batch's masked positions
+    row by row, `words` [M] are theirs; `tagged` and `untagged` say which of these name a label.
 
     Without the high rate for labels the model never learns to answer. `offset` [B, T] shifts the positions of a sentence,
     not of its tag, by 0 to `offsets`, as a soft prompt of that length will.
@@ -50,18 +50,22 @@ class MaskedSentences(Batches):
         chance[np.asarray([self.tagged[i] for i in indices]), 0] = MASKED_LABELS
         special = torch.isin(ids, torch.tensor([PAD, END]))
         masked = torch.from_numpy(draw.random(ids.shape) < chance) & ~special
-        labels = torch.where(masked, ids, IGNORE)
         shift = torch.from_numpy(draw.integers(0, self.offsets + 1, (len(indices), 1)))
         heads = torch.tensor([self.heads[i] for i in indices])[:, None]
         offset = shift * (torch.arange(ids.shape[1]) >= heads)
         tag = torch.zeros_like(masked)
         tag[:, 0] = torch.tensor([self.tagged[i] for i in indices])
+        asked = masked.flatten().nonzero().squeeze(1)
+        answers_tag = tag.flatten()[asked]
+        # Places are found here: on a device, which are masked would have to be waited for.
         return {
             **batch,
             "input_ids": ids.masked_fill(masked, MASK),
-            "labels": labels,
             "offset": offset,
-            "tag": tag & masked,
+            "asked": asked,
+            "words": ids.flatten()[asked],
+            "tagged": answers_tag.nonzero().squeeze(1),
+            "untagged": (~answers_tag).nonzero().squeeze(1),
         }
 
 

@@ -108,13 +108,12 @@ class Template:
         return [] if token is None else [token]
 
 
-def collate(rows: list[list[int]], *, pad: int, left: bool = False) -> dict[str, Tensor]:
-    """input_ids and attention_mask [N, T], padded to the longest row."""
+def collate(rows: list[list[int]], *, pad: int) -> dict[str, Any]:
+    """input_ids and attention_mask [N, T], padded on the right to the longest row."""
     width = max(map(len, rows))
     ids, mask = torch.full((len(rows), width), pad), torch.zeros(len(rows), width, dtype=torch.long)
     for n, row in enumerate(rows):
-        place = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[n, place], mask[n, place] = torch.tensor(row), 1
+        ids[n, : len(row)], mask[n, : len(row)] = torch.tensor(row), 1
     return {"input_ids": ids, "attention_mask": mask}
 
 

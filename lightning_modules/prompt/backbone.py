@@ -1,109 +1,124 @@
-"""A frozen language model that is asked at one position: embeddings in, scores of label words out.
+"""A frozen language model that is asked at one position: a text with a prompt in, scores of label words out.
 
-Shape legend: B examples, T positions, H hidden width, V words, C classes, W tokens of a label phrase, P prompt tokens.
+It is the model's own forward, from token numbers to logits: a prompt takes the place of what the word embedding gives, and
+the hidden states that its head reads are cut to the asked position. So no family is special, and no head runs where nobody
+asks. Shape legend: B examples, T positions, H hidden width, V words, C classes, W tokens of a label phrase, P prompt tokens.
 """
 
 import contextlib
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.common.digests import digest_of_weights
-from lightning_modules.prompt.families import down_projections, kind_of, vocabulary_logits
+from lightning_modules.prompt.families import body_of, down_projections, kind_of, start_token, word_embedding
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+# Families whose last layer is attention, then a feed-forward block that sees each position by itself.
+LEAN = ("bert", "roberta", "xlm-roberta")
 
 
 class Backbone(nn.Module):
     """Any transformers masked, causal or encoder-decoder LM, or a bare encoder, with one way to ask it.
 
-    A batch holds input_ids and attention_mask [B, T], `ask` [B], the position whose output is read, `prompt_at` [], where a
-    soft prompt's P reserved positions begin, and the classes' words: label_ids [C], or phrase_ids and
-    phrase_mask [C, W] for prototypes.
+    A batch holds input_ids and attention_mask [B, T], padded on the right, `ask` [B], the position whose output is read,
+    `prompt_at`, where a soft prompt's P reserved positions begin, and the classes' words: label_ids [C], or phrase_ids and
+    phrase_mask [C, W] for prototypes, with `phrases`, their name. It may lie on another device.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         super().__init__()
         self.model, self.tokenizer, self.kind = model.eval(), tokenizer, kind_of(model)
-        self.width = model.get_input_embeddings().embedding_dim
+        self.width = word_embedding(model).weight.shape[-1]
         self.requires_grad_(False)
-        # Positions count the tokens that are there, so padding on the left changes nothing; RoBERTa starts at 2.
-        embeddings = getattr(model.base_model, "embeddings", None)
-        padding = getattr(embeddings, "padding_idx", None)
-        self._first_position = 0 if padding is None else padding + 1
-        self._prototypes: dict[bytes, Tensor] = {}
+        # RoBERTa's kin number positions by which tokens are not padding, and padding stands where a prompt will.
+        self._first_position = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+        self._prototypes: dict[tuple[str, torch.device], Tensor] = {}
 
     def train(self, mode: bool = True) -> "Backbone":
         """Always in evaluation mode: dropout inside a frozen model would make neurons and prompts noisy for nothing."""
         return super().train(False)
 
-    def embed(self, batch: Batch, prompt: Tensor | None = None) -> Tensor:
-        """Input embeddings [B, T, H]; `prompt` [P, H], or one per example [B, P, H], stands at `prompt_at`."""
-        embeds_BTH = self.model.get_input_embeddings()(batch["input_ids"])
-        if prompt is None or prompt.shape[-2] == 0:
-            return embeds_BTH
-        at, length = int(batch["prompt_at"]), prompt.shape[-2]
-        prompt_BPH = prompt.expand(len(embeds_BTH), length, -1).to(embeds_BTH.dtype)
-        return torch.cat([embeds_BTH[:, :at], prompt_BPH, embeds_BTH[:, at + length :]], 1)
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
-    def hidden(self, embeds_BTH: Tensor, attention_mask: Tensor, offset: Tensor | None = None) -> Tensor:
-        """Last hidden states [B, T, H]: of the encoder, or the decoder's only position [B, 1, H] in an encoder-decoder.
+    def placed(self, batch: Batch) -> Batch:
+        """The batch where the model is."""
+        return {n: v.to(self.device) if isinstance(v, Tensor) else v for n, v in batch.items()}
 
-        offset [B, 1] shifts the position numbers.
+    def batches(self, found: Iterable[Batch]) -> Iterator[Batch]:
+        return map(self.placed, found)
+
+    def words(self, ids: Tensor) -> Tensor:
+        """What the word embedding gives for token numbers, one more dimension of H."""
+        with torch.no_grad():
+            return word_embedding(self.model)(ids.to(self.device)).detach()
+
+    def logits(self, batch: Batch, prompt: Tensor | None = None, *, lean: bool = False) -> Tensor:
+        """Logits [B, V] at the asked position; `prompt` [P, H], or one per example [B, P, H], stands at `prompt_at`.
+
+        Of an encoder without a head: the inner product with each word's embedding. lean: in the last layer of BERT's kin
+        only the asked position goes through the feed-forward block; equal up to rounding, but neurons of that layer are
+        then seen at that position alone, so analyses do without.
         """
+        batch = self.placed(batch)
+        if self.kind == "encoder":
+            hidden_BTH = self._run(body_of(self.model), batch, prompt)[0]
+            return hidden_BTH[_rows(batch), batch["ask"]] @ word_embedding(self.model).weight.T
+        with contextlib.ExitStack() as hooks:
+            if self.kind != "seq2seq" and (body := body_of(self.model)) is not self.model:
+                hooks.enter_context(_after(body, lambda out: _cut(out, batch)))
+            if lean and self.model.config.model_type in LEAN:
+                layer = self.model.base_model.encoder.layer[-1]
+                hooks.enter_context(_after(layer.attention, lambda out: _cut(out, batch)))
+            logits = self._run(self.model, batch, prompt).logits
+        return logits[:, 0] if logits.shape[1] == 1 else logits[_rows(batch), batch["ask"]]
+
+    def mean_state(self, batch: Batch, prompt: Tensor | None = None) -> Tensor:
+        """The last hidden states' mean over positions [B, H]; of an encoder-decoder the decoder's only one."""
+        batch = self.placed(batch)
         if self.kind == "seq2seq":
-            start = torch.full((len(embeds_BTH), 1), self.model.config.decoder_start_token_id, device=embeds_BTH.device)
-            read_BTH = self.model.get_encoder()(inputs_embeds=embeds_BTH, attention_mask=attention_mask)[0]
-            return self.model.get_decoder()(
-                input_ids=start, encoder_hidden_states=read_BTH, encoder_attention_mask=attention_mask, use_cache=False
-            )[0]
-        position = (attention_mask.cumsum(1) - 1).clamp(min=0) + self._first_position
-        if offset is not None:
-            position = position + offset
-        return self.model.base_model(
-            inputs_embeds=embeds_BTH, attention_mask=attention_mask, position_ids=position
-        ).last_hidden_state
+            found: list[Tensor] = []
+            with _after(self.model.get_decoder(), lambda out: found.append(out[0])):
+                self._run(self.model, batch, prompt)
+            return found[0][:, 0]
+        hidden_BTH = self._run(body_of(self.model), batch, prompt)[0]
+        weight = batch["attention_mask"].unsqueeze(-1).to(hidden_BTH.dtype)
+        return (hidden_BTH * weight).sum(1) / weight.sum(1)
 
     def answer(self, batch: Batch, prompt: Tensor | None = None) -> Tensor:
-        """The hidden state [B, H] at the asked position."""
-        return self.answer_of(self.embed(batch, prompt), batch)
+        """What classes are scored by: logits [B, V], or for prototypes the mean state [B, H]."""
+        return self.mean_state(batch, prompt) if "phrase_ids" in batch else self.logits(batch, prompt)
 
-    def answer_of(self, embeds_BTH: Tensor, batch: Batch, *, lean: bool = False) -> Tensor:
-        layer = _last_layer(self.model) if lean and self.kind == "masked" and "phrase_ids" not in batch else None
-        if layer is not None:
-            with _asked_only(layer, batch["ask"]):
-                return self.hidden(embeds_BTH, batch["attention_mask"])[:, 0]
-        hidden = self.hidden(embeds_BTH, batch["attention_mask"])
-        if self.kind == "seq2seq":
-            return hidden[:, 0]
-        if "phrase_ids" in batch:
-            return _mean_over(hidden, batch["attention_mask"])
-        return hidden[torch.arange(len(hidden), device=hidden.device), batch["ask"]]
-
-    def scores(self, batch: Batch, prompt: Tensor | None = None) -> Tensor:
+    def scores(self, batch: Batch, prompt: Tensor | None = None, *, lean: bool = False) -> Tensor:
         """Class scores [B, C]: logits of the label words, or 20 x cosine to the embedded label phrases."""
-        return self.scores_of(self.embed(batch, prompt), batch)
+        batch = self.placed(batch)
+        if "phrase_ids" not in batch:
+            return self.logits(batch, prompt, lean=lean)[:, batch["label_ids"]]
+        state_BH = self.mean_state(batch, prompt)
+        return 20.0 * nn.functional.normalize(state_BH, dim=-1) @ self._prototype(batch).T
 
-    def scores_of(self, embeds_BTH: Tensor, batch: Batch, *, lean: bool = False) -> Tensor:
-        """Class scores [B, C] of embedded inputs.
-
-        lean: in the last layer of BERT's kin only the asked position goes through the feed-forward block. Equal up to
-        rounding; neurons of that layer are then seen at that position alone, so analyses do without.
-        """
-        hidden_BH = self.answer_of(embeds_BTH, batch, lean=lean)
-        if "phrase_ids" in batch:
-            prototypes_CH = self._prototype(batch["phrase_ids"], batch["phrase_mask"])
-            return 20.0 * nn.functional.normalize(hidden_BH, dim=-1) @ prototypes_CH.T
-        return vocabulary_logits(self.model, hidden_BH)[:, batch["label_ids"]]
+    def _run(self, module: nn.Module, batch: Batch, prompt: Tensor | None) -> Any:
+        asked = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        if "use_cache" in inspect.signature(module.forward).parameters:
+            asked["use_cache"] = False
+        if self._first_position is not None:
+            asked["position_ids"] = batch["attention_mask"].cumsum(1).clamp(min=1) + self._first_position
+        if self.kind == "seq2seq":
+            asked["decoder_input_ids"] = torch.full_like(batch["input_ids"][:, :1], start_token(self.model))
+        with _prompted(word_embedding(self.model), prompt, batch.get("prompt_at", 0)):
+            return module(**asked)
 
     @torch.no_grad()
-    def _prototype(self, ids_CW: Tensor, mask_CW: Tensor) -> Tensor:
-        key = ids_CW.cpu().numpy().tobytes()
+    def _prototype(self, batch: Batch) -> Tensor:
+        key = batch["phrases"], self.device
         if key not in self._prototypes:
-            hidden = self.hidden(self.model.get_input_embeddings()(ids_CW), mask_CW)
-            self._prototypes[key] = nn.functional.normalize(_mean_over(hidden, mask_CW), dim=-1)
+            phrases = {"input_ids": batch["phrase_ids"], "attention_mask": batch["phrase_mask"]}
+            self._prototypes[key] = nn.functional.normalize(self.mean_state(phrases), dim=-1)
         return self._prototypes[key]
 
     def sites(self) -> list[nn.Module]:
@@ -116,29 +131,13 @@ class Backbone(nn.Module):
         A causal LM's prompt stands before the text and cannot see it: there a neuron is the same in every example.
         """
         if self.kind == "causal":
-            return x_BTF[torch.arange(len(x_BTF), device=x_BTF.device), batch["ask"]][:, None]
-        at = int(batch["prompt_at"])
+            return x_BTF[_rows(batch), batch["ask"].to(x_BTF.device)][:, None]
+        at = batch["prompt_at"]
         return x_BTF[:, at : at + length]
 
     def fingerprint(self) -> str:
         """16 hex digits over every weight by its original name, whatever adapters stand around it."""
         return digest_of_weights(own_weights(self.model))
-
-
-def _last_layer(model: nn.Module) -> nn.Module | None:
-    layers = getattr(getattr(model.base_model, "encoder", None), "layer", None)
-    return layers[-1] if layers is not None and hasattr(layers[-1], "attention") else None
-
-
-@contextlib.contextmanager
-def _asked_only(layer: nn.Module, ask_B: Tensor) -> Iterator[None]:
-    rows = torch.arange(len(ask_B), device=ask_B.device)
-    cut = lambda _m, _a, out: (out[0][rows, ask_B][:, None], *out[1:])  # noqa: E731
-    handle = layer.attention.register_forward_hook(cut)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def own_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -150,6 +149,43 @@ def own_weights(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _mean_over(hidden_BTH: Tensor, mask_BT: Tensor) -> Tensor:
-    weight = mask_BT.unsqueeze(-1).to(hidden_BTH.dtype)
-    return (hidden_BTH * weight).sum(1) / weight.sum(1)
+def _rows(batch: Batch) -> Tensor:
+    return torch.arange(len(batch["ask"]), device=batch["ask"].device)
+
+
+@contextlib.contextmanager
+def _after(module: nn.Module, change: Callable[[Any], Any]) -> Iterator[None]:
+    """While it lasts, `change` stands behind the module's forward; None leaves its output as it is."""
+    handle = module.register_forward_hook(lambda _m, _a, out: change(out))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _cut(out: Any, batch: Batch) -> Any:
+    """A module's output with its hidden states [B, T, H] at the asked position alone, [B, 1, H]."""
+    hidden_BTH = out[0]
+    if hidden_BTH.shape[1] == 1:
+        return out
+    asked_B1H = hidden_BTH[_rows(batch), batch["ask"]][:, None]
+    if isinstance(out, tuple):
+        return asked_B1H, *out[1:]
+    out[next(iter(out))] = asked_B1H
+    return out
+
+
+def _prompted(embedding: nn.Module, prompt: Tensor | None, at: int) -> contextlib.AbstractContextManager[None]:
+    if prompt is None or prompt.shape[-2] == 0:
+        return contextlib.nullcontext()
+    length, done = prompt.shape[-2], []
+
+    def put(embeds_BTH: Tensor) -> Tensor | None:
+        if done:
+            # A decoder may read its own words by the same module.
+            return None
+        done.append(True)
+        prompt_BPH = prompt.to(embeds_BTH).expand(len(embeds_BTH), length, -1)
+        return torch.cat([embeds_BTH[:, :at], prompt_BPH, embeds_BTH[:, at + length :]], 1)
+
+    return _after(embedding, put)

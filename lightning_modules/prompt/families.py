@@ -1,4 +1,4 @@
-"""What differs between Hugging Face families: where the neurons are, and how a position is read out.
+"""What differs between Hugging Face families: where the neurons and the words are, and how an answer begins.
 
 A neuron is one coordinate of what a feed-forward block's down-projection reads: its post-activation vector. One forward
 pre-hook there sees it, and edits it by returning another tensor.
@@ -6,7 +6,7 @@ pre-hook there sees it, and edits it by returning another tensor.
 
 import re
 
-from torch import Tensor, nn
+from torch import nn
 
 # The down-projection of every layer, by the name of its module.
 DOWN = re.compile(
@@ -54,24 +54,37 @@ def up_projections(model: nn.Module, down: str) -> dict[str, nn.Module]:
 
 def kind_of(model: nn.Module) -> str:
     """`masked`, `causal`, `seq2seq` or, for a model without a language-model head, `encoder`."""
+    from transformers.models.auto import modeling_auto as auto
+
     name = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
         return "seq2seq"
-    if name.endswith("ForMaskedLM"):
+    # XLM's one class stands in two of them: it sees both sides.
+    if name in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
         return "masked"
-    return "causal" if name.endswith(("ForCausalLM", "LMHeadModel")) else "encoder"
+    return "causal" if name in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() else "encoder"
 
 
-def vocabulary_logits(model: nn.Module, hidden_BH: Tensor) -> Tensor:
-    """The language-model head on chosen positions only: the same logits as the whole forward's, without [B, T, V]."""
-    if hasattr(model, "vocab_projector"):
-        return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden_BH))))
-    if hasattr(model, "lm_predictions"):
-        return model.lm_predictions(hidden_BH, model.get_input_embeddings())
-    head = getattr(model, "lm_head", None) or getattr(model, "cls", None)
-    if head is None:
-        # Tied read-out of an encoder without a head: the inner product with each word's embedding.
-        return hidden_BH @ model.get_input_embeddings().weight.T
-    if getattr(model.config, "scale_decoder_outputs", False):
-        hidden_BH = hidden_BH * model.config.d_model**-0.5
-    return head(hidden_BH)
+def body_of(model: nn.Module) -> nn.Module:
+    """All of a model but its head."""
+    return model.base_model
+
+
+def word_embedding(model: nn.Module) -> nn.Module:
+    """The module that reads a text's words; of an encoder-decoder the encoder's, where a prompt stands."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        return model.get_encoder().get_input_embeddings()
+    return model.get_input_embeddings()
+
+
+def start_token(model: nn.Module) -> int:
+    """What a decoder begins with. ValueError where its config names nothing."""
+    generation = getattr(model, "generation_config", None)
+    for config in (model.config, generation, model.config.get_text_config(decoder=True)):
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            if isinstance(found := getattr(config, name, None), int):
+                return found
+    raise ValueError(
+        f"backbone: the config of {type(model).__name__} has no decoder_start_token_id; expected the token that its decoder "
+        "begins with."
+    )

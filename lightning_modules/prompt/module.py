@@ -62,7 +62,7 @@ class PromptTuning(SavesWhatTrains):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Tuners that reach into the model must see all positions; a prompt only needs the answer.
         lean = isinstance(self.tuner, SoftPrompt)
-        scores_BC = self.backbone.scores_of(self.backbone.embed(batch, self.tuner.prompt()), batch, lean=lean)
+        scores_BC = self.backbone.scores(batch, self.tuner.prompt(), lean=lean)
         loss = nn.functional.cross_entropy(scores_BC, batch["labels"])
         right = (scores_BC.detach().argmax(1) == batch["labels"]).float().mean()
         self.log_dict({names.TRAIN_LOSS: loss.detach(), names.TRAIN_ACCURACY: right}, prog_bar=True)

@@ -39,22 +39,19 @@ class MaskedLM(pl.LightningModule):
         self.spec, self.model = backbone, backbone.build()
         self.first = self.model.base_model.embeddings.padding_idx + 1
 
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits of the masked positions [M, V] and their words [M]."""
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits of the masked positions [M, V]."""
         mask = batch["attention_mask"]
         position = (mask.cumsum(1) - 1).clamp(min=0) + self.first + batch["offset"]
         hidden = self.model.base_model(
             input_ids=batch["input_ids"], attention_mask=mask, position_ids=position
         ).last_hidden_state
-        asked = batch["labels"] >= 0
-        return self.model.lm_head(hidden[asked]), batch["labels"][asked]
+        return self.model.lm_head(hidden.flatten(0, 1)[batch["asked"]])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        logits, words = self(batch)
-        losses = nn.functional.cross_entropy(logits, words, reduction="none")
-        tags = batch["tag"][batch["labels"] >= 0]
+        losses = nn.functional.cross_entropy(self(batch), batch["words"], reduction="none")
         # A sentence has many words and one label: in one mean, naming latents would be learnt last.
-        loss = losses[~tags].mean() + losses[tags].mean()
+        loss = losses[batch["untagged"]].mean() + losses[batch["tagged"]].mean()
         self.log(names.TRAIN_LOSS, loss.detach(), prog_bar=True)
         return loss
 
@@ -65,11 +62,10 @@ class MaskedLM(pl.LightningModule):
         self._measure("test", batch)
 
     def _measure(self, split: str, batch: dict[str, Tensor]) -> None:
-        logits, words = self(batch)
-        tags = batch["tag"][batch["labels"] >= 0]
+        logits, words, tagged = self(batch), batch["words"], batch["tagged"]
         right = (logits.argmax(-1) == words).float()
         self.log(f"{split}/loss", nn.functional.cross_entropy(logits, words), batch_size=len(words))
-        self.log(f"{split}/label_accuracy", right[tags].mean(), batch_size=int(tags.sum()))
+        self.log(f"{split}/label_accuracy", right[tagged].mean(), batch_size=len(tagged))
 
     def configure_optimizers(self) -> dict[str, Any]:
         steps = int(self.trainer.estimated_stepping_batches)
@@ -85,7 +81,7 @@ class MaskedLM(pl.LightningModule):
         return folder
 
     def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
+        self.model.cpu().save_pretrained(folder)
         self.spec.tokenizer().save_pretrained(folder)
 
 

@@ -15,7 +15,7 @@ from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.prompt_file import PromptFile
 from lightning_modules.prompt.tuners import SoftPrompt, Tuner
-from lightning_modules.training.inner import inner_trainer, seeded
+from lightning_modules.training.inner import device, inner_trainer, precision, seeded
 
 VERSION = 2
 
@@ -69,13 +69,13 @@ class Prompts:
 
     @cached_property
     def backbone(self) -> Backbone:
-        return self.spec.load()
+        return self.spec.load().to(device())
 
     def untrained(self) -> Backbone:
         """The same architecture with random weights: the control that shows what pretraining brings."""
         spec = copy.copy(self.spec)
         spec.random_init = True
-        return spec.load()
+        return spec.load().to(device())
 
     def with_tuning(self, **settings: Any) -> "Prompts":
         """The same with other settings of tuning, from no run."""
@@ -174,6 +174,7 @@ class Prompts:
             "tuner": tuner.description(),
             "tuning": tuning,
             "seed": seed,
+            **({} if precision() == "32-true" else {"precision": precision()}),
         }
         return {"folder": self.cache / "prompts", "key": key}
 
@@ -182,7 +183,7 @@ class Prompts:
         folder = self.path(task, seed=seed, tuner=tuner, lr=lr)
         module = self._module(tuner, self.tuning)
         module.load_export(folder)
-        return module
+        return module.to(device())
 
     def _module(self, tuner: Tuner, tuning: dict[str, Any]) -> PromptTuning:
         # A prompt stands beside the model and changes nothing in it; the others do.

@@ -14,6 +14,7 @@ from lightning_modules.common.bounds import Count, Positive
 from lightning_modules.common.choices import check_choice
 from lightning_modules.common.digests import digest_of_weights
 from lightning_modules.prompt.backbone import Backbone
+from lightning_modules.prompt.families import word_embedding
 from lightning_modules.prompt.prompt_file import PromptFile
 
 INITS = ("random", "vocabulary", "text", "file", "run")
@@ -100,15 +101,17 @@ class SoftPrompt(Tuner):
         if self._given:
             self._given.check(backbone, length=self.length)
             return self._given.weight.clone()
-        embedding = backbone.model.get_input_embeddings().weight.detach()
-        draw = torch.Generator().manual_seed(self.seed)
-        if self.init == "random":
-            return embedding.mean(0) + embedding.std(0) * torch.randn(self.length, backbone.width, generator=draw)
         if self.init == "text":
             return text_prompt(backbone, self.text or "", self.length)
+        # Drawn on the CPU, so that a seed is the same start on every device.
+        draw, number = torch.Generator().manual_seed(self.seed), len(word_embedding(backbone.model).weight)
+        if self.init == "random":
+            every_VH = backbone.words(torch.arange(number))
+            drawn = torch.randn(self.length, backbone.width, generator=draw)
+            return every_VH.mean(0) + every_VH.std(0) * drawn.to(every_VH)
         special = set(backbone.tokenizer.all_special_ids)
-        words = torch.tensor([i for i in range(len(embedding)) if i not in special])
-        return embedding[words[torch.randint(len(words), (self.length,), generator=draw)]].clone()
+        words = torch.tensor([i for i in range(number) if i not in special])
+        return backbone.words(words[torch.randint(len(words), (self.length,), generator=draw)])
 
 
 def text_prompt(backbone: Backbone, text: str, length: int) -> Tensor:
@@ -116,8 +119,7 @@ def text_prompt(backbone: Backbone, text: str, length: int) -> Tensor:
     ids = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise ValueError(f"prompt.text is {text!r}; expected at least one word.")
-    embedding = backbone.model.get_input_embeddings().weight.detach()
-    return embedding[torch.tensor([ids[i % len(ids)] for i in range(length)])].clone()
+    return backbone.words(torch.tensor([ids[i % len(ids)] for i in range(length)]))
 
 
 class Hooked(Tuner):

@@ -302,12 +302,13 @@ class Prune(Intervention):
     @torch.no_grad()
     def speed_up(self, smaller: Backbone, task: str, prompt: Tensor) -> float:
         """Median time of a test batch in the whole model over that in the pruned one, taken in turns."""
-        batch = next(iter(self.prompts.data(task).fixed("test")))
+        batch = self.backbone.placed(next(iter(self.prompts.data(task).fixed("test"))))
         times: dict[str, list[float]] = {"whole": [], "pruned": []}
         for _ in range(self.rounds):
             for name, model in (("whole", self.backbone), ("pruned", smaller)):
                 start = time.perf_counter()
-                model.scores(batch, prompt)
+                # A device has computed when the host has a number of it.
+                model.scores(batch, prompt).sum().item()
                 times[name].append(time.perf_counter() - start)
         medians = {name: sorted(values)[len(values) // 2] for name, values in times.items()}
         return medians["whole"] / medians["pruned"]

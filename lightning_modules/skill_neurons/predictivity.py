@@ -15,6 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from lightning_modules.common.choices import check_choice
+from lightning_modules.common.wide import wide
 from lightning_modules.prompt.backbone import Backbone, Batch
 from lightning_modules.skill_neurons.hooks import hooked
 
@@ -40,16 +41,16 @@ def baseline_LPF(backbone: Backbone, batches: Iterable[Batch], prompt: Tensor) -
     """Mean activation at each prompt token, or where `Backbone.read` reads instead: a_bsl(N, p) of equation 2."""
     sums: dict[int, Tensor] = {}
     seen = 0
-    for batch in batches:
+    for batch in backbone.batches(batches):
 
         def see(layer: int, x_BTF: Tensor, batch: Batch = batch) -> None:
-            part = backbone.read(x_BTF, batch, len(prompt)).double().sum(0)
+            part = wide(backbone.read(x_BTF, batch, len(prompt))).sum(0)
             sums[layer] = sums[layer] + part if layer in sums else part
 
         with hooked(backbone.sites(), see):
             backbone.answer(batch, prompt)
         seen += len(batch["input_ids"])
-    return torch.stack([sums[layer] for layer in sorted(sums)]).float() / seen
+    return torch.stack([sums[layer] for layer in sorted(sums)]).float().to(backbone.device) / seen
 
 
 @torch.no_grad()
@@ -65,12 +66,12 @@ def count_above(
     """Second pass. labels_RN: a row per labelling, in the order of the examples (`permuted_labels`)."""
     layers, tokens, width = baseline_LPF.shape
     runs = len(labels_RN)
-    above = torch.zeros(layers, runs * classes, tokens * width)
+    above = torch.zeros(layers, runs * classes, tokens * width, device=baseline_LPF.device)
     start = 0
-    for batch in batches:
+    for batch in backbone.batches(batches):
         size = len(batch["input_ids"])
         one_hot_RCB = torch.nn.functional.one_hot(labels_RN[:, start : start + size], classes).permute(0, 2, 1)
-        rows_RCxB = one_hot_RCB.flatten(0, 1).float()
+        rows_RCxB = one_hot_RCB.flatten(0, 1).float().to(above)
         start += size
 
         def see(layer: int, x_BTF: Tensor, batch: Batch = batch, rows: Tensor = rows_RCxB) -> None:
@@ -81,7 +82,7 @@ def count_above(
             backbone.answer(batch, prompt)
     total_RC = torch.stack([torch.bincount(row, minlength=classes) for row in labels_RN])
     shaped = above.view(layers, runs, classes, tokens, width).permute(1, 2, 0, 3, 4)
-    return Counts(shaped, total_RC)
+    return Counts(shaped.cpu(), total_RC)
 
 
 def permuted_labels(labels_N: Tensor, *, permutations: int, seed: int) -> Tensor:
@@ -157,7 +158,7 @@ def select(pred_LF: Tensor, *, share: float, rank_within: str = "layer") -> Tens
     flat = pred_LF if rank_within == "layer" else pred_LF.reshape(1, -1)
     count = round(share * flat.shape[1])
     order = flat.argsort(dim=1, descending=True, stable=True)[:, :count]
-    return torch.zeros(flat.shape, dtype=torch.bool).scatter_(1, order, True).view_as(pred_LF)
+    return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True).view_as(pred_LF)
 
 
 def tied_share(pred_LF: Tensor, mask_LF: Tensor, *, rank_within: str = "layer") -> float:
@@ -182,7 +183,7 @@ def random_like(mask_LF: Tensor, *, seed: int) -> Tensor:
 
 def spearman(preds: Sequence[Tensor], *, layer: int | None = None) -> Tensor:
     """Rank correlation of neurons' predictivity between tasks, [tasks, tasks]; of one layer, or of all together."""
-    rows = [(p if layer is None else p[layer]).flatten().numpy() for p in preds]
+    rows = [(p if layer is None else p[layer]).flatten().cpu().numpy() for p in preds]
     size = len(rows)
     found = torch.eye(size)
     for i in range(size):
@@ -197,11 +198,11 @@ def moments(backbone: Backbone, batches: Iterable[Batch], prompt: Tensor | None)
     sums: dict[int, Tensor] = {}
     squares: dict[int, Tensor] = {}
     seen = 0
-    for batch in batches:
+    for batch in backbone.batches(batches):
         mask_BT = batch["attention_mask"].bool()
 
         def see(layer: int, x_BTF: Tensor, mask_BT: Tensor = mask_BT) -> None:
-            kept = x_BTF[mask_BT].double()
+            kept = wide(x_BTF[mask_BT])
             sums[layer] = sums.get(layer, 0) + kept.sum(0)
             squares[layer] = squares.get(layer, 0) + kept.square().sum(0)
 
@@ -210,4 +211,4 @@ def moments(backbone: Backbone, batches: Iterable[Batch], prompt: Tensor | None)
         seen += int(mask_BT.sum())
     mean = torch.stack([sums[layer] for layer in sorted(sums)]) / seen
     variance = torch.stack([squares[layer] for layer in sorted(squares)]) / seen - mean.square()
-    return Moments(mean.float(), variance.clamp(min=0).sqrt().float())
+    return Moments(mean.float().cpu(), variance.clamp(min=0).sqrt().float().cpu())

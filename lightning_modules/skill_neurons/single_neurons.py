@@ -48,7 +48,7 @@ def word_activation(
     The strongest is the one that varies most. Words of fewer than `least` texts are left out.
     """
     values = []
-    for batch in data.fixed("test"):
+    for batch in backbone.batches(data.fixed("test")):
         kept: list[Tensor] = []
 
         def see(i: int, x_BTF: Tensor, batch=batch, kept: list[Tensor] = kept) -> None:

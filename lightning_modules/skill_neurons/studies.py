@@ -118,12 +118,12 @@ class PromptStudy:
         if kind == "tuned":
             return self.tuned(task)
         if kind == "hard":
-            return [text_prompt(backbone, self.prompts.data(task).task.hint, self.prompts.length)]
+            return [text_prompt(backbone, self.prompts.data(task).task.hint, self.prompts.length).cpu()]
         found = []
         for seed in self.seeds():
             tuner = self.prompts.soft(seed=seed, init="vocabulary")
             tuner.attach(backbone)
-            found.append(tuner.weight.detach())
+            found.append(tuner.weight.detach().cpu())
         return found
 
     def skill_neurons(self, task: str, *, share: float | None = None) -> Tensor:
@@ -144,15 +144,15 @@ def accuracy(
     examples: int | None = None,
 ) -> float:
     """Share of `split` answered right, with `see` on the neurons when given; of its first `examples` when given."""
-    right = seen = 0
-    for batch in data.fixed(split):
+    right, seen = torch.zeros((), dtype=torch.long, device=backbone.device), 0
+    for batch in backbone.batches(data.fixed(split)):
         if examples is not None and seen >= examples:
             break
         with hooked(sites or backbone.sites(), see or (lambda layer, x: None)):
             scores_BC = backbone.scores(batch, prompt)
-        right += int((scores_BC.argmax(1) == batch["labels"]).sum())
+        right += (scores_BC.argmax(1) == batch["labels"]).sum()
         seen += len(scores_BC)
-    return right / seen
+    return int(right) / seen
 
 
 class SkillNeurons(PromptStudy):

@@ -69,11 +69,11 @@ def active_LF(backbone: Backbone, data: TaskDataModule, prompt: Tensor) -> Tenso
 
     try:
         with hooked(backbone.sites(), see):
-            backbone.hidden(backbone.embed(batch, prompt), batch["attention_mask"])
+            backbone.answer(batch, prompt)
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack([found[n] for n in range(len(names))])
+    return torch.stack([found[n] for n in range(len(names))]).cpu()
 
 
 def _gate(model: nn.Module, down: str) -> nn.Module | None:

@@ -60,6 +60,7 @@ class Projector(nn.Module):
                 f"projector: prompts of shape {tuple(prompts_NPH.shape[1:])}; expected ({self.length}, {self.source}), the "
                 "tokens and width it was trained on. Train one for this source model (experiment=prompt/project)."
             )
+        prompts_NPH = prompts_NPH.to(self.norm.weight.device)
         flat = prompts_NPH.flatten(1) if self.variant == "flat" else prompts_NPH
         return self.norm(self.layers(flat).view(-1, self.length, self.target))
 
@@ -90,16 +91,18 @@ class ProjectorTraining(pl.LightningModule):
         self.projector, self.objective, self.lr, self.tasks = projector, objective, lr, list(data)
         # In a tuple, so that the frozen model is no submodule and cannot reach the optimizer.
         self._frozen = (backbone,)
-        self.prompts_NPH, self.targets_NPG = prompts_NPH, targets_NPG
+        # They go where the module goes.
+        self.prompts_NPH: Tensor
+        self.targets_NPG: Tensor
+        self.register_buffer("prompts_NPH", prompts_NPH, persistent=False)
+        self.register_buffer("targets_NPG", targets_NPG, persistent=False)
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """batch: the step's number."""
-        step = int(batch)
+    def training_step(self, batch: Tensor, step: int) -> Tensor:
         if self.objective == "distance":
             return nn.functional.mse_loss(self.projector(self.prompts_NPH), self.targets_NPG)
         pair, turn = step % len(self.tasks), step // len(self.tasks)
         prompt = self.projector(self.prompts_NPH[pair : pair + 1])[0]
-        examples = self.tasks[pair].train_batch(turn)
+        examples = self._frozen[0].placed(self.tasks[pair].train_batch(turn))
         return nn.functional.cross_entropy(self._frozen[0].scores(examples, prompt), examples["labels"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

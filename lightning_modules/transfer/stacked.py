@@ -1,4 +1,4 @@
-"""Prompts of one task on another, many at once (section 4 of Su et al.): the text is embedded once for all of them.
+"""Prompts of one task on another, many at once (section 4 of Su et al.).
 
 Shape legend: K prompts, B examples, T positions, P prompt tokens, H hidden width, C classes.
 """
@@ -37,16 +37,9 @@ def stack(prompts: Sequence[PromptFile]) -> Tensor:
 def stacked_scores(backbone: Backbone, batch: Batch, prompts_KPH: Tensor) -> Tensor:
     """Class scores [K, B, C] of every prompt on every example of `batch`, over the batch's own label words."""
     number, size = len(prompts_KPH), len(batch["input_ids"])
-    embeds_BTH = backbone.embed(batch)
-    at, length = int(batch["prompt_at"]), prompts_KPH.shape[1]
-    stacked = embeds_BTH.expand(number, *embeds_BTH.shape).clone()
-    stacked[:, :, at : at + length] = prompts_KPH[:, None].to(stacked)
-    wide = {
-        **batch,
-        "attention_mask": batch["attention_mask"].repeat(number, 1),
-        "ask": batch["ask"].repeat(number),
-    }
-    return backbone.scores_of(stacked.flatten(0, 1), wide, lean=True).unflatten(0, (number, size))
+    wide = {n: batch[n].repeat(number, *[1] * (batch[n].dim() - 1)) for n in ("input_ids", "attention_mask", "ask")}
+    scores = backbone.scores({**batch, **wide}, prompts_KPH.repeat_interleave(size, 0), lean=True)
+    return scores.unflatten(0, (number, size))
 
 
 @torch.no_grad()
@@ -58,11 +51,11 @@ def stacked_accuracy(
     # Texts of a length go together, so that little is padding.
     order = sorted(range(len(examples)), key=lambda n: len(examples.rows[n]))
     size = max(1, min(len(examples), rows // len(prompts_KPH)))
-    right = torch.zeros(len(prompts_KPH))
+    right = torch.zeros(len(prompts_KPH), device=backbone.device)
     for start in range(0, len(examples), size):
-        batch = examples.__getitems__(order[start : start + size])
+        batch = backbone.placed(examples.__getitems__(order[start : start + size]))
         for chunk in range(0, len(prompts_KPH), rows):
             part = slice(chunk, chunk + rows)
             scores_KBC = stacked_scores(backbone, batch, prompts_KPH[part])
             right[part] += (scores_KBC.argmax(-1) == batch["labels"]).sum(1)
-    return right / len(examples)
+    return right.cpu() / len(examples)

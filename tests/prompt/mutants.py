@@ -51,17 +51,17 @@ MUTANTS = (
     ),
     ("no means in the bias", PRUNING, "bias + constant", "bias", FAMILIES),
     (
-        "positions count padding",
+        "positions begin one too late",
         ROOM + "backbone.py",
-        "(attention_mask.cumsum(1) - 1).clamp(min=0)",
-        "torch.arange(attention_mask.shape[1])[None].expand_as(attention_mask)",
+        ".clamp(min=1) + self._first_position",
+        ".clamp(min=1) + self._first_position + 1",
         FAMILIES,
     ),
     (
         "the prompt overwrites [MASK]",
         ROOM + "backbone.py",
-        'at, length = int(batch["prompt_at"]), prompt.shape[-2]',
-        "at, length = 0, prompt.shape[-2]",
+        'prompt, batch.get("prompt_at", 0))',
+        "prompt, 0)",
         TRANSFER,
     ),
     (

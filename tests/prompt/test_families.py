@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_modules.prompt.backbone import Backbone
-from lightning_modules.prompt.families import down_projections, vocabulary_logits
+from lightning_modules.prompt.families import down_projections, start_token
 from lightning_modules.skill_neurons import predictivity as skill_neurons
 from lightning_modules.skill_neurons.hooks import Perturbation, hooked
 from lightning_modules.skill_neurons.pruning import keep_mask, parameters_left, pruned
@@ -50,7 +50,7 @@ def whole_logits(backbone: Backbone, batch: dict) -> torch.Tensor:
     """[B, V] of the transformers model's own forward from token numbers."""
     asked = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     if backbone.kind == "seq2seq":
-        start = torch.full((len(batch["ask"]), 1), backbone.model.config.decoder_start_token_id)
+        start = torch.full((len(batch["ask"]), 1), start_token(backbone.model))
         return backbone.model(**asked, decoder_input_ids=start).logits[:, 0]
     return backbone.model(**asked).logits[torch.arange(len(batch["ask"])), batch["ask"]]
 
@@ -90,8 +90,7 @@ def test_without_a_prompt_it_is_the_models_own_forward(case):
     batch = tiny.batches(tiny.data(case.spec, prompt_length=0), "val", 8)[0]
     expected = whole_logits(case.backbone, batch)
     for prompt in (None, torch.zeros(0, case.backbone.width)):
-        logits = vocabulary_logits(case.backbone.model, case.backbone.answer(batch, prompt))
-        assert torch.allclose(logits, expected, atol=1e-5)
+        assert torch.allclose(case.backbone.logits(batch, prompt), expected, atol=1e-5)
         assert torch.allclose(case.backbone.scores(batch, prompt), expected[:, batch["label_ids"]], atol=1e-5)
 
 
@@ -101,7 +100,7 @@ def test_a_prompt_of_word_embeddings_is_those_words(case):
     at = int(case.batch["prompt_at"])
     written = {**case.batch, "input_ids": case.batch["input_ids"].clone()}
     written["input_ids"][:, at : at + 3] = ids
-    prompt = case.backbone.model.get_input_embeddings().weight[ids]
+    prompt = case.backbone.words(ids)
     expected = whole_logits(case.backbone, written)[:, case.batch["label_ids"]]
     assert torch.allclose(case.backbone.scores(case.batch, prompt), expected, atol=1e-5)
     per_example = prompt.expand(len(expected), -1, -1)
@@ -116,20 +115,6 @@ def test_padding_says_nothing(case):
     wider["input_ids"] = torch.cat([case.batch["input_ids"], torch.full((size, 5), case.data.pad)], 1)
     wider["attention_mask"] = torch.cat([case.batch["attention_mask"], torch.zeros(size, 5, dtype=torch.long)], 1)
     assert torch.allclose(case.backbone.scores(wider, case.prompt), plain, atol=1e-5)
-
-
-@torch.no_grad()
-def test_left_padding_equals_right(case):
-    from datamodules.tasks.template import collate
-
-    data = tiny.data(case.spec, prompt_length=0)
-    right = tiny.batches(data, "val", 8)[0]
-    rows = [ids[mask.bool()].tolist() for ids, mask in zip(right["input_ids"], right["attention_mask"], strict=True)]
-    lengths = right["attention_mask"].sum(1)
-    left = {**right, **collate(rows, pad=data.pad, left=True)}
-    left["ask"] = right["ask"] + left["input_ids"].shape[1] - lengths
-    assert not torch.equal(left["input_ids"], right["input_ids"])
-    assert torch.allclose(case.backbone.scores(left), case.backbone.scores(right), atol=1e-5)
 
 
 def brute_force(case, *, labels_RN, balanced) -> torch.Tensor:
@@ -233,8 +218,7 @@ def test_roberta_base_pruned_as_in_the_paper_keeps_two_thirds_of_its_parameters(
 
 @torch.no_grad()
 def test_lean_scores_are_the_scores(case):
-    embeds = case.backbone.embed(case.batch, case.prompt)
-    lean = case.backbone.scores_of(embeds, case.batch, lean=True)
+    lean = case.backbone.scores(case.batch, case.prompt, lean=True)
     torch.testing.assert_close(lean, case.scores(), atol=1e-5, rtol=1e-5)
     assert not any(m._forward_hooks for m in case.backbone.modules())
 

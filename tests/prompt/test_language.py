@@ -8,7 +8,7 @@ import torch
 
 from datamodules.tasks import Language
 from datamodules.tasks.language import DOMAINS, LATENTS, RECIPES, SHARED, SPECIAL
-from datamodules.tasks.pretraining import IGNORE, MASK, MASKED_LABELS, MASKED_WORDS, MaskedSentences
+from datamodules.tasks.pretraining import MASK, MASKED_LABELS, MASKED_WORDS, MaskedSentences
 from datamodules.tasks.task import SPLITS
 from lightning_modules.common.digests import digest
 from lightning_modules.prompt.backbones import LanguageBackbone
@@ -129,14 +129,15 @@ def test_label_words_are_masked_more_often_and_only_sentences_are_shifted(langua
     tokenizer = LanguageBackbone(language=language, cache="").tokenizer()
     made = MaskedSentences(language=language, count=2000, stream=0, offsets=40, tokenizer=tokenizer, seed=0)
     batch = made.__getitems__(list(range(2000)))
-    real, masked = batch["attention_mask"].bool(), batch["labels"] != IGNORE
-    whole = torch.where(masked, batch["labels"], batch["input_ids"])
-    assert torch.equal(batch["input_ids"] == MASK, masked)
+    real, masked = batch["attention_mask"].bool(), batch["input_ids"] == MASK
+    assert torch.equal(batch["asked"], masked.flatten().nonzero().squeeze(1))
+    whole = batch["input_ids"].masked_scatter(masked, batch["words"])
     assert all(whole[i, : len(row)].tolist() == row for i, row in enumerate(made.rows))
     assert not masked[~real].any() and not masked[whole == tokenizer.eos_token_id].any()
     label = torch.zeros_like(masked)
     label[:, 0] = torch.tensor(made.tagged)
-    assert torch.equal(batch["tag"], label & masked)
+    for name, part in (("tagged", label & masked), ("untagged", ~label & masked)):
+        assert torch.equal(batch["asked"][batch[name]], part.flatten().nonzero().squeeze(1))
     assert masked[label].float().mean() == pytest.approx(MASKED_LABELS, abs=0.03)
     words = real & ~label & (whole != tokenizer.eos_token_id)
     assert masked[words].float().mean() == pytest.approx(MASKED_WORDS, abs=0.01)

@@ -105,8 +105,8 @@ def test_activations_are_read_where_the_template_asks(tmp_path, drawn, template)
     with torch.no_grad(), hooked(prompts.backbone.sites(), lambda layer, x: seen.__setitem__(layer, x[0])):
         encoded = data.template.encode([""], data.tokenizer)
         ids = torch.tensor(encoded["rows"])
-        batch = {**data.common, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        prompts.backbone.hidden(prompts.backbone.embed(batch, drawn[0]), batch["attention_mask"])
+        asked = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "ask": torch.tensor(encoded["ask"])}
+        prompts.backbone.answer({**data.common, **asked}, drawn[0])
     assert encoded["ask"][0] == template.replace("{prompt}", "pppp").replace("{mask}", "M").index("M")
     expected = torch.stack([seen[layer][encoded["ask"][0]] > 0 for layer in sorted(seen)])
     assert torch.equal(ind.active_LF(prompts.backbone, data, drawn[0]), expected)
