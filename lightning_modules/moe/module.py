@@ -38,6 +38,8 @@ class MoELM(pl.LightningModule):
         optimizer: plain arguments of `adamw_with_schedule`.
     """
 
+    also_forwards = ("counts",)
+
     def __init__(
         self,
         *,
@@ -95,6 +97,11 @@ class MoELM(pl.LightningModule):
         )
         assert self.tap.scoring is not None
         return RouterStats(logits_LTE, indices_LTK, valid_T, sequences // size, self.tap.scoring)
+
+    def counts(self, batch: dict[str, Tensor]) -> Frequency:
+        """Of a forward made for them alone."""
+        self.hidden(batch["input_ids"], batch.get("attention_mask"))
+        return self.routing(batch).frequency
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
         hidden_TH = self.hidden(batch["input_ids"], batch.get("attention_mask")).flatten(0, 1)

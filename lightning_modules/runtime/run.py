@@ -24,6 +24,7 @@ from lightning_modules.runtime.teller import Teller
 from lightning_modules.training.checkpoints import CheckedCheckpoints, newest_valid
 from lightning_modules.training.inner import on_machine_of
 from lightning_modules.training.resume_point import ResumePoint
+from lightning_modules.training.sharded import gather
 from lightning_modules.training.stop import Preempted, deaf, stoppable
 
 
@@ -162,8 +163,10 @@ def _fit_and_test(
         trainer.test(module, datamodule=datamodule, ckpt_path=best or None, verbose=False, weights_only=True)
         metrics |= _scalars(trainer.callback_metrics)
     result = {"metrics": metrics, "steps": trainer.global_step, "commit": provenance.commit()}
-    if trainer.is_global_zero and cfg.export and hasattr(module, "export"):
-        module.export(folder / "export", datamodule=datamodule)
+    if cfg.export and hasattr(module, "export"):
+        gather(module)
+        if trainer.is_global_zero:
+            module.export(folder / "export", datamodule=datamodule)
     return result
 
 

@@ -30,7 +30,7 @@ LIBRARIES = {
     "Linear MSELoss MultiheadAttention RMSNorm ReLU Sequential SiLU Sigmoid Softmax Tanh",
     "pytorch_lightning.callbacks": "DeviceStatsMonitor EarlyStopping GradientAccumulationScheduler LearningRateMonitor "
     "ModelCheckpoint ModelSummary RichModelSummary RichProgressBar StochasticWeightAveraging TQDMProgressBar Timer",
-    "pytorch_lightning.strategies": "DDPStrategy FSDPStrategy ModelParallelStrategy SingleDeviceStrategy",
+    "pytorch_lightning.strategies": "DDPStrategy ModelParallelStrategy SingleDeviceStrategy",
 }
 # Of ours and in no file of conf/: taken in the place of a neighbour that is.
 ALTERNATIVES = (

@@ -1,5 +1,6 @@
 """Checkpoints that are whole: written beside the target, flushed, checksummed, renamed; the one before is kept."""
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -25,28 +26,35 @@ class CheckedCheckpoints(CheckpointIO):
         beside = path.with_name(f"{path.name}.{os.getpid()}.new")
         try:
             digest = _write(checkpoint, beside)
-            if path.name == LAST and path.is_file():
-                os.replace(_sum_of(path), _sum_of(path.with_name(PREVIOUS)))
-                os.replace(path, path.with_name(PREVIOUS))
-            else:
-                _sum_of(path).unlink(missing_ok=True)
-            os.replace(beside, path)
-            _sum_of(path).write_text(digest)
-            _flush_folder(path.parent)
+            keep(beside, path, digest)
         finally:
             beside.unlink(missing_ok=True)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        path = Path(path)
-        if problem := damage(path):
-            raise ValueError(f"checkpoint {path} {problem}; start anew with fresh=true.")
+        check(Path(path))
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        Path(path).unlink(missing_ok=True)
-        _sum_of(Path(path)).unlink(missing_ok=True)
+        path = Path(path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        _sum_of(path).unlink(missing_ok=True)
+
+
+def keep(beside: Path, path: Path, digest: str | None = None) -> None:
+    """Rename a whole checkpoint, file or folder, to `path`; a last.ckpt that was there becomes previous.ckpt."""
+    digest = digest or _digest(beside)
+    if path.name == LAST and path.exists():
+        os.replace(_sum_of(path), _sum_of(path.with_name(PREVIOUS)))
+        _rename(path, path.with_name(PREVIOUS))
+    else:
+        _sum_of(path).unlink(missing_ok=True)
+    _rename(beside, path)
+    _sum_of(path).write_text(digest)
+    _flush_folder(path.parent)
 
 
 def newest_valid(folder: Path, *, say: Any = print) -> Path | None:
@@ -55,7 +63,7 @@ def newest_valid(folder: Path, *, say: Any = print) -> Path | None:
     Raises ValueError when there are checkpoints and none is whole.
     """
     candidates = [folder / LAST, folder / PREVIOUS]
-    problems = {path: damage(path) for path in candidates if path.is_file()}
+    problems = {path: damage(path) for path in candidates if path.exists()}
     for path, problem in problems.items():
         if not problem:
             for bad in (p for p, found in problems.items() if found and p != path):
@@ -67,13 +75,21 @@ def newest_valid(folder: Path, *, say: Any = print) -> Path | None:
     return None
 
 
+def check(path: Path) -> None:
+    """ValueError for a checkpoint that is not whole."""
+    if problem := damage(path):
+        raise ValueError(f"checkpoint {path} {problem}; start anew with fresh=true.")
+
+
 def damage(path: Path) -> str:
     """'' for a whole checkpoint, else what is wrong with it."""
-    if not path.is_file():
+    if not path.exists():
         return "is not there"
-    if path.stat().st_size == 0:
+    if path.is_file() and path.stat().st_size == 0:
         return "is empty"
     if not _sum_of(path).is_file():
+        if path.is_dir():
+            return "has no checksum"
         # Renamed, but its checksum was not written any more: only a whole file is ever renamed, so look inside.
         try:
             torch.load(path, map_location="meta", weights_only=True)
@@ -82,7 +98,7 @@ def damage(path: Path) -> str:
         return ""
     return (
         ""
-        if sha256(path) == _sum_of(path).read_text()
+        if _digest(path) == _sum_of(path).read_text()
         else "is damaged: its SHA-256 is not the one it was written with"
     )
 
@@ -126,6 +142,21 @@ def _write(checkpoint: dict[str, Any], path: Path) -> str:
                 "is kept. Free some space; the same command goes on from there.",
             ) from error
     return sha256(path)
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's names and files."""
+    if path.is_file():
+        return sha256(path)
+    listed = "\n".join(f"{p.name} {sha256(p)}" for p in sorted(path.iterdir()))
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _rename(path: Path, target: Path) -> None:
+    # Only a file takes another's place in one go.
+    if target.is_dir():
+        shutil.rmtree(target)
+    os.replace(path, target)
 
 
 def _sum_of(path: Path) -> Path:

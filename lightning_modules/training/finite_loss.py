@@ -4,7 +4,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lightning_modules.training.cadence import logs_now
 
@@ -69,10 +71,14 @@ def check_weights(module: nn.Module, step: int) -> None:
     if not weights:
         return
     first = next(iter(weights.values()))
+    shares = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights.values()]
+    fine_N = torch.stack([torch.isfinite(share).all().to(first.device) for share in shares]).int()
+    if any(isinstance(weight, DTensor) for weight in weights.values()):
+        dist.all_reduce(fine_N, dist.ReduceOp.MIN)
     # One wait for the device, however many weights there are.
-    fine = torch.stack([torch.isfinite(weight).all().to(first.device) for weight in weights.values()]).tolist()
+    fine = fine_N.tolist()
     if not all(fine):
-        name = list(weights)[fine.index(False)]
+        name = list(weights)[fine.index(0)]
         raise NonFiniteLossError(
             f"weight {name} is not finite after optimizer step {step}: stopped before it was saved, so the last "
             f"checkpoint is good. {ADVICE}"

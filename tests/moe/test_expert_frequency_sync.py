@@ -45,15 +45,15 @@ def loss_of(stats: RouterStats, frequency: Frequency) -> torch.Tensor:
 
 
 class Router(torch.nn.Module):
-    """Just enough of MoELM for the callback: `expert_frequency`, `hidden` and `routing`."""
+    """Just enough of MoELM for the callback: `expert_frequency`, `counts` and `routing`."""
 
     def __init__(self, weight):
         super().__init__()
         self.weight = torch.nn.Parameter(weight.clone())
         self.expert_frequency = ExpertFrequency()
 
-    def hidden(self, input_ids, attention_mask=None):
-        self.seen = (input_ids, attention_mask)
+    def counts(self, batch):
+        return self.routing(batch).frequency
 
     def routing(self, batch):
         return route(self.weight, batch["input_ids"], batch["attention_mask"])

@@ -47,7 +47,12 @@ class ToyData(pl.LightningDataModule):
 
     def train_dataloader(self):
         forwards = self.epoch_forwards or self.steps * self.trainer.accumulate_grad_batches
-        return loader([self.train_batch(i) for i in range(forwards)])
+        # A resumed epoch begins where it was left; Lightning counts on, so the length stays.
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return loader([self.train_batch(done + i) for i in range(forwards)])
+
+    def test_dataloader(self):
+        return self.val_dataloader()
 
     def val_dataloader(self):
         return loader([self.train_batch(0, epoch=9)])
@@ -77,6 +82,8 @@ def fit(
     precision="32-true",
     strategy=None,
     curve=True,
+    plugins=(),
+    resume=None,
     **module,
 ):
     """(curve, module, trainer) of a fit under the real Trainer; under DDP one process calls this per rank."""
@@ -86,9 +93,10 @@ def fit(
     )
     curve = Curve() if curve else None
     trainer = pl.Trainer(
-        accelerator="auto" if strategy else "cpu",
+        accelerator="cpu" if strategy is None or ranks > 1 else "auto",
         devices=ranks,
         precision=precision,
+        plugins=list(plugins),
         strategy=strategy or (DDPStrategy(process_group_backend="gloo") if ranks > 1 else "auto"),
         max_steps=steps,
         accumulate_grad_batches=accumulate,
@@ -99,13 +107,15 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         # The pretended device has no inference tensors.
-        inference_mode=strategy is None,
+        inference_mode=strategy is None or ranks > 1,
         val_check_interval=5,
         check_val_every_n_epoch=None,
         use_distributed_sampler=False,
         callbacks=[*([curve] if curve else []), *callbacks],
     )
-    trainer.fit(module, datamodule=data or ToyData(sequences=sequences, steps=steps))
+    trainer.fit(
+        module, datamodule=data or ToyData(sequences=sequences, steps=steps), ckpt_path=resume, weights_only=True
+    )
     return curve, module, trainer
 
 

@@ -137,8 +137,7 @@ class ExpertFrequencySync(pl.Callback):
                 for index in range(batch_idx, batch_idx + steps):
                     batch = trainer.datamodule.train_batch(index)
                     batch = trainer.strategy.batch_to_device(batch)
-                    module.hidden(batch["input_ids"], batch.get("attention_mask"))
-                    step_LX = pack(module.routing(batch).frequency)
+                    step_LX = pack(module.counts(batch))
                     total_LX = step_LX if total_LX is None else total_LX + step_LX
         finally:
             self._counting = False
