@@ -48,7 +48,7 @@ class FullySharded(ModelParallelStrategy):
 
     def setup(self, trainer: pl.Trainer) -> None:
         self.accelerator.setup(trainer)
-        self.model = self.precision_plugin.convert_module(self.model)
+        self.model: nn.Module = self.precision_plugin.convert_module(self.lightning_module)
         # A module that was fitted is sharded when it is tested.
         if not isinstance(self.model, FSDPModule):
             shard(self.model, self.device_mesh)
