@@ -5,6 +5,7 @@ A backbone is named by a small object that knows its tokenizer, kind and positio
 
 import zipfile
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from lightning_modules.common.made import adopt, made, place_of
 from lightning_modules.common.making import Thing
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import kind_of
+from lightning_modules.prompt.load_check import VERSION as CHECK
+from lightning_modules.prompt.load_check import check
 from lightning_modules.prompt.pretraining import pretrain
 
 VERSION = 1
@@ -146,12 +149,20 @@ class HubBackbone:
         name: a folder written by save_pretrained, or a name on the hub (needs the network, or its local cache).
         revision: commit, branch or tag on the hub.
         head: `auto` takes the language-model head its config names; `none` the bare encoder.
+        cache: git-ignored folder; that a model was checked (`load_check`) is kept in `cache`/checked. None: at each load.
     """
 
     def __init__(
-        self, *, name: str, revision: str | None = None, head: str = "auto", random_init: bool = False
+        self,
+        *,
+        name: str,
+        revision: str | None = None,
+        head: str = "auto",
+        random_init: bool = False,
+        cache: str | None = None,
     ) -> None:
         self.name, self.revision, self.head, self.random_init = name, revision, head, random_init
+        self.cache = Path(cache) if cache else None
 
     @cached_property
     def config(self) -> Any:
@@ -216,11 +227,20 @@ class HubBackbone:
         return {"files": {p.name: sha256(p) for p in files}, "random_init": self.random_init}
 
     def load(self) -> Backbone:
+        """ValueError for a model that would not be computed as transformers computes it."""
         if self.random_init:
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                return Backbone(self._class.from_config(self.config), self.tokenizer())
-        return Backbone(self._found(self._class.from_pretrained, use_safetensors=True), self.tokenizer())
+                model = self._class.from_config(self.config)
+        else:
+            model = self._found(self._class.from_pretrained, use_safetensors=True)
+        backbone = Backbone(model, self.tokenizer())
+        if self.cache is None:
+            check(backbone, self.name)
+        else:
+            key = {"check": CHECK, "transformers": version("transformers"), "backbone": self.key(), "head": self.head}
+            made(folder=self.cache / "checked", key=key, make=lambda _: {"difference": check(backbone, self.name)})
+        return backbone
 
 
 class MiniLM(HubBackbone):
