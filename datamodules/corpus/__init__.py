@@ -2,7 +2,8 @@
 
 from datamodules.corpus.datamodule import CorpusDataModule
 from datamodules.corpus.factories import folder_corpus, hub_corpus
-from datamodules.corpus.sources import EmbeddedSource, FolderSource, HubSource
+from datamodules.corpus.folder import FolderSource
+from datamodules.corpus.sources import EmbeddedSource, HubSource
 from datamodules.corpus.synthetic import SyntheticSource
 
 __all__ = [

@@ -15,6 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from datamodules.corpus import words
 from datamodules.corpus.sources import Source
+from datamodules.say import say
 from lightning_modules.common.digests import digest, number_of
 from lightning_modules.common.made import made
 
@@ -91,6 +92,7 @@ def _spool(source: Source, folder: Path) -> dict[str, dict[str, int]]:
     """One pass over the source: documents to a file per split and domain, each text once. Counts of documents."""
     (folder / "spool").mkdir()
     counts: dict[str, dict[str, int]] = {}
+    left_out: dict[str, int] = {}
     seen: set[int] = set()
     for domain, texts in source.documents().items():
         counts[domain] = dict.fromkeys(SPLITS, 0)
@@ -98,6 +100,7 @@ def _spool(source: Source, folder: Path) -> dict[str, dict[str, int]]:
         for text in texts:
             number = number_of(text, size=12)
             if not text.strip() or number in seen:
+                left_out[domain] = left_out.get(domain, 0) + 1
                 continue
             seen.add(number)
             split = split_of(text)
@@ -107,6 +110,8 @@ def _spool(source: Source, folder: Path) -> dict[str, dict[str, int]]:
             file.close()
         if not counts[domain]["train"]:
             raise ValueError(f"domain {domain!r} has no training document; bring more text for it.")
+    if left_out:
+        say(f"corpus: left out as empty or there already: {', '.join(f'{n} of {d}' for d, n in left_out.items())}.")
     return counts
 
 

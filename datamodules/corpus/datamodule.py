@@ -16,9 +16,13 @@ from datamodules.corpus import cache, words
 from datamodules.corpus.sources import Source
 from datamodules.order import ORDER_VERSION
 from datamodules.ordered import Batch, Batches, OrderedDataModule, same
+from datamodules.say import say
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.digests import digest
 from lightning_modules.common.made import manifest
+
+# Of a domain with fewer test windows the numbers say little.
+FEW = 16
 
 
 class Windows(Batches):
@@ -118,6 +122,10 @@ class CorpusDataModule(OrderedDataModule):
         if not self._prepared:
             cache.build(**self._kept)
             self._prepared = True
+            windows = {d: tokens["test"] // self.seq_len for d, tokens in self.manifest["tokens"].items()}
+            if few := {d: n for d, n in windows.items() if n < min(FEW, self.eval_windows)}:
+                told = ", ".join(f"{d} {n}" for d, n in few.items())
+                say(f"Few test windows of data.seq_len={self.seq_len} tokens, so little is measured: {told}.")
 
     @cached_property
     def folder(self) -> Path:

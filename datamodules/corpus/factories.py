@@ -3,7 +3,8 @@
 from typing import Any
 
 from datamodules.corpus.datamodule import CorpusDataModule
-from datamodules.corpus.sources import FolderSource, HubSource
+from datamodules.corpus.folder import FolderSource
+from datamodules.corpus.sources import HubSource
 
 
 def folder_corpus(*, path: str, field: str = "text", **settings: Any) -> CorpusDataModule:

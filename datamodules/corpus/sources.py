@@ -4,7 +4,6 @@ A source has `documents()`, a dictionary of lazily read iterators, and `descript
 """
 
 import itertools
-import json
 import tarfile
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -108,77 +107,11 @@ def _up_to(budget: int, texts: Iterator[str]) -> Iterator[str]:
         yield text
 
 
-class FolderSource:
-    """A user's own text: one sub-folder per domain; a .txt file is a document, a .jsonl line is one in `field`.
-
-    Raises ValueError naming the folder, file and place for what is missing, empty, no UTF-8 or no JSON.
-    """
-
-    def __init__(self, *, path: str, field: str = "text") -> None:
-        self.path, self.field = Path(path).expanduser().absolute(), field
-
-    def description(self) -> dict[str, Any]:
-        files = {str(f.relative_to(self.path)): [f.stat().st_size, f.stat().st_mtime_ns] for f in self._all_files()}
-        return {"source": "folder", "path": str(self.path), "field": self.field, "files": files}
-
-    def documents(self) -> Documents:
-        return {domain: self._read(files) for domain, files in self._domains().items()}
-
-    def _all_files(self) -> list[Path]:
-        return [file for files in self._domains().values() for file in files]
-
-    def _domains(self) -> dict[str, list[Path]]:
-        if not self.path.is_dir():
-            raise ValueError(f"data.path={self.path} is no folder; expected one with a sub-folder of text per domain.")
-        folders = sorted(p for p in self.path.iterdir() if p.is_dir() and not p.name.startswith("."))
-        if not folders:
-            raise ValueError(
-                f"data.path={self.path} has no sub-folder; expected one per domain, holding .txt or .jsonl."
-            )
-        domains = {f.name: sorted(p for p in f.rglob("*") if p.suffix in (".txt", ".jsonl")) for f in folders}
-        for name, files in domains.items():
-            if not any(f.stat().st_size for f in files):
-                raise ValueError(
-                    f"domain folder {self.path / name} is empty: it has no .txt or .jsonl file with text in it; "
-                    "add text or remove the folder."
-                )
-        return domains
-
-    def _read(self, files: list[Path]) -> Iterator[str]:
-        for file in files:
-            try:
-                if file.suffix == ".txt":
-                    yield file.read_text(encoding="utf-8")
-                else:
-                    yield from self._jsonl(file)
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{file} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}; "
-                    "convert it (iconv -t utf-8) or remove it."
-                ) from None
-
-    def _jsonl(self, file: Path) -> Iterator[str]:
-        with open(file, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    text = json.loads(line)[self.field]
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
-                    raise ValueError(
-                        f'{file}:{number} is no JSON object with a field "{self.field}" ({type(error).__name__}: {error}).'
-                    ) from None
-                if not isinstance(text, str):
-                    raise ValueError(
-                        f'{file}:{number}: field "{self.field}" holds {type(text).__name__}, expected a string.'
-                    )
-                yield text
-
-
 class HubSource:
-    """Hugging Face datasets by hub name or local path, one entry per domain, streamed where the hub is asked.
+    """Hugging Face datasets by hub name or local path, one entry per domain, streamed.
 
-    domains: {name: {path, name?, split?, data_files?, field?}}, the keyword arguments of `datasets.load_dataset`.
+    domains: {name: {path, name?, split?, data_files?, field?, documents?}}, the arguments of `datasets.load_dataset`, where
+    the text stands, and how many documents are read at most: no more than those are fetched.
     """
 
     def __init__(self, *, domains: dict[str, dict[str, Any]]) -> None:
@@ -196,13 +129,15 @@ class HubSource:
         import datasets
 
         field, split, path = entry.pop("field", "text"), entry.pop("split", "train"), entry.pop("path", None)
+        most = entry.pop("documents", None)
         try:
-            rows = datasets.load_dataset(path, split=split, **entry)
+            rows = iter(datasets.load_dataset(path, split=split, streaming=True, **entry))
+            first = list(itertools.islice(rows, 1))
         except Exception as error:
             raise ValueError(
                 f"data.hub.{domain}: {path!r} could not be loaded ({type(error).__name__}: {error}). Expected the name "
                 "of a dataset on a hub that can be reached, or a local path."
             ) from error
-        if field not in rows.column_names:
-            raise ValueError(f"data.hub.{domain}: no field {field!r}; there are {', '.join(rows.column_names)}.")
-        yield from (row[field] for row in rows)
+        if first and field not in first[0]:
+            raise ValueError(f"data.hub.{domain}: no field {field!r}; there are {', '.join(first[0])}.")
+        yield from (row[field] for row in itertools.islice(itertools.chain(first, rows), most))

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from datamodules.corpus.factories import folder_corpus, hub_corpus
-from datamodules.corpus.sources import FolderSource
+from datamodules.corpus.folder import FolderSource
 from tests.datamodules.test_corpus import SMALL
 
 
@@ -39,7 +39,7 @@ def test_a_missing_folder_an_empty_domain_and_no_domains(own, tmp_path):
         FolderSource(path=str(own / "nowhere")).documents()
     (own / "poems").mkdir()
     (own / "poems" / "empty.txt").write_text("")
-    with pytest.raises(ValueError, match=r"domain folder .*poems is empty: it has no .txt or .jsonl"):
+    with pytest.raises(ValueError, match=r"domain folder .*poems is empty: it has no .txt, .jsonl"):
         FolderSource(path=str(own)).documents()
     (tmp_path / "bare").mkdir()
     with pytest.raises(ValueError, match="has no sub-folder; expected one per domain"):
@@ -83,3 +83,58 @@ def test_hugging_face_datasets_by_local_path(own, tmp_path, monkeypatch):
         hub_corpus(hub={"x": {"path": str(tmp_path / "nothing")}}, cache_dir=str(tmp_path), **SMALL).prepare_data()
     with pytest.raises(ValueError, match="data.hub is empty; expected one entry per domain"):
         hub_corpus(hub={}, cache_dir=str(tmp_path), **SMALL)
+
+
+def test_one_big_file_a_domain_is_cut_by_paragraphs_and_reaches_every_split(tmp_path):
+    (tmp_path / "text" / "novel").mkdir(parents=True)
+    whole = "\n\n".join(f"Chapter {i}. " + f"It was a dark night number {i}. " * 12 for i in range(200)) + "x" * 9000
+    (tmp_path / "text" / "novel" / "all.txt").write_text(whole)
+    parts = list(FolderSource(path=str(tmp_path / "text")).documents()["novel"])
+    assert len(parts) > 90
+    assert sum(len(p) for p in parts) >= len(whole) - 2
+    assert "".join(parts) == whole
+    assert all(p.startswith("Chapter") for p in parts[:50]), "whole paragraphs where they fit"
+    data = folder_corpus(path=str(tmp_path / "text"), cache_dir=str(tmp_path / "cache"), **SMALL)
+    data.prepare_data()
+    assert all(data.manifest["documents"]["novel"][split] for split in ("train", "val", "test"))
+    assert data.domains == ["novel"], "one domain alone is enough"
+
+
+def test_compressed_json_and_parquet_are_read_and_others_named(tmp_path, capsys):
+    import gzip
+
+    import pyarrow
+    import pyarrow.parquet
+
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "a.txt.gz").write_bytes(gzip.compress(b"from gzip"))
+    (folder / "b.json").write_text(json.dumps([{"text": "from a list"}, "a bare string"]))
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["from parquet", "twice"]}), folder / "c.parquet")
+    (folder / "d.pdf").write_bytes(b"%PDF")
+    (folder / "e.docx").write_bytes(b"PK")
+    texts = list(FolderSource(path=str(tmp_path)).documents()["mixed"])
+    assert texts == ["from gzip", "from a list", "a bare string", "from parquet", "twice"]
+    assert "1 .docx, 1 .pdf not read" in capsys.readouterr().err.replace("\n", " ")
+    (folder / "c.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match=r"c\.parquet is no Parquet file"):
+        list(FolderSource(path=str(tmp_path)).documents()["mixed"])
+    (folder / "a.txt.gz").write_bytes(gzip.compress(b"from gzip" * 99)[:-9])
+    with pytest.raises(ValueError, match=r"a\.txt\.gz is no whole gzip file"):
+        list(FolderSource(path=str(tmp_path)).documents()["mixed"])
+
+
+def test_what_is_left_out_and_few_test_windows_are_said(own, tmp_path, capsys):
+    (own / "letters" / "again.txt").write_text((own / "letters" / "3.txt").read_text())
+    folder_corpus(path=str(own), cache_dir=str(tmp_path / "cache"), **SMALL | {"eval_windows": 64}).prepare_data()
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "left out as empty or there already: 1 of letters" in said
+    assert "Few test windows of data.seq_len=16 tokens" in said
+
+
+def test_a_hub_corpus_reads_no_more_documents_than_it_may(own, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    hub = {"law": {"path": "json", "data_files": str(own / "law" / "all.jsonl"), "documents": 40}}
+    data = hub_corpus(hub=hub, cache_dir=str(tmp_path / "cache"), **SMALL)
+    data.prepare_data()
+    assert sum(data.manifest["documents"]["law"].values()) == 40

@@ -132,6 +132,12 @@ def test_perplexity_is_over_tokens():
     assert by_domain == pytest.approx([math.exp(2), math.e])
 
 
+def test_one_domain_alone_has_its_perplexity():
+    metric = DomainPerplexity(1)
+    metric.update(torch.tensor([2.0]), torch.tensor([1]), torch.tensor([0]))
+    assert metric.compute() == (pytest.approx(math.exp(2)), [pytest.approx(math.exp(2))])
+
+
 def test_the_summary_names_are_bounded_scalars():
     counts, domain_N = routing("own")
     found = measure.summary(

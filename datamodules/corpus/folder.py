@@ -1,0 +1,146 @@
+"""A user's own text as it comes: a folder with a sub-folder a domain."""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datamodules.corpus.sources import Documents
+from datamodules.say import say
+
+READ = (".txt", ".jsonl", ".json", ".txt.gz", ".jsonl.gz", ".json.gz", ".parquet")
+# A document that is more than this part of its domain is cut, so that every split gets some; none is cut below SHORTEST.
+PART, SHORTEST = 100, 400
+
+
+class FolderSource:
+    """A .txt file is a document; a .jsonl line, an item of a .json list, a row of Parquet are one in `field`; .gz of them.
+
+    A long document is cut into parts, each then a document of its own: by paragraphs, or by length where one is too long.
+    Raises ValueError naming the folder, file and place for what is missing, empty, no UTF-8 or no JSON.
+    """
+
+    def __init__(self, *, path: str, field: str = "text") -> None:
+        self.path, self.field = Path(path).expanduser().absolute(), field
+
+    def description(self) -> dict[str, Any]:
+        files = [f for files in self._domains().values() for f in files]
+        stats = {str(f.relative_to(self.path)): [f.stat().st_size, f.stat().st_mtime_ns] for f in files}
+        return {"source": "folder", "version": 2, "path": str(self.path), "field": self.field, "files": stats}
+
+    def documents(self) -> Documents:
+        return {domain: self._parts(files) for domain, files in self._domains(tell=True).items()}
+
+    def _domains(self, tell: bool = False) -> dict[str, list[Path]]:
+        if not self.path.is_dir():
+            raise ValueError(f"data.path={self.path} is no folder; expected one with a sub-folder of text per domain.")
+        folders = sorted(p for p in self.path.iterdir() if p.is_dir() and not p.name.startswith("."))
+        if not folders:
+            raise ValueError(
+                f"data.path={self.path} has no sub-folder; expected one per domain, holding {', '.join(READ)}."
+            )
+        domains = {}
+        for folder in folders:
+            every = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+            domains[folder.name] = [p for p in every if p.name.lower().endswith(READ)]
+            others = Counter(p.suffix or p.name for p in every if not p.name.lower().endswith(READ))
+            if others and tell:
+                told = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+                say(f"data.path: of {folder} {told} not read; read are {', '.join(READ)}.")
+            if not any(f.stat().st_size for f in domains[folder.name]):
+                found = f"; there is {', '.join(sorted(others))}" if others else ""
+                raise ValueError(
+                    f"domain folder {folder} is empty: it has no {', '.join(READ)} file with text in it{found}; "
+                    "add text or remove the folder."
+                )
+        return domains
+
+    def _parts(self, files: list[Path]) -> Iterator[str]:
+        longest = max(SHORTEST, sum(f.stat().st_size for f in files) // PART)
+        for file in files:
+            try:
+                for text in self._read(file):
+                    yield from cut(text, longest=longest)
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{file} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}; "
+                    "convert it (iconv -t utf-8) or remove it."
+                ) from None
+            except (gzip.BadGzipFile, EOFError) as error:
+                raise ValueError(f"{file} is no whole gzip file ({error}); copy it again or remove it.") from None
+
+    def _read(self, file: Path) -> Iterator[str]:
+        name = file.name.lower()
+        if name.endswith(".parquet"):
+            yield from self._parquet(file)
+            return
+        with gzip.open(file, "rt", encoding="utf-8") if name.endswith(".gz") else open(file, encoding="utf-8") as lines:
+            if name.removesuffix(".gz").endswith(".txt"):
+                yield lines.read()
+            elif name.removesuffix(".gz").endswith(".jsonl"):
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        yield self._text(line, f"{file}:{number}")
+            else:
+                yield from self._json(file, lines.read())
+
+    def _json(self, file: Path, content: str) -> Iterator[str]:
+        try:
+            rows = json.loads(content)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file} is no JSON ({error}); of one object a line the name ends in .jsonl.") from None
+        for number, row in enumerate(rows if isinstance(rows, list) else [rows]):
+            yield row if isinstance(row, str) else self._of_row(row, f"{file}, item {number}")
+
+    def _parquet(self, file: Path) -> Iterator[str]:
+        import pyarrow.parquet
+
+        try:
+            table = pyarrow.parquet.ParquetFile(file)
+        except pyarrow.ArrowInvalid as error:
+            raise ValueError(f"{file} is no Parquet file ({error}); write it again or remove it.") from None
+        if self.field not in table.schema_arrow.names:
+            there = ", ".join(table.schema_arrow.names)
+            raise ValueError(f"{file} has no column {self.field!r}; there are {there}: data.field=NAME.")
+        for batch in table.iter_batches(columns=[self.field]):
+            for row in batch.to_pylist():
+                yield self._of_row(row, str(file))
+
+    def _text(self, line: str, where: str) -> str:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise self._no_row(where, error) from None
+        return self._of_row(row, where)
+
+    def _of_row(self, row: Any, where: str) -> str:
+        try:
+            text = row[self.field]
+        except (KeyError, TypeError) as error:
+            raise self._no_row(where, error) from None
+        if not isinstance(text, str):
+            raise ValueError(f'{where}: field "{self.field}" holds {type(text).__name__}, expected a string.')
+        return text
+
+    def _no_row(self, where: str, error: Exception) -> ValueError:
+        return ValueError(f'{where} is no JSON object with a field "{self.field}" ({type(error).__name__}: {error}).')
+
+
+def cut(text: str, *, longest: int) -> Iterator[str]:
+    """`text` in parts of at most `longest` characters that together are it: whole paragraphs, else cut by length."""
+    if len(text) <= longest:
+        yield text
+        return
+    part = ""
+    for paragraph in text.split("\n\n"):
+        if part and len(part) + len(paragraph) + 2 > longest:
+            yield part
+            part = ""
+        part += f"{paragraph}\n\n"
+        while len(part) > longest + 2:
+            yield part[:longest]
+            part = part[longest:]
+    if part.removesuffix("\n\n"):
+        yield part.removesuffix("\n\n")
