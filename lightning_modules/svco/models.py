@@ -13,6 +13,9 @@ from lightning_modules.common.digests import digest_of_weights
 # Families whose image features, decoder and positions are known to be a plain sequence: what `scores.shared` needs.
 SHARED = {"llava": "language_model", "idefics3": "text_model", "smolvlm": "text_model"}
 
+TOWERS = ("vision_tower", "vision_model", "visual.")
+JOINS = ("projector", "merger", "connector")
+
 
 class VLM(nn.Module):
     """A network and the reader that makes its inputs.
@@ -91,8 +94,9 @@ def prepared(*, net: nn.Module, reader: Reader, lora_rank: int, freeze_vision: b
         )
         net = get_peft_model(net, config)
     elif freeze_vision:
+        # What joins tower and decoder is trained in every family, also where it is a part of the tower's module.
         for name, weight in net.named_parameters():
-            if any(part in name for part in ("vision_tower", "vision_model", "visual.")):
+            if any(part in name for part in TOWERS) and not any(part in name for part in JOINS):
                 weight.requires_grad_(False)
     return VLM(net=net, reader=reader)
 

@@ -13,6 +13,7 @@ from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.models import VLM, count_parameters, export
 from lightning_modules.svco.scores import pair_scores, response_tokens
+from lightning_modules.training.inner import InnerTrainer
 from lightning_modules.training.trained import SavesWhatTrains
 
 CHOICE = ("ww", "wl", "lw", "ll")
@@ -44,6 +45,9 @@ class SVCO(SavesWhatTrains):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             splits = [self.trainer.datamodule.split(name) for name in ("train", "val")]
+            if self.trainer.is_global_zero and not isinstance(self.trainer, InnerTrainer):
+                frozen = sum(p.numel() for p in self.vlm.net.parameters() if not p.requires_grad)
+                print(f"{frozen:,} of {self.count_parameters()['total']:,} parameters are frozen ({self.decided_by}).")
             self.cut = sum(pair.cut for split in splits for pair in split)
             if self.cut and self.trainer.is_global_zero:
                 print(

@@ -79,4 +79,32 @@ MUTANTS = (
         "False",
         "tests/svco/test_mvc.py",
     ),
+    (
+        "an answer of PaliGemma sees its own future",
+        "datamodules/scenes/reader.py",
+        'int(self.kind == "PaliGemmaProcessor")',
+        "0",
+        "tests/families/test_vlm.py",
+    ),
+    (
+        "a prompt without a picture goes on from another one's positions",
+        SCORES,
+        "        vlm.core.model.rope_deltas = None\n",
+        "        pass\n",
+        "tests/families/test_vlm.py",
+    ),
+    (
+        "a second beginning of the text",
+        "datamodules/scenes/reader.py",
+        'given["add_special_tokens"] = False',
+        "pass",
+        "tests/families/test_vlm.py",
+    ),
+    (
+        "a user's model judged on toy scenes",
+        "lightning_modules/svco/evaluation.py",
+        'return "scenes" if source.scenes else "pairs"',
+        'return "scenes"',
+        "tests/svco/test_user_model.py",
+    ),
 )

@@ -1,0 +1,78 @@
+"""The documented commands on a user's model and pairs: judged on these pairs, and it says so."""
+
+import subprocess
+import sys
+
+import pytest
+
+from datamodules.scenes import MVCSource
+from datamodules.scenes.reader import Reader
+from lightning_modules.runtime.study import Desk
+from lightning_modules.svco.loading import load_vlm
+from lightning_modules.svco.losses import Objective
+from lightning_modules.svco.models import prepared
+from lightning_modules.svco.studies import Compare, Dependency
+from tests.families.vlm import parts
+from tests.runtime.cli import PROJECT
+from tests.svco.test_module import FOUR
+from tests.svco.test_mvc import many
+
+RUN = (
+    "experiment=svco/train trainer.max_steps=3 trainer.val_check_interval=3 trainer.enable_progress_bar=false "
+    "data.global_batch=4"
+)
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """Overrides of a tiny llava_next and a file of forty pairs."""
+    folder = tmp_path_factory.mktemp("given")
+    net, processor = parts("llava_next")
+    net.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    (folder / "pairs").mkdir()
+    file = many(folder / "pairs")
+    places = [f"paths.{name}={folder}/{name}" for name in ("cache", "runs", "tracking")]
+    source = [f"data.source.file={file}", "data.source.val=6", "data.source.test=8", "seed=1"]
+    return folder, [*places, "threads=1", "logger=none", "model=vlm", f"model.path={folder}/model", "data=mvc", *source]
+
+
+def test_a_training_is_judged_on_the_users_pairs(given):
+    folder, overrides = given
+    command = [sys.executable, str(PROJECT / "main.py"), *RUN.split(), *overrides]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "40 pairs, 26 train, 6 val, 8 test" in said
+    assert "svco/paired_all" in said and "hallucination" not in said
+
+
+@pytest.mark.parametrize("study", [Compare, Dependency])
+def test_a_study_is_judged_on_the_users_pairs_and_says_so(given, study, capsys):
+    folder, _ = given
+    made = study(
+        model=load_vlm(path=str(folder / "model")),
+        objectives={"svco": Objective(betas=FOUR)},
+        learning_rates=[1e-3],
+        source=MVCSource(file=str(folder / "pairs" / "mvc.json"), val=6, test=8),
+        cache_dir=str(folder / "cache"),
+        steps=1,
+        global_batch=2,
+    )
+    if study is Dependency:
+        with pytest.raises(ValueError, match="mvc.json has pairs of 1 categories, too few for a correlation"):
+            made.run(Desk(folder=folder / "study"))
+        return
+    found = made.run(Desk(folder=folder / "study"))
+    assert set(found) == {f"svco/{m}_{n}" for m in ("paired_all", "order_right") for n in ("base", "svco")}
+    assert "Judged on 8 test pairs of" in capsys.readouterr().err
+
+
+def test_a_projector_is_no_part_of_the_frozen_tower():
+    for family in ("llava", "qwen2_vl", "idefics3", "mllama"):
+        net, processor = parts(family)
+        prepared(net=net, reader=Reader(processor=processor), lora_rank=0, freeze_vision=True)
+        frozen = {n for n, p in net.named_parameters() if not p.requires_grad}
+        joins = {n for n, _ in net.named_parameters() if any(j in n for j in ("projector", "merger", "connector"))}
+        assert frozen and joins and not frozen & joins, family
+        assert not any("language_model" in name or "text_model" in name for name in frozen)
