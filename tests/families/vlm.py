@@ -437,7 +437,8 @@ FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
 }
 # One of each way: laid out in one sequence, cross-attention, 3D positions, a prefix that sees itself, and a refusal.
 SAMPLE = {
-    **dict.fromkeys(("llava", "llava_next", "mllama", "qwen2_vl", "paligemma", "gemma3"), "right"),
+    "llava": "shared",
+    **dict.fromkeys(("llava_next", "mllama", "qwen2_vl", "paligemma", "gemma3"), "continued"),
     "instructblip": "refused",
 }
 
