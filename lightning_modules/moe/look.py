@@ -248,12 +248,11 @@ def page(run: Finished) -> dict[str, Any]:
     """The page's part of a finished run: one forward of its export over its held-out text, and over the user's own."""
     from hydra.utils import instantiate
 
-    import lightning_modules.moe.experts  # noqa: F401, registers the `sorted` backend
     from lightning_modules.moe.held_out import RoutingTally
-    from lightning_modules.moe.models import load_pretrained
     from lightning_modules.moe.module import MoELM
+    from lightning_modules.moe.pretrained import pretrained_moe
 
-    model = load_pretrained(str(run.export()), attention="sdpa", experts_implementation="sorted")
+    model = pretrained_moe(pretrained=str(run.export()))
     module = MoELM(model=model, micro_batch=run.cfg.data.micro_batch).eval()
     data = instantiate(run.cfg.data)
     data.prepare_data()

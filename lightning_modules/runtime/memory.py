@@ -185,7 +185,7 @@ def weights_of(dtype: torch.dtype) -> Iterator[None]:
 def strategy(cfg: DictConfig) -> str:
     """`one device`, `ddp` or `fsdp`."""
     told = str(OmegaConf.select(cfg, "trainer.strategy")).lower()
-    if "fsdp" in told or "modelparallel" in told:
+    if any(name in told for name in ("fsdp", "modelparallel", "fullysharded")):
         return "fsdp"
     return "ddp" if devices.processes(cfg) > 1 else "one device"
 

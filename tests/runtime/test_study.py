@@ -17,6 +17,7 @@ from lightning_modules.common.making import Thing, watched_by
 from lightning_modules.runtime import diff, plan, preflight, replay
 from lightning_modules.runtime.config import register_resolvers
 from lightning_modules.runtime.run import _study, run
+from lightning_modules.runtime.study import Desk
 from lightning_modules.runtime.teller import Teller
 from lightning_modules.runtime.tracking import Tracker
 from lightning_modules.training.inner import inner_trainer, seeded
@@ -65,7 +66,7 @@ def test_it_stops_where_it_is_and_says_so_by_its_exit_code(tmp_path, number, tra
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     study = Asked(number, training=training)
     with pytest.raises(Preempted) as stopped, stoppable():
-        _study(study, folder=tmp_path, tracker=None)
+        _study(study, Desk(folder=tmp_path))
     assert stopped.value.code == 128 + number
     assert not study.went_on
     assert {n: signal.getsignal(n) for n in before} == before
@@ -122,7 +123,7 @@ def told(folder, *, look=lambda tracker: None):
     )
     teller = Teller(tracker)
     with watched_by(teller):
-        _study(Trains(folder.parent / "cache", lambda: look(tracker)), folder=folder, tracker=tracker)
+        _study(Trains(folder.parent / "cache", lambda: look(tracker)), Desk(folder=folder, tracker=tracker))
         teller.summary()
     tracker.end("FINISHED")
     return tracker
