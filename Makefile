@@ -69,6 +69,11 @@ test-server: $(READY) ## a real MLflow server on PostgreSQL, started and stopped
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check psycopg2-binary==2.9.13
 	$(BIN)/python -m pytest tests/server --override-ini addopts=-q
 
+test-slurm: $(READY) ## a real SLURM of two nodes, started and stopped (needs Debian's slurm-wlm and munge); writes docs/results/machines.json
+	@PATH=$$PATH:/usr/sbin; for name in munged slurmctld slurmd sbatch; do command -v $$name >/dev/null || \
+		{ echo "make test-slurm needs SLURM: apt-get install slurm-wlm munge"; exit 1; }; done
+	FACET_RESULTS=1 $(BIN)/python -m pytest tests/slurm --override-ini addopts=-q
+
 mutants: $(READY) ## break the code on purpose, fault by fault, and see a test fail each time
 	$(BIN)/python -m tests.mutants
 
@@ -109,4 +114,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run recipes sweep resume replay diff look plan sync test test-fast test-ui test-server mutants bench soak machines claims report ui lint format hooks clean-runs
+.PHONY: help setup run recipes sweep resume replay diff look plan sync test test-fast test-ui test-server test-slurm mutants bench soak machines claims report ui lint format hooks clean-runs

@@ -33,7 +33,9 @@ def note(table: str, *, key: tuple[str, ...], command: str, folder: Path = RESUL
         path.write_text("[\n" + ",\n".join(" " + json.dumps(r) for r in rows) + "\n]\n")
 
 
-def took_its_steps(case: str, *, on: str, steps: int, equal_to: str, difference: float, limit: float) -> None:
+def took_its_steps(
+    case: str, *, on: str, steps: int, equal_to: str, difference: float, limit: float, command: str = "make machines"
+) -> None:
     """Assert that a training's losses are those of `equal_to` within `limit`, and note it in machines.json.
 
     `on` is what it ran on: `pretended device`, `2 processes over gloo`, `SLURM of 2 nodes`, or a GPU's name.
@@ -45,5 +47,5 @@ def took_its_steps(case: str, *, on: str, steps: int, equal_to: str, difference:
         "equal_to": equal_to,
         "difference": difference,
     }
-    note("machines", key=("case", "machine"), command="make machines", **row, ok=difference <= limit)
+    note("machines", key=("case", "machine"), command=command, **row, ok=difference <= limit)
     assert difference <= limit, f"{case}: differs from {equal_to} by {difference:.3g}"
