@@ -10,6 +10,7 @@ S ?= moe,prompt,transfer,svco
 C ?=
 SCALE ?= small
 SERIES ?= first
+U ?=
 EXTRA_vision := torchvision num2words
 EXTRA_quantize := bitsandbytes
 
@@ -50,8 +51,8 @@ look: $(READY) ## the page of a finished run, or of several side by side: make l
 plan: $(READY) ## what a sweep would take, without training: make plan E=moe/scope O="seed=1,2,3"
 	$(BIN)/python main.py -m experiment=$(E) plan=true $(O)
 
-sync: $(READY) ## deliver to MLflow what runs could not
-	$(BIN)/python -m lightning_modules.runtime.sync runs
+sync: $(READY) ## deliver to MLflow what runs could not; U=ADDRESS when the tracking server has another one now
+	$(BIN)/python -m lightning_modules.runtime.sync runs $(if $(U),--uri $(U))
 
 test: $(READY) ## all tests, two workers
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -1,5 +1,9 @@
-"""Delivers what runs could not: `make sync`, or `python -m lightning_modules.runtime.sync runs`."""
+"""Delivers what runs could not: `make sync`, or `python -m lightning_modules.runtime.sync runs`.
 
+`--uri` when the tracking server has another address now.
+"""
+
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -11,26 +15,29 @@ from lightning_modules.runtime.courier import Delivery
 from lightning_modules.runtime.journal import Journal
 
 
-def sync(folder: Path) -> dict[str, int | str]:
-    """{run folder: entries delivered, or why not} of every journal below `folder` that has something pending."""
+def sync(folder: Path, *, uri: str | None = None) -> dict[str, int | str]:
+    """{run folder: entries delivered, or why not} of every journal below `folder` that has something pending.
+
+    uri: where to, None for where each run was logged.
+    """
     found: dict[str, int | str] = {}
     for path in sorted(folder.rglob("tracking.jsonl")):
         try:
             with held(path.parent / "lock"):
-                _deliver(path.parent, found)
+                _deliver(path.parent, found, uri)
         except HeldError as other:
             found[str(path.parent)] = f"not delivered: {other.holder} is at it and delivers by itself"
     return found
 
 
-def _deliver(folder: Path, found: dict[str, int | str]) -> None:
+def _deliver(folder: Path, found: dict[str, int | str], uri: str | None) -> None:
     journal = Journal(folder)
     if next(journal.pending(), None) is None:
         return
     start = next(entry for _, entry in journal.entries() if entry["kind"] == "start")
     try:
         known = records.run(folder) or {"uid": start["uid"], "run_id": None, "params": None}
-        delivery = Delivery(journal, uri=start["uri"], run_id=known["run_id"])
+        delivery = Delivery(journal, uri=uri or start["uri"], run_id=known["run_id"])
         found[str(folder)] = delivery.deliver()
         write_atomically(folder / records.RUN, json.dumps({**known, "run_id": delivery.run_id}, indent=1))
     except Exception as error:
@@ -38,7 +45,13 @@ def _deliver(folder: Path, found: dict[str, int | str]) -> None:
 
 
 def main() -> None:
-    outcome = sync(Path(sys.argv[1] if len(sys.argv) > 1 else "runs"))
+    parser = argparse.ArgumentParser(description="Deliver to MLflow what runs could not.")
+    parser.add_argument("folder", nargs="?", default="runs", type=Path)
+    parser.add_argument(
+        "--uri", help="the tracking server's address, when it is no more the one that runs were logged to"
+    )
+    given = parser.parse_args()
+    outcome = sync(given.folder, uri=given.uri)
     for folder, what in outcome.items():
         print(f"{folder}: {what if isinstance(what, str) else f'{what} entries delivered'}")
     if not outcome:
