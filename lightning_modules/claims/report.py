@@ -8,6 +8,7 @@ The same runs give the same files, byte for byte: nothing in them is of the mome
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,17 +75,15 @@ def forests(found: Sequence[Row]) -> dict[str, Any]:
     return figures
 
 
-def short_table(found: Sequence[Row]) -> str:
-    """Markdown of the README's front: per paper, which claims got which verdict."""
-    text = f"| paper | {' | '.join(VERDICTS)} |\n| --- | --- | --- | --- |\n"
+def sentences(found: Sequence[Row]) -> str:
+    """Markdown of the README's front: a sentence a paper, which counts its verdicts and leads to its claims."""
+    text = ""
     for system in SYSTEMS:
-        own = [row for row in found if row.claim.system == system and row.finding]
-        cells = []
-        for verdict in VERDICTS:
-            names = [title(row) for row in own if row.verdict == verdict]
-            cells.append(f"**{len(names)}**" + (f": {', '.join(names)}" if names else ""))
-        if own:
-            text += f"| {TITLES[system]} | {' | '.join(cells)} |\n"
+        verdicts = [row.verdict for row in found if row.claim.system == system and row.finding]
+        if verdicts:
+            place = re.sub(r"[^a-z0-9 -]", "", TITLES[system].lower()).replace(" ", "-")
+            counts = ", ".join(f"**{verdicts.count(verdict)}** {verdict}" for verdict in VERDICTS)
+            text += f"- [{TITLES[system]}](docs/results/claims.md#{place}): of {len(verdicts)} tried, {counts}.\n"
     return text
 
 
@@ -196,7 +195,7 @@ def main(argv: Sequence[str]) -> int:
     if gone:
         print(f"{RESULTS}: left as it is, as {len(gone)} of its rows have more seeds there than in {given.uri}.")
     if out == RESULTS:
-        put_in_readme(PROJECT / "README.md", short_table(found))
+        put_in_readme(PROJECT / "README.md", sentences(found))
     run = log(client, files, found)
     print(f"{out}/claims.md, claims.json and {len(files) - 2} figures; MLflow run {run}.")
     return 0

@@ -138,7 +138,7 @@ def test_a_table_is_not_replaced_by_one_of_fewer_seeds(tmp_path, tables, monkeyp
     assert report.main(["--uri", f"sqlite:///{tmp_path}/mlflow.db"]) == 0
     assert "left as it is" not in capsys.readouterr().out
     before = {p: p.read_bytes() for p in [tmp_path / "README.md", *(tmp_path / "committed").rglob("*.*")]}
-    assert b"**1**: a beats b" in before[tmp_path / "README.md"]
+    assert b"of 1 tried, **1** reproduced" in before[tmp_path / "README.md"]
     assert report.main(["--uri", f"sqlite:///{few}/mlflow.db"]) == 0
     assert {p: p.read_bytes() for p in before} == before
     assert (tmp_path / "own" / "claims.md").is_file()
