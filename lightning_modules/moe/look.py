@@ -6,69 +6,21 @@ sequences in all, D domains.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_modules.look.finished import Finished
 from lightning_modules.moe.preferences import DomainPreference, companions, domain_preference, word_preference
-from lightning_modules.moe.routing import RouterStats
 from lightning_modules.moe.specialization import count_pairs
+from lightning_modules.moe.token_routing import Held, TokenRouting
 
-# What is kept of held-out text: enough for the tables of a large model within a minute and a few megabytes of page.
-SELECTIONS, SHOWN, CONTEXT, STEPS = 4_000_000, 400_000, 6, 60
+# Of the page: selections of the windows shown, tokens on each side of a word, points of the load over training.
+SHOWN, CONTEXT, STEPS = 400_000, 6, 60
 # Windows of a user's own text.
 OWN = 64
 KIND, TITLE = "experts", "What each expert does"
-
-
-class Held(NamedTuple):
-    """Held-out text with its routing, on the CPU: tokens int64 [N, S], experts int16 [L, N, S, K], scores float16 alike,
-    domain int64 [N]."""
-
-    tokens_NS: Tensor
-    experts_LNSK: Tensor
-    scores_LNSK: Tensor
-    domain_N: Tensor
-
-
-class Collector:
-    """Takes in forwards one by one and keeps up to `selections` of their selections, whole sequences, domains in turn."""
-
-    def __init__(self, *, selections: int = SELECTIONS) -> None:
-        self.selections = selections
-        self._kept: list[tuple[Tensor, ...]] = []
-        self._taken: dict[int, int] = {}
-        self.seen = 0
-
-    def add(self, *, input_ids: Tensor, domain_B: Tensor, stats: RouterStats, domains: int) -> None:
-        """input_ids int64 [B, S], domain_B int64 [B]; stats of their forward, one block a sequence."""
-        sequences, length = input_ids.shape
-        layers, _, top_k = stats.indices_LTK.shape
-        room = max(1, self.selections // (layers * top_k * length * domains))
-        wanted = []
-        for place, domain in enumerate(domain_B.tolist()):
-            if self._taken.get(domain, 0) < room:
-                self._taken[domain] = self._taken.get(domain, 0) + 1
-                wanted.append(place)
-        self.seen += sequences
-        if not wanted:
-            return
-        scores_LTK = stats.probs_LTE.detach().gather(-1, stats.indices_LTK)
-        shape = (layers, sequences, length, top_k)
-        self._kept.append(
-            (
-                input_ids[wanted].cpu(),
-                stats.indices_LTK.view(shape)[:, wanted].to(torch.int16).cpu(),
-                scores_LTK.view(shape)[:, wanted].to(torch.float16).cpu(),
-                domain_B[wanted].cpu(),
-            )
-        )
-
-    def held(self) -> Held:
-        tokens, experts, scores, domain = zip(*self._kept, strict=True)
-        return Held(torch.cat(tokens), torch.cat(experts, 1), torch.cat(scores, 1), torch.cat(domain))
 
 
 def experts_page(
@@ -214,7 +166,9 @@ class Pieces:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._known: dict[int, str] = {}
-        self._bytes = {character: byte for byte, character in byte_alphabet().items()}
+        from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+        self._bytes = {character: byte for byte, character in bytes_to_unicode().items()}
 
     def __call__(self, token: int) -> str:
         if token not in self._known:
@@ -233,13 +187,6 @@ class Pieces:
         return self._tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False).strip("\ufffd")
 
 
-def byte_alphabet() -> dict[int, str]:
-    """Byte -> the character that byte-level BPE writes for it: printable ones themselves, the rest from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in printable]
-    return {**{b: chr(b) for b in printable}, **{b: chr(256 + i) for i, b in enumerate(others)}}
-
-
 def _rounded(values: Tensor, digits: int = 5) -> list[Any]:
     return [_rounded(v, digits) for v in values] if values.dim() > 1 else [round(v, digits) for v in values.tolist()]
 
@@ -256,18 +203,16 @@ def page(run: Finished) -> dict[str, Any]:
     module = MoELM(model=model, micro_batch=run.cfg.data.micro_batch).eval()
     data = instantiate(run.cfg.data)
     data.prepare_data()
-    collector, tally = Collector(), RoutingTally()
+    routing, tally = TokenRouting(), RoutingTally()
     with torch.inference_mode():
         for batch in data.test_dataloader():
             stats = module.evaluate(batch)["stats"]
             tally.update(stats, batch["domain"])
-            collector.add(
-                input_ids=batch["input_ids"], domain_B=batch["domain"], stats=stats, domains=len(data.domains)
-            )
+            routing.add(input_ids=batch["input_ids"], domain_B=batch["domain"], stats=stats, domains=len(data.domains))
         own = {run.own.name: _own_text(run.own, module, data)} if run.own else {}
     counted = tally.compute()
     found = experts_page(
-        held=collector.held(),
+        held=routing.held(),
         counts_NLE=counted["counts_NLE"],
         domain_N=counted["domain_N"],
         domains=data.domains,
@@ -288,12 +233,12 @@ def _own_text(path: Path, module: Any, data: Any) -> Held:
         raise ValueError(f"look.text={path} holds no text.")
     length = min(data.seq_len, len(ids))
     windows = ids[: len(ids) // length * length].view(-1, length)[:OWN]
-    collector = Collector()
+    routing = TokenRouting()
     for row in windows.split(16):
         mask = torch.ones_like(row)
         stats = module.evaluate({"input_ids": row, "targets": row, "attention_mask": mask})["stats"]
-        collector.add(input_ids=row, domain_B=torch.zeros(len(row), dtype=torch.int64), stats=stats, domains=1)
-    return collector.held()
+        routing.add(input_ids=row, domain_B=torch.zeros(len(row), dtype=torch.int64), stats=stats, domains=1)
+    return routing.held()
 
 
 def facts(metrics: dict[str, float]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from lightning_modules.moe import specialization as measure
 from lightning_modules.moe.held_out import DomainPerplexity, RoutingTally
 from lightning_modules.moe.module import MoELM
 from lightning_modules.moe.routing import RouterStats
+from lightning_modules.moe.token_routing import Held, TokenRouting
 from lightning_modules.runtime.study import Desk
 from lightning_modules.training.inner import device
 
@@ -53,20 +54,20 @@ class RoutingAnalysis:
         domains = self.data.domains
         perplexity, routing = DomainPerplexity(len(domains)), RoutingTally()
         sums: list[Tensor] = []
-        kept = TokenRouting(len(domains), self.tokens)
+        kept = TokenRouting(windows=self.tokens)
         for batch in self.data.test_dataloader():
             found = self.module.evaluate({name: value.to(model.device) for name, value in batch.items()})
             stats: RouterStats = found["stats"]
             perplexity.update(found["nll_B"].cpu(), found["tokens_B"].cpu(), batch["domain"])
             routing.update(stats, batch["domain"].to(stats.logits_LTE.device))
             sums.append(stats.prob_sums_LME.transpose(0, 1).cpu())
-            kept.add(stats, batch)
+            kept.add(input_ids=batch["input_ids"], domain_B=batch["domain"], stats=stats, domains=len(domains))
         tally = routing.compute()
         for name, figure in draw.of_routing(tally=tally, domains=domains, top_k=self.module.tap.top_k).items():
             desk.figure(name, figure)
         torch.save({"domains": domains, **tally}, desk.folder / "figures" / "routing_test.pt")
         if self.tokens:
-            kept.save(desk, domains=domains, tokenizer=self.data.tokenizer)
+            save_tokens(desk, kept.held(), domains=domains, tokenizer=self.data.tokenizer)
         return self._tables(desk, tally, torch.cat(sums), perplexity)
 
     def _tables(
@@ -107,37 +108,16 @@ class RoutingAnalysis:
         return {**metrics, **found, "test/routing_entropy": float(tally["entropy"]), "test/ppl": overall, **ppl}
 
 
-class TokenRouting:
-    """Up to `windows` windows of each domain, routed token by token."""
-
-    def __init__(self, domains: int, windows: int) -> None:
-        self.left_D = [windows] * domains
-        self.parts: list[dict[str, Tensor]] = []
-
-    def add(self, stats: RouterStats, batch: dict[str, Tensor]) -> None:
-        ids_BS = batch["input_ids"]
-        layers, (sequences, length) = stats.logits_LTE.shape[0], ids_BS.shape
-        indices_BSLK, scores_BSLK = (
-            values.reshape(layers, sequences, length, -1).permute(1, 2, 0, 3).cpu()
-            for values in (stats.indices_LTK, stats.probs_LTE.gather(-1, stats.indices_LTK))
-        )
-        for row, domain in enumerate(batch["domain"].tolist()):
-            if self.left_D[domain]:
-                self.left_D[domain] -= 1
-                self.parts.append(
-                    {
-                        "tokens_NS": ids_BS[row].cpu(),
-                        "experts_NSLK": indices_BSLK[row].int(),
-                        "scores_NSLK": scores_BSLK[row].float(),
-                        "domain_N": batch["domain"][row].cpu(),
-                    }
-                )
-
-    def save(self, desk: Desk, *, domains: list[str], tokenizer: Any) -> None:
-        """`tables/routing_tokens.safetensors`: names tell the shapes; metadata the domains and each id's text, as JSON."""
-        tensors = {name: torch.stack([part[name] for part in self.parts]).contiguous() for name in self.parts[0]}
-        ids = tensors["tokens_NS"].unique().tolist()
-        words = dict(zip(map(str, ids), tokenizer.convert_ids_to_tokens(ids), strict=True))
-        (desk.folder / "tables").mkdir(parents=True, exist_ok=True)
-        about = {"domains": json.dumps(domains), "words": json.dumps(words, ensure_ascii=False)}
-        save_file(tensors, desk.folder / "tables" / "routing_tokens.safetensors", metadata=about)
+def save_tokens(desk: Desk, held: Held, *, domains: list[str], tokenizer: Any) -> None:
+    """`tables/routing_tokens.safetensors`: names tell the shapes; metadata the domains and each id's text, as JSON."""
+    tensors = {
+        "tokens_NS": held.tokens_NS,
+        "experts_NSLK": held.experts_LNSK.permute(1, 2, 0, 3).contiguous(),
+        "scores_NSLK": held.scores_LNSK.permute(1, 2, 0, 3).contiguous(),
+        "domain_N": held.domain_N,
+    }
+    ids = held.tokens_NS.unique().tolist()
+    words = dict(zip(map(str, ids), tokenizer.convert_ids_to_tokens(ids), strict=True))
+    (desk.folder / "tables").mkdir(parents=True, exist_ok=True)
+    about = {"domains": json.dumps(domains), "words": json.dumps(words, ensure_ascii=False)}
+    save_file(tensors, desk.folder / "tables" / "routing_tokens.safetensors", metadata=about)

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from lightning_modules.look import page
-from lightning_modules.moe.look import Collector, Pieces, experts_page
+from lightning_modules.moe.look import Pieces, experts_page
 from lightning_modules.moe.preferences import companions, domain_preference, word_preference
 from lightning_modules.moe.routing import RouterStats
 from lightning_modules.moe.specialization import count_pairs
+from lightning_modules.moe.token_routing import TokenRouting
 
 LAYERS, SEQUENCES, LENGTH, EXPERTS, TOP_K, WORDS = 2, 60, 32, 8, 2, 40
 DOMAINS = ["code", "maths", "news"]
@@ -37,13 +38,13 @@ def routed(*, seed=0, taste=None):
     logits_LNSE = torch.rand(LAYERS, SEQUENCES, LENGTH, EXPERTS, generator=generator)
     if taste:
         taste(logits_LNSE, tokens_NS, domain_N)
-    collector, counts = Collector(), []
+    kept, counts = TokenRouting(), []
     for n in range(SEQUENCES):
         logits_LTE = logits_LNSE[:, n]
         stats = RouterStats(logits_LTE, logits_LTE.topk(TOP_K).indices, torch.ones(LENGTH, dtype=torch.bool), 1)
         counts.append(stats.frequency.counts_LME[:, 0])
-        collector.add(input_ids=tokens_NS[n : n + 1], domain_B=domain_N[n : n + 1], stats=stats, domains=len(DOMAINS))
-    return collector.held(), torch.stack(counts), domain_N
+        kept.add(input_ids=tokens_NS[n : n + 1], domain_B=domain_N[n : n + 1], stats=stats, domains=len(DOMAINS))
+    return kept.held(), torch.stack(counts), domain_N
 
 
 def drawn(held, counts_NLE, domain_N, **changes):
@@ -145,13 +146,13 @@ def test_a_large_model_is_sampled_and_the_page_says_so(tmp_path):
     """256 experts in 60 layers, a vocabulary of 150,000: whole sequences of every domain until the room is taken."""
     layers, experts, top_k, length, sequences = 60, 256, 8, 32, 12
     rng = np.random.default_rng(0)
-    collector = Collector(selections=layers * top_k * length * 6)
+    kept = TokenRouting(selections=layers * top_k * length * 6)
     for n in range(sequences):
         logits_LTE = torch.from_numpy(rng.random((layers, length, experts), dtype=np.float32))
         stats = RouterStats(logits_LTE, logits_LTE.topk(top_k).indices, torch.ones(length, dtype=torch.bool), 1)
         ids = torch.from_numpy(rng.integers(3, 150_000, (1, length)))
-        collector.add(input_ids=ids, domain_B=torch.tensor([n % 3]), stats=stats, domains=3)
-    held = collector.held()
+        kept.add(input_ids=ids, domain_B=torch.tensor([n % 3]), stats=stats, domains=3)
+    held = kept.held()
     assert held.domain_N.bincount().tolist() == [2, 2, 2]
     counts_NLE = torch.stack(
         [torch.nn.functional.one_hot(e.flatten(1).long(), experts).sum(1) for e in held.experts_LNSK.transpose(0, 1)]

@@ -9,6 +9,7 @@ from lightning_modules.look.page import LOOK, write
 from lightning_modules.moe import look
 from lightning_modules.moe.callbacks.held_out import HeldOutEvaluation
 from lightning_modules.moe.callbacks.routing_metrics import RoutingMetrics
+from lightning_modules.moe.token_routing import TokenRouting
 
 
 class LookPage(pl.Callback):
@@ -21,7 +22,7 @@ class LookPage(pl.Callback):
         self.folder, self.name, self.text, self.page = Path(folder), name, text, page
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._collector = look.Collector()
+        self._routing = TokenRouting()
 
     def on_test_batch_end(
         self,
@@ -33,7 +34,7 @@ class LookPage(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if self.page and trainer.is_global_zero:
-            self._collector.add(
+            self._routing.add(
                 input_ids=batch["input_ids"],
                 domain_B=batch["domain"],
                 stats=outputs["stats"],
@@ -46,7 +47,7 @@ class LookPage(pl.Callback):
         held_out = next(c for c in trainer.callbacks if isinstance(c, HeldOutEvaluation))
         training = next((c for c in trainer.callbacks if isinstance(c, RoutingMetrics)), None)
         found = look.experts_page(
-            held=self._collector.held(),
+            held=self._routing.held(),
             counts_NLE=held_out.tally["counts_NLE"],
             domain_N=held_out.tally["domain_N"],
             domains=trainer.datamodule.domains,
