@@ -1,9 +1,5 @@
 function matrix(data, page) {
-  return Promise.all(data.runs.map((run) => {
-    const section = el("section", { "aria-label": run.name });
-    page.append(section);
-    return matrixOfRun(run, section);
-  }));
+  return eachRun(data, page, matrixOfRun);
 }
 
 function matrixOfRun(run, page) {

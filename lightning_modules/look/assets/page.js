@@ -60,6 +60,15 @@ async function chart(node, spec) {
   return node;
 }
 
+// A section for each run, below each other.
+function eachRun(data, page, draw) {
+  return Promise.all(data.runs.map((run) => {
+    const section = el("section", { "aria-label": run.name });
+    page.append(section);
+    return draw(run, section);
+  }));
+}
+
 async function start(draw) {
   const page = document.getElementById("page");
   if (typeof DecompressionStream === "undefined") {

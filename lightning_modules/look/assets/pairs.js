@@ -1,9 +1,5 @@
 function pairs(data, page) {
-  return Promise.all(data.runs.map((run) => {
-    const section = el("section", { "aria-label": run.name });
-    page.append(section);
-    return pairsOfRun(run, section);
-  }));
+  return eachRun(data, page, pairsOfRun);
 }
 
 function pairsOfRun(run, page) {
