@@ -21,6 +21,8 @@ ARGUMENTS: dict[str, dict[str, str | None]] = {
     "lightning_modules.skill_neurons.": {"scope": "rank_within"},
     "lightning_modules.transfer.": {"scope": "rank_within"},
 }
+# Class of an older version -> the one that does its work now.
+CLASSES = {"ComparePairs": "Compare"}
 # Argument -> {value of an older version: its word now}.
 VALUES = {"rank_within": {"global": "model"}}
 
@@ -91,6 +93,7 @@ def moved(node: Any) -> Any:
     target = node.get("_target_")
     if isinstance(target, str) and target.startswith(trust.OURS) and target not in trust.names():
         last = target.rpartition(".")[2]
+        last = CLASSES.get(last, last)
         now = [n for n in trust.names() if n.startswith(trust.OURS) and n.rpartition(".")[2] == last]
         target = now[0] if len(now) == 1 else target
         node = {**node, "_target_": target}

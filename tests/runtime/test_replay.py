@@ -96,6 +96,8 @@ def test_a_word_that_has_changed_is_taken_for_what_it_meant():
     then = {"_target_": "lightning_modules.prompt.studies.SkillNeurons", "scope": "global", "trials": 2}
     now = {"_target_": "lightning_modules.skill_neurons.studies.SkillNeurons", "rank_within": "model", "trials": 2}
     assert foreign.moved({"study": then}) == {"study": now}
+    pairs = {"_target_": "lightning_modules.svco.studies.ComparePairs", "steps": 2}
+    assert foreign.moved(pairs) == {"_target_": "lightning_modules.svco.studies.Compare", "steps": 2}
 
 
 def test_a_replay_of_what_has_changed_says_where_it_parts(two):
