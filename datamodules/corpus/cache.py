@@ -15,9 +15,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from datamodules.corpus import words
 from datamodules.corpus.sources import Source
-from datamodules.say import say
 from lightning_modules.common.digests import digest, number_of
 from lightning_modules.common.made import made
+from lightning_modules.common.say import say
 
 SPLITS = ("train", "val", "test")
 SPLIT_RULE = "sha256 of the document mod 100: 0-4 test, 5-9 val, else train; equal documents once a domain"

@@ -16,10 +16,10 @@ from datamodules.corpus import cache, words
 from datamodules.corpus.sources import Source
 from datamodules.order import ORDER_VERSION
 from datamodules.ordered import Batch, Batches, OrderedDataModule, same
-from datamodules.say import say
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.digests import digest
 from lightning_modules.common.made import manifest
+from lightning_modules.common.say import say
 
 # Of a domain with fewer test windows the numbers say little.
 FEW = 16

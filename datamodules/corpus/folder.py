@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.corpus.sources import Documents
-from datamodules.say import say
+from lightning_modules.common.say import say
 
 READ = (".txt", ".jsonl", ".json", ".txt.gz", ".jsonl.gz", ".json.gz", ".parquet")
 # A document that is more than this part of its domain is cut, so that every split gets some; none is cut below SHORTEST.

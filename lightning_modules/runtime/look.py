@@ -33,7 +33,7 @@ def look(cfg: DictConfig) -> int:
     if len(kinds) > 1:
         told = ", ".join(f"{name} shows {kind}" for kind, name in kinds.items())
         raise ValueError(f"look shows runs of one kind side by side; these are of several ({told}).")
-    data = {"runs": [{**run, "name": own.name} for each, own in zip(pages, found, strict=True) for run in each["runs"]]}
+    data = {"runs": [{**one, "name": run.name} for each, run in zip(pages, found, strict=True) for one in each["runs"]]}
     path = Path(cfg.paths.runs) / "look" / "-".join(slug(str(name)) for name in cfg.look.runs) / page.LOOK
     page.write(path, kind=pages[0]["kind"], title=pages[0]["title"], data=data)
     print(f"{path}: opens in any browser, without a network.", file=sys.stderr)
@@ -113,7 +113,8 @@ def made(run: Finished) -> dict[str, Any]:
             raise ValueError(f"{run.name}: its page is as the run made it; look.text works with runs of moe alone.")
         return earlier
     raise ValueError(
-        f"{run.name} made no page; its command with fresh=true makes one, from what is kept of its trainings."
+        f"{run.name} made no page. Trainings of mixtures and the studies of transfer and of S-VCO's objectives make one; "
+        "such a study of before does so when its command is given again with fresh=true."
     )
 
 

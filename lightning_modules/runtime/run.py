@@ -12,10 +12,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
-from rich.console import Console
 
 from lightning_modules.common import making
 from lightning_modules.common.files import write_atomically
+from lightning_modules.common.say import say
 from lightning_modules.look.page import LOOK
 from lightning_modules.runtime import console as console_log
 from lightning_modules.runtime import errors, memory, pace, provenance, quiet, records, tracking
@@ -26,11 +26,6 @@ from lightning_modules.training.inner import on_machine_of
 from lightning_modules.training.resume_point import ResumePoint
 from lightning_modules.training.sharded import gather
 from lightning_modules.training.stop import Preempted, deaf, stoppable
-
-
-def say(text: str) -> None:
-    # A console of its own each time: stderr is not the same during a run as at import.
-    Console(stderr=True).print(text, soft_wrap=True)
 
 
 def run(

@@ -6,7 +6,7 @@ lists all that it asks for, it can be planned and tells how far it is.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from lightning_modules.common.making import Thing
+from lightning_modules.common.say import say
 from lightning_modules.common.tables import markdown, terminal
 from lightning_modules.look.page import LOOK, write
 from lightning_modules.runtime.tracking import Tracker
@@ -27,7 +28,7 @@ class Desk:
         self.folder, self.tracker, self.wants_page, self.text = folder, tracker, page, text
 
     def say(self, text: str) -> None:
-        Console(stderr=True).print(text, soft_wrap=True)
+        say(text)
 
     def figure(self, name: str, figure: Figure) -> Path:
         """`figures/NAME.png`; logged as an artifact when the run ends."""
@@ -53,10 +54,10 @@ class Desk:
             Console(stderr=True).print(terminal(columns, readable, title=name.replace("_", " ")))
         return path
 
-    def page(self, kind: str, title: str, run: dict[str, Any]) -> None:
-        """`look.html`, drawn from one run's data by assets/KIND.js of the room `look`; an artifact of the run."""
+    def page(self, kind: str, title: str, make: Callable[[], dict[str, Any]]) -> None:
+        """`look.html`, drawn from what `make` returns of the run by assets/KIND.js of the room `look`; made if wanted."""
         if self.wants_page:
-            write(self.folder / LOOK, kind=kind, title=title, data={"runs": [run]})
+            write(self.folder / LOOK, kind=kind, title=title, data={"runs": [make()]})
 
     def metrics(self, values: dict[str, float], *, step: int = 0) -> None:
         if self.tracker:

@@ -193,7 +193,7 @@ class Compare(Arms):
         desk.figure("log_probabilities", draw.conditions_figure(before=found["base"].scores, after=found[last].scores))
         shown = dict(pixels=self.settings.pixels, name=f"{len(self.objectives)} objectives", text=desk.text)
         models = {name: f.scores for name, f in found.items()}
-        desk.page(look.KIND, look.TITLE, look.pairs_page(pairs=self.test_set(), models=models, **shown))
+        desk.page(look.KIND, look.TITLE, lambda: look.pairs_page(pairs=self.test_set(), models=models, **shown))
         return {f"{m}_{name}": f.metrics[m] for name, f in found.items() for m in self.shown} | self.more(
             found, last, desk
         )
@@ -209,10 +209,6 @@ class Compare(Arms):
             _, _, fit = dependency(found["base"], found[name])
             metrics[f"svco/dependency_rho_{name}"] = fit["rho"]
         return metrics
-
-
-# As configs of earlier runs name it.
-ComparePairs = Compare
 
 
 def dependency(base: Found, after: Found) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:

@@ -92,6 +92,12 @@ class Transfer(Matrix):
     """The matrix (figure 3 of Su et al.)."""
 
     def run(self, desk: Desk) -> dict[str, float]:
+        metrics, means = self.transferred(desk)
+        self.page(desk, means)
+        return metrics
+
+    def transferred(self, desk: Desk) -> tuple[dict[str, float], dict[str, Any]]:
+        """The matrix's tables and figure; (metrics, mean over trials of each measure [targets, sources + 2])."""
         scores, relative = self.scores, self.relative
         means = {}
         for name, values in (("accuracy", scores), ("relative", relative)):
@@ -100,8 +106,6 @@ class Transfer(Matrix):
             rows = self.by_task(means[name], "random prompt", "hard prompt")
             desk.table(name, [{"target": row.pop("task"), **row} for row in rows], show=False)
         desk.figure("transfer", draw.matrix_figure(means["relative"], tasks=self.tasks, skills=self.skills))
-        self.means = means
-        self.page(desk, means)
         groups = self.groups(relative)
         kinds = [{"source": kind, "relative performance": str(mean_ci(v))} for kind, v in groups.items()]
         desk.table("relative_by_kind", kinds)
@@ -117,15 +121,15 @@ class Transfer(Matrix):
         metrics = {f"prompt/relative_{kind.split()[0]}": mean(values) for kind, values in groups.items()}
         metrics |= {f"prompt/{row['target']}_from_its_skill": row["accuracy from its skill"] for row in rows}
         # Tasks of one skill have nothing across.
-        return known(metrics)
+        return known(metrics), means
 
     def page(self, desk: Desk, matrices: Mapping[str, Any]) -> None:
-        if not desk.wants_page:
-            return
-        words = {t: look.nearest_words(self.backbone, self.tuned(t)[0]) for t in self.tasks} if desk.text else {}
-        name = f"prompts of {len(self.tasks)} tasks, {self.trials} trials"
-        found = look.matrix_page(tasks=self.tasks, skills=self.skills, matrices=matrices, words=words, name=name)
-        desk.page(look.KIND, look.TITLE, found)
+        def make() -> dict[str, Any]:
+            words = {t: look.nearest_words(self.backbone, self.tuned(t)[0]) for t in self.tasks} if desk.text else {}
+            name = f"prompts of {len(self.tasks)} tasks, {self.trials} trials"
+            return look.matrix_page(tasks=self.tasks, skills=self.skills, matrices=matrices, words=words, name=name)
+
+        desk.page(look.KIND, look.TITLE, make)
 
 
 class Indicators(Transfer):
@@ -150,7 +154,7 @@ class Indicators(Transfer):
         return found
 
     def run(self, desk: Desk) -> dict[str, float]:
-        metrics = super().run(desk)
+        metrics, means = self.transferred(desk)
         relative = self.relative["tuned"].numpy()
         plain = np.array([task not in self.controls for task in self.tasks])
         chosen = {k: c & plain[:, None] & plain for k, c in ind.choices(self.skills, self.tasks).items()}
@@ -166,7 +170,7 @@ class Indicators(Transfer):
                 metrics[f"prompt/rho_{name}_{kind}"] = found["rho"]
             desk.say(f"{name}: rho {metrics[f'prompt/rho_{name}_all']:.3f}")
         desk.table("indicators", rows)
-        self.page(desk, self.means | {name: matrix for name, (matrix, _) in points.items()})
+        self.page(desk, means | {name: matrix for name, (matrix, _) in points.items()})
         figure = draw.indicators_figure(
             points,
             within=chosen["within"],
