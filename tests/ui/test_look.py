@@ -88,6 +88,13 @@ def test_text_of_the_data_is_never_run(opened, runs):
     assert page.title() == "What each expert does"
 
 
+def test_a_word_without_ink_is_seen(opened, runs):
+    words = [{"piece": p, "token": 9, "taken": 9, "expected": 1.0, "chance": 0.0} for p in ("\n  ", "    ", " w\t")]
+    run = {**runs[0], "portraits": [[{**e, "words": words} for e in layer] for layer in runs[0]["portraits"]]}
+    page = opened([run])
+    assert page.locator("td .piece").all_inner_texts() == ["⏎␣␣", "␣␣␣␣", " w⇥"]
+
+
 def test_two_runs_side_by_side(opened, runs):
     page = opened(runs)
     assert page.locator(".verdict").all_inner_texts() == [run["verdict"] for run in runs]

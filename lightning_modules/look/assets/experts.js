@@ -19,7 +19,7 @@ function experts(data, page) {
     const rows = run.standing_out.slice(0, 12).map((row) => el("li", {},
       el("button", { onclick: () => choose(r, row.layer, row.expert) }, `layer ${row.layer} expert ${row.expert}`), " ",
       row.domains.map((d) => `${percent(d.share)} of ${d.domain} (chance ${percent(d.low)} to ${percent(d.high)})`).join("; "),
-      row.words.length ? el("span", {}, "; words ", row.words.flatMap((w) => [el("span", { class: "piece" }, w), " "])) : null));
+      row.words.length ? el("span", {}, "; words ", row.words.flatMap((w) => [piece(w), " "])) : null));
     return el("section", { "aria-label": `what stands out in ${run.name}` }, el("h2", {}, run.name), el("p", {}, facts),
       el("p", { class: "verdict" }, run.verdict), el("ul", { class: "plain" }, rows),
       run.standing_out.length > 12 ? el("p", { class: "soft small" }, `and ${run.standing_out.length - 12} more`) : null);
@@ -94,7 +94,7 @@ function experts(data, page) {
         kind: run.beyond[layer][expert][d] ? "more than chance gives anywhere" : "within chance" };
     });
     const bars = el("div"), load = el("div");
-    const words = portrait.words.map((w) => [el("span", { class: "piece", dir: "auto" }, w.piece), w.taken, Number(w.expected.toFixed(1)),
+    const words = portrait.words.map((w) => [piece(w.piece), w.taken, Number(w.expected.toFixed(1)),
       Number((w.taken / Math.max(w.expected, 1e-9)).toFixed(1)), w.chance < 0.001 ? "< 0.001" : w.chance.toFixed(3)]);
     const places = portrait.contexts.map((c) => el("li", { class: "context small", dir: "auto" }, c.before, el("b", {}, c.word), c.after,
       el("span", { class: "soft" }, ` (${run.domains[c.domain]}, ${c.score.toFixed(2)})`)));

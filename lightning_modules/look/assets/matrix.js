@@ -26,7 +26,7 @@ function matrixOfRun(run, page) {
       choice("Words of", run.sources, state.source, (v) => { state.source = v; render(); }));
     const near = run.words[run.sources[state.source]] || [];
     put(words, near.length ? table(["prompt token", "nearest words, by cosine"], near.map((row, i) => [i,
-      el("span", {}, row.flatMap(([word, cosine]) => [el("span", { class: "piece", dir: "auto" }, word), ` ${cosine.toFixed(2)}  `]))]))
+      el("span", {}, row.flatMap(([word, cosine]) => [piece(word), ` ${cosine.toFixed(2)}  `]))]))
       : el("p", {}, "Not kept (look.text=false), or not a tuned prompt."));
     const values = cells().filter((c) => c[name] !== null && c[name] !== undefined);
     const drawnValues = values.map((c) => c[name]);

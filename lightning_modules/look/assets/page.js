@@ -19,6 +19,11 @@ function el(tag, attributes = {}, ...children) {
 }
 
 function colour(part) { return COLOURS[part % COLOURS.length]; }
+// A token by itself: what has no ink is given some, and nothing breaks its line.
+function piece(text) {
+  const shown = text.trim() ? text : text.replaceAll(" ", "\u2423");
+  return el("span", { class: "piece", dir: "auto" }, shown.replaceAll("\n", "\u23ce").replaceAll("\t", "\u21e5"));
+}
 function percent(x, digits = 1) { return `${(100 * x).toFixed(digits)}%`; }
 function put(node, ...children) { node.replaceChildren(...children.flat().filter(Boolean)); return node; }
 
