@@ -6,7 +6,6 @@ were found at.
 """
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -80,7 +79,6 @@ def kill_part() -> dict[str, int]:
 
 def outage_part() -> dict[str, Any]:
     """How often the tracking server was away in each way, and what became of the points of the runs meanwhile."""
-    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "1"
     found: list[tuple[int, int, int]] = []
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))

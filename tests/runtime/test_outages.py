@@ -14,11 +14,6 @@ def server(tmp_path_factory):
     made.stop()
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-
-
 @pytest.mark.parametrize("from_start", [False, True], ids=["in the middle", "from the start"])
 @pytest.mark.parametrize("kind", outages.KINDS)
 def test_no_point_is_lost_and_none_comes_twice(kind, from_start, server, tmp_path):
