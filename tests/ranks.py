@@ -3,6 +3,7 @@ them costs more than any test does with them."""
 
 import atexit
 import io
+import os
 import queue
 import tempfile
 import traceback
@@ -19,6 +20,8 @@ _pools: dict[int, "Ranks"] = {}
 
 def _serve(rank: int, ranks: int, folder: str, tasks: Any, results: Any) -> None:
     torch.set_num_threads(1)
+    # Lightning takes these processes for the trainer's ranks, and their group for its own: no port to be free.
+    os.environ.update(WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), NODE_RANK="0")
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     while True:
         function, args = tasks.get()

@@ -1,7 +1,5 @@
 """The loss and the callback inside the real Lightning Trainer."""
 
-import socket
-
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -15,25 +13,11 @@ from tests.moe.toy import ToyData, fit, fit_rank, tiny_model
 from tests.ranks import run_ranks
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def fit_on_ranks(rank, ranks, port, mode, accumulate):
-    torch.distributed.destroy_process_group()  # Lightning opens its own
-    result = fit_rank(rank, ranks, port, mode, accumulate)
-    torch.distributed.destroy_process_group()
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port + 1}", rank=rank, world_size=ranks)
-    return result
-
-
 @pytest.mark.parametrize(("mode", "accumulate"), [("ranks", 1), ("two_pass", 2)])
 def test_two_ranks_equal_one_rank_with_twice_the_micro_batches(mode, accumulate):
     """20 optimizer steps in float32 to 1e-6; one rank holds all 16 sequences, two hold 8 each."""
-    two = run_ranks(fit_on_ranks, 2, free_port(), mode, accumulate)
-    one = fit_rank(0, 1, 0, mode, accumulate)
+    two = run_ranks(fit_rank, 2, mode, accumulate)
+    one = fit_rank(0, 1, mode, accumulate)
     assert len(one["loss"]) == 20 * accumulate
     mean_of_ranks = [sum(pair) / 2 for pair in zip(two[0]["loss"], two[1]["loss"], strict=True)]
     torch.testing.assert_close(mean_of_ranks, one["loss"], rtol=0, atol=1e-6)

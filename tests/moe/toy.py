@@ -1,7 +1,5 @@
 """A tiny MoE on seeded random tokens: enough for what the Trainer does with the loss, in seconds."""
 
-import os
-
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
@@ -119,14 +117,10 @@ def fit(
     return curve, module, trainer
 
 
-def fit_rank(rank, ranks, port, mode, accumulate):
-    """One DDP rank of a 20-step fit, for `tests.ranks.run_ranks`-like launchers."""
+def fit_rank(rank, ranks, mode, accumulate):
+    """One DDP rank of a 20-step fit, for `tests.ranks.run_ranks`."""
     from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequencySync
 
-    if ranks > 1:
-        os.environ.update(
-            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), NODE_RANK="0"
-        )
     callbacks = [ExpertFrequencySync(mode=mode)] if mode else []
     curve, module, _ = fit(callbacks=callbacks, ranks=ranks, accumulate=accumulate)
     return {"loss": curve.loss, "lbl": curve.lbl, "state": {k: v.clone() for k, v in module.state_dict().items()}}

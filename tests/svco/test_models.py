@@ -1,14 +1,11 @@
 """Models by path in other dtypes and with activations computed again; scores of several ranks."""
 
-import os
-
 import pytest
 import torch
 
 from lightning_modules.svco import loading
 from lightning_modules.svco.loading import load_vlm
 from lightning_modules.svco.scores import pair_scores
-from tests.moe.test_trainer import free_port
 from tests.ranks import run_ranks
 from tests.svco.test_module import fit
 from tests.svco.toy import encode, toy_pairs
@@ -63,26 +60,17 @@ def test_what_cannot_be_loaded_is_named(path, monkeypatch):
         load_vlm(path=path, dtype="bfloat")
 
 
-def reference_on(rank, ranks, port):
+def reference_on(rank, ranks):
     from pytorch_lightning.strategies import DDPStrategy
 
-    if ranks > 1:
-        torch.distributed.destroy_process_group()
-        os.environ.update(
-            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), NODE_RANK="0"
-        )
     more = {"strategy": DDPStrategy(process_group_backend="gloo"), "devices": ranks} if ranks > 1 else {}
     _, module, _ = fit(steps=1, train=66, **more)
-    if ranks > 1:
-        torch.distributed.destroy_process_group()
-        store = f"tcp://127.0.0.1:{port + 1}"
-        torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
     return module._cache["train"]
 
 
 def test_reference_scores_of_two_ranks_are_those_of_one():
-    (one,) = run_ranks(reference_on, 1, free_port())
-    first, second = run_ranks(reference_on, 2, free_port())
+    (one,) = run_ranks(reference_on, 1)
+    first, second = run_ranks(reference_on, 2)
     assert one["ww"].shape == (66,)
     for name, expected in one.items():
         assert torch.equal(first[name], second[name])

@@ -1,8 +1,5 @@
 """Two processes that share the weights over gloo train as one process does, for every scope of the balance."""
 
-import os
-import socket
-
 import pytest
 import torch
 from torch.distributed.tensor import DTensor
@@ -48,10 +45,7 @@ def decayed(trainer):
     return {g["weight_decay"]: sum(p.numel() for p in g["params"]) for g in trainer.optimizers[0].param_groups}
 
 
-def on_rank(rank, ranks, port, folder):
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), NODE_RANK="0"
-    )
+def on_rank(rank, ranks, folder):
     found = {}
     for scope in SCOPES:
         sharded = scope == "two_pass"
@@ -96,10 +90,7 @@ def bad_weight(module, rank):
 def two(tmp_path_factory):
     """{scope: what each of two processes found}, and the folder."""
     folder = tmp_path_factory.mktemp("sharded")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    first, second = run_ranks(on_rank, 2, port, folder)
+    first, second = run_ranks(on_rank, 2, folder)
     return {scope: (first[scope], second[scope]) for scope in SCOPES}, folder
 
 
