@@ -75,6 +75,9 @@ test-slurm: $(READY) ## a real SLURM of two nodes, started and stopped (needs De
 		{ echo "make test-slurm needs SLURM: apt-get install slurm-wlm munge"; exit 1; }; done
 	FACET_RESULTS=1 $(BIN)/python -m pytest tests/slurm --override-ini addopts=-q
 
+test-load: $(READY) ## tests of stopping, killing, locks and outages ten times with every core busy, goes on where it was stopped; writes docs/results/load.json
+	FACET_RESULTS=1 $(BIN)/python -m tests.robustness.load $(N)
+
 mutants: $(READY) ## break the code on purpose, fault by fault, and see a test fail each time
 	$(BIN)/python -m tests.mutants
 
@@ -115,4 +118,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run recipes sweep resume replay diff look plan sync test test-fast test-ui test-server test-slurm mutants bench soak machines claims report ui lint format hooks clean-runs
+.PHONY: help setup run recipes sweep resume replay diff look plan sync test test-fast test-ui test-server test-slurm test-load mutants bench soak machines claims report ui lint format hooks clean-runs

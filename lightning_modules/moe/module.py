@@ -14,7 +14,6 @@ from lightning_modules.common import metric_names as names
 from lightning_modules.common.bounds import Count, Weight
 from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.moe.attention import mask_for
-from lightning_modules.moe.compiled import compiled
 from lightning_modules.moe.head import Head
 from lightning_modules.moe.losses import (
     Frequency,
@@ -37,7 +36,6 @@ class MoELM(pl.LightningModule):
         z_weight: of the router z-loss.
         layer_reduction: `mean` or `sum` of the LBL over layers.
         optimizer: plain arguments of `adamw_with_schedule`.
-        compile: torch.compile for the model without its head, in one graph without a break.
     """
 
     also_forwards = ("counts",)
@@ -53,7 +51,6 @@ class MoELM(pl.LightningModule):
         z_weight: Weight = 0.001,
         layer_reduction: str = "mean",
         optimizer: dict[str, Any] | None = None,
-        compile: bool = False,
     ) -> None:
         super().__init__()
         if block is not None and (block < 1 or max(block, micro_batch) % min(block, micro_batch)):
@@ -67,8 +64,6 @@ class MoELM(pl.LightningModule):
         self.layer_reduction = layer_reduction
         self.optimizer_args = dict(optimizer or {})
         self.tap, self.head = RouterTap(model), Head(model)
-        # The head puts hidden states in the body's place, which a body that is compiled itself would not take.
-        self._compiled = compiled(self.head.body) if compile else None
         self.expert_frequency = ExpertFrequency()
         self.last_routing: RouterStats | None = None
 
@@ -82,8 +77,7 @@ class MoELM(pl.LightningModule):
         """What the output layer reads, [B, S, H]; the routing is then at `self.tap.read()`."""
         self.tap.clear()
         mask = mask_for(self.model, attention_mask)
-        body = self._compiled or self.head.body
-        return body(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
+        return self.head.body(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
 
     def routing(self, batch: dict[str, Tensor], block: int | None = None) -> RouterStats:
         """The last forward's routing cut into blocks of `block` sequences (default: the balance scope's)."""

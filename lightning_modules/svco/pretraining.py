@@ -187,9 +187,7 @@ def pretrain(
 
 def fit_batches(module: pl.LightningModule, batches: list[Any], steps: int) -> None:
     loader = DataLoader(batches, batch_size=None, collate_fn=lambda b: b, generator=torch.Generator())
-    # One base serves runs of every precision.
-    trainer = inner_trainer(max_steps=steps, gradient_clip_val=1.0, precision="32-true")
-    trainer.fit(module, train_dataloaders=loader)
+    inner_trainer(max_steps=steps, gradient_clip_val=1.0).fit(module, train_dataloaders=loader)
 
 
 def _labels(scene: Scene) -> list[int]:

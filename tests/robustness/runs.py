@@ -11,12 +11,16 @@ from pathlib import Path
 import torch
 from mlflow import MlflowClient
 
+from tests import forks
+from tests.tracking import database
+
 PROJECT = Path(__file__).parents[2]
 STEPS = 40
 # Dropout, odd validation and checkpoint intervals, a log line every step: whatever a resume could get wrong.
 SETTINGS = ["debug=smoke", f"trainer.max_steps={STEPS}", "trainer.val_check_interval=7", "trainer.log_every_n_steps=1"]
 SETTINGS += ["callbacks.resume_point.every_n_steps=5", "model.dropout=0.1", "trainer.enable_progress_bar=false"]
-SETTINGS += ["experiment_name=test/kill", "data.workers=0"]
+# Drawn once all is over, and no part of what is compared.
+SETTINGS += ["experiment_name=test/kill", "data.workers=0", "look.page=false", "callbacks.figures=null"]
 CLOCKED = ("train/tokens_per_s", "system/")
 
 
@@ -29,16 +33,18 @@ def command(folder, *overrides):
     return [sys.executable, str(PROJECT / "main.py"), *flags, *settings.values()]
 
 
-def start(folder, *overrides):
+def start(folder, *overrides, really=False):
+    """really: by a process of its own that imports everything and makes the database; else forked (tests/forks.py)."""
     folder.mkdir(parents=True, exist_ok=True)
+    if not really:
+        database(folder / "tracking")
     output = open(folder / "output.log", "ab")  # noqa: SIM115, the child's
-    return subprocess.Popen(
-        command(folder, *overrides), cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-    )
+    settings = {"cwd": folder, "stdout": output, "stderr": subprocess.STDOUT, "start_new_session": True}
+    return forks.Popen(command(folder, *overrides), really=really, **settings)
 
 
-def finish(folder, *overrides):
-    code = start(folder, *overrides).wait(timeout=300)
+def finish(folder, *overrides, really=False):
+    code = start(folder, *overrides, really=really).wait(timeout=300)
     assert code == 0, (folder / "output.log").read_text()[-3000:]
     return run_folder(folder)
 
@@ -56,9 +62,9 @@ def step_of(folder):
     return max(steps, default=-1)
 
 
-def kill_at(folder, step, *overrides, number=signal.SIGKILL):
+def kill_at(folder, step, *overrides, number=signal.SIGKILL, really=False):
     """Start the run and send its whole process group `number` once it has logged `step`; its exit code."""
-    process = start(folder, *overrides)
+    process = start(folder, *overrides, really=really)
     while process.poll() is None and step_of(folder) < step:
         time.sleep(0.005)
     if process.poll() is None:

@@ -16,8 +16,8 @@ from tests.robustness.runs import start
 BASE = ["-m", "trainer.max_steps=10", "trainer.val_check_interval=5", "experiment_name=test/sweep"]
 
 
-def sweep(folder, *overrides, code=0):
-    process = start(folder, *BASE, *overrides)
+def sweep(folder, *overrides, code=0, really=False):
+    process = start(folder, *BASE, *overrides, really=really)
     assert process.wait(timeout=300) == code, (folder / "output.log").read_text()[-3000:]
     return folder / "runs" / "test" / "sweep"
 
@@ -124,7 +124,7 @@ def test_again_skips_and_extended_adds(tmp_path):
 
 def test_jobs_side_by_side_share_the_cores(tmp_path):
     folder = tmp_path / "joblib"
-    place = sweep(folder, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=1,2")
+    place = sweep(folder, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=1,2", really=True)
     assert len(list(place.glob("*/result.json"))) == 2
     assert len(list(place.glob("*/console.log"))) == 2
     _, parents, children = mlflow_runs(folder)

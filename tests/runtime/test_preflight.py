@@ -1,12 +1,12 @@
 """Malformed command lines: each answered by one message that names the key and the nearest right thing."""
 
-import subprocess
 import sys
 
 import pytest
 
 from lightning_modules.runtime import preflight
 from lightning_modules.runtime.config import register_resolvers
+from tests import forks
 from tests.runtime.cli import PROJECT
 
 # (overrides, what the one message must hold)
@@ -154,14 +154,14 @@ def test_what_is_right_passes(overrides):
     assert cfg is not None
 
 
-def run(folder, *arguments):
+def run(folder, *arguments, really=False):
     command = [sys.executable, str(PROJECT / "main.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    return forks.run(command, cwd=folder, timeout=120, really=really)
 
 
 def test_the_exit_code_is_two_and_nothing_is_created(tmp_path):
     places = [f"paths.{name}={tmp_path}/made/{name}" for name in ("cache", "runs", "tracking")]
-    done = run(tmp_path, *places, "model.layer=3", "seed=x")
+    done = run(tmp_path, *places, "model.layer=3", "seed=x", really=True)
     assert done.returncode == 2
     assert done.stderr.startswith("2 errors in the command line or config; nothing was created:\n")
     assert "Traceback" not in done.stderr

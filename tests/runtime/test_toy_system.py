@@ -12,7 +12,9 @@ import time
 import pytest
 from mlflow import MlflowClient
 
+from tests import forks
 from tests.runtime.cli import PROJECT
+from tests.tracking import database
 
 PAGE = (PROJECT / "docs" / "systems.md").read_text()
 # A paragraph that begins with a file's name, and the block of code under it.
@@ -31,13 +33,14 @@ class Lab:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         (folder / "lab" / "parity" / "__init__.py").touch()
+        database(folder / "tracking")
         self.client = MlflowClient(f"sqlite:///{folder}/tracking/mlflow.db")
 
     def start(self, *arguments, packages="parity", output=subprocess.DEVNULL):
         places = [f"paths.{name}={self.folder}/{name}" for name in ("cache", "runs", "tracking")]
         environment = {**os.environ, "PYTHONPATH": str(self.folder / "lab"), "FACET_PACKAGES": packages}
         command = [sys.executable, str(PROJECT / "main.py"), *arguments, *places]
-        return subprocess.Popen(
+        return forks.Popen(
             command, cwd=self.folder, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True
         )
 

@@ -1,6 +1,5 @@
 """The module in the real Trainer: cached against live reference, LoRA, resume, what is saved; and whole runs."""
 
-import subprocess
 import sys
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 from datamodules.scenes.datamodule import PairsDataModule, SceneSource
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.module import SVCO
+from tests import forks
 from tests.runtime.cli import PROJECT
 from tests.svco.toy import tiny_vlm
 
@@ -124,7 +124,7 @@ STUDY = "study.steps=3 study.scenes_each=4 study.test_pairs=6 study.learning_rat
 def main(folder, *overrides):
     places = [f"paths.{name}={folder}/{name}" for name in ("cache", "runs", "tracking")]
     command = [sys.executable, str(PROJECT / "main.py"), *places, *TINY.split(), *overrides]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    done = forks.run(command, cwd=folder, timeout=300)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -151,7 +151,7 @@ def test_whole_runs_and_the_export(tmp_path):
         "experiment=svco/train",
         *RUN.split(),
     ]
-    done = subprocess.run([*command, *EVALUATION.split()], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = forks.run([*command, *EVALUATION.split()], cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,6 +1,5 @@
 """The documented commands on a user's model and pairs: judged on these pairs, and it says so."""
 
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ from lightning_modules.svco.loading import load_vlm
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.models import prepared
 from lightning_modules.svco.studies import Compare, Dependency
+from tests import forks
 from tests.families.vlm import parts
 from tests.runtime.cli import PROJECT
 from tests.svco.test_module import FOUR
@@ -40,7 +40,7 @@ def given(tmp_path_factory):
 def test_a_training_is_judged_on_the_users_pairs(given):
     folder, overrides = given
     command = [sys.executable, str(PROJECT / "main.py"), *RUN.split(), *overrides]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    done = forks.run(command, cwd=folder, timeout=300)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert "40 pairs, 26 train, 6 val, 8 test" in said
