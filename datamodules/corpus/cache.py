@@ -17,7 +17,6 @@ from datamodules.corpus import words
 from datamodules.corpus.sources import Source
 from lightning_modules.common.digests import digest, number_of
 from lightning_modules.common.made import made
-from lightning_modules.common.say import say
 
 SPLITS = ("train", "val", "test")
 SPLIT_RULE = "sha256 of the document mod 100: 0-4 test, 5-9 val, else train; equal documents once a domain"
@@ -58,7 +57,7 @@ def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("corpus: reading documents", total=None)
-        counts = _spool(source, folder)
+        counts, left_out = _spool(source, folder)
         if tokenizer is None:
             progress.update(task, description="corpus: training the tokenizer")
             training = itertools.chain.from_iterable(_read_spool(folder, "train", d) for d in counts)
@@ -80,6 +79,8 @@ def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> 
     return {
         "domains": list(counts),
         "documents": counts,
+        "left_out": left_out,
+        "warnings": list(getattr(source, "warnings", [])),
         "tokens": tokens,
         "vocab_size": len(tokenizer),
         "dtype": np.dtype(dtype).name,
@@ -88,21 +89,27 @@ def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> 
     }
 
 
-def _spool(source: Source, folder: Path) -> dict[str, dict[str, int]]:
-    """One pass over the source: documents to a file per split and domain, each text once. Counts of documents."""
+def _spool(source: Source, folder: Path) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
+    """One pass over the source: documents to a file per split and domain, each text once.
+
+    Counts of documents by domain and split, and of those left out by domain and reason.
+    """
     (folder / "spool").mkdir()
     counts: dict[str, dict[str, int]] = {}
-    left_out: dict[str, int] = {}
-    seen: set[int] = set()
+    left_out: dict[str, dict[str, int]] = {}
+    seen: dict[int, str] = {}
     for domain, texts in source.documents().items():
         counts[domain] = dict.fromkeys(SPLITS, 0)
         files = {split: open(folder / "spool" / f"{split}-{domain}", "w", encoding="utf-8") for split in SPLITS}  # noqa: SIM115
         for text in texts:
             number = number_of(text, size=12)
             if not text.strip() or number in seen:
-                left_out[domain] = left_out.get(domain, 0) + 1
+                elsewhere = "there already" if seen.get(number) == domain else f"there already in {seen.get(number)}"
+                reasons = left_out.setdefault(domain, {})
+                reason = elsewhere if text.strip() else "empty"
+                reasons[reason] = reasons.get(reason, 0) + 1
                 continue
-            seen.add(number)
+            seen[number] = domain
             split = split_of(text)
             files[split].write(json.dumps(text) + "\n")
             counts[domain][split] += 1
@@ -110,9 +117,7 @@ def _spool(source: Source, folder: Path) -> dict[str, dict[str, int]]:
             file.close()
         if not counts[domain]["train"]:
             raise ValueError(f"domain {domain!r} has no training document; bring more text for it.")
-    if left_out:
-        say(f"corpus: left out as empty or there already: {', '.join(f'{n} of {d}' for d, n in left_out.items())}.")
-    return counts
+    return counts, left_out
 
 
 def _read_spool(folder: Path, split: str, domain: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ Shape legend: B sequences of a forward, S tokens of a sequence, N multiple-choic
 a continuation.
 """
 
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from torch.utils.data import DataLoader
 
 from datamodules.corpus import cache, words
 from datamodules.corpus.sources import Source
+from datamodules.intake import Intake
 from datamodules.order import ORDER_VERSION
 from datamodules.ordered import Batch, Batches, OrderedDataModule, same
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.digests import digest
 from lightning_modules.common.made import manifest
-from lightning_modules.common.say import say
 
 # Of a domain with fewer test windows the numbers say little.
 FEW = 16
@@ -122,10 +123,26 @@ class CorpusDataModule(OrderedDataModule):
         if not self._prepared:
             cache.build(**self._kept)
             self._prepared = True
-            windows = {d: tokens["test"] // self.seq_len for d, tokens in self.manifest["tokens"].items()}
-            if few := {d: n for d, n in windows.items() if n < min(FEW, self.eval_windows)}:
-                told = ", ".join(f"{d} {n}" for d, n in few.items())
-                say(f"Few test windows of data.seq_len={self.seq_len} tokens, so little is measured: {told}.")
+            self.intake.tell()
+
+    @cached_property
+    def intake(self) -> Intake:
+        """Documents taken and left out, as they were when the cache was built."""
+        found = Intake("corpus", unit="document")
+        for domain, splits in self.manifest["documents"].items():
+            for split, count in splits.items():
+                found.taken.setdefault(split, Counter())[domain] = count
+        # Caches of before do not tell of these.
+        for domain, reasons in self.manifest.get("left_out", {}).items():
+            for reason, count in reasons.items():
+                found.leave(reason, domain, count)
+        found.read = found.out.total() + sum(groups.total() for groups in found.taken.values())
+        found.warnings += self.manifest.get("warnings", [])
+        windows = {d: tokens["test"] // self.seq_len for d, tokens in self.manifest["tokens"].items()}
+        if few := {d: n for d, n in windows.items() if n < min(FEW, self.eval_windows)}:
+            told = ", ".join(f"{d} {n}" for d, n in few.items())
+            found.warnings.append(f"few test windows of data.seq_len={self.seq_len}, so little is measured: {told}.")
+        return found
 
     @cached_property
     def folder(self) -> Path:

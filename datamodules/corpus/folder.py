@@ -1,6 +1,5 @@
 """A user's own text as it comes: a folder with a sub-folder a domain."""
 
-import gzip
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.corpus.sources import Documents
-from lightning_modules.common.say import say
+from datamodules.files import kind_of, lines
+from datamodules.files import text as whole
 
 READ = (".txt", ".jsonl", ".json", ".txt.gz", ".jsonl.gz", ".json.gz", ".parquet")
 # A document that is more than this part of its domain is cut, so that every split gets some; none is cut below SHORTEST.
@@ -24,6 +24,7 @@ class FolderSource:
 
     def __init__(self, *, path: str, field: str = "text") -> None:
         self.path, self.field = Path(path).expanduser().absolute(), field
+        self.warnings: list[str] = []
 
     def description(self) -> dict[str, Any]:
         files = [f for files in self._domains().values() for f in files]
@@ -31,6 +32,7 @@ class FolderSource:
         return {"source": "folder", "version": 2, "path": str(self.path), "field": self.field, "files": stats}
 
     def documents(self) -> Documents:
+        self.warnings.clear()
         return {domain: self._parts(files) for domain, files in self._domains(tell=True).items()}
 
     def _domains(self, tell: bool = False) -> dict[str, list[Path]]:
@@ -48,7 +50,7 @@ class FolderSource:
             others = Counter(p.suffix or p.name for p in every if not p.name.lower().endswith(READ))
             if others and tell:
                 told = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-                say(f"data.path: of {folder} {told} not read; read are {', '.join(READ)}.")
+                self.warnings.append(f"of {folder} {told} not read; read are {', '.join(READ)}.")
             if not any(f.stat().st_size for f in domains[folder.name]):
                 found = f"; there is {', '.join(sorted(others))}" if others else ""
                 raise ValueError(
@@ -60,31 +62,21 @@ class FolderSource:
     def _parts(self, files: list[Path]) -> Iterator[str]:
         longest = max(SHORTEST, sum(f.stat().st_size for f in files) // PART)
         for file in files:
-            try:
-                for text in self._read(file):
-                    yield from cut(text, longest=longest)
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{file} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}; "
-                    "convert it (iconv -t utf-8) or remove it."
-                ) from None
-            except (gzip.BadGzipFile, EOFError) as error:
-                raise ValueError(f"{file} is no whole gzip file ({error}); copy it again or remove it.") from None
+            for text in self._read(file):
+                yield from cut(text, longest=longest)
 
     def _read(self, file: Path) -> Iterator[str]:
-        name = file.name.lower()
-        if name.endswith(".parquet"):
+        kind = kind_of(file)
+        if kind == ".parquet":
             yield from self._parquet(file)
-            return
-        with gzip.open(file, "rt", encoding="utf-8") if name.endswith(".gz") else open(file, encoding="utf-8") as lines:
-            if name.removesuffix(".gz").endswith(".txt"):
-                yield lines.read()
-            elif name.removesuffix(".gz").endswith(".jsonl"):
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield self._text(line, f"{file}:{number}")
-            else:
-                yield from self._json(file, lines.read())
+        elif kind == ".txt":
+            yield whole(file)
+        elif kind == ".jsonl":
+            for number, line in enumerate(lines(file), 1):
+                if line.strip():
+                    yield self._text(line, f"{file}:{number}")
+        else:
+            yield from self._json(file, whole(file))
 
     def _json(self, file: Path, content: str) -> Iterator[str]:
         try:

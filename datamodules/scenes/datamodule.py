@@ -3,6 +3,7 @@
 A batch is a list of `Encoded` pairs with their numbers: rows of different lengths are packed where they are used.
 """
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -13,6 +14,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch.utils.data import DataLoader
 
+from datamodules.intake import Intake
 from datamodules.order import ORDER_VERSION
 from datamodules.ordered import Batches, OrderedDataModule, same
 from datamodules.scenes import mvc
@@ -21,6 +23,7 @@ from datamodules.scenes.reader import Encoded, Reader
 from lightning_modules.common.bounds import Count, Share, Whole
 from lightning_modules.common.digests import digest
 from lightning_modules.common.files import sha256
+from lightning_modules.common.say import say
 
 
 class Source(Protocol):
@@ -96,14 +99,19 @@ class MVCSource:
     ) -> None:
         self.seed = seed
         self.name = file
+        self.intake = Intake(file, unit="pair")
         self.file, self.held_out = Path(file), {"val": val, "test": test}
         self.images, self.skip_bad, self.pixel_limit = Path(images) if images else None, skip_bad, pixel_limit
 
     @cached_property
     def all(self) -> list[mvc.Pair]:
         pairs, bad = mvc.read(self.file, images=self.images, skip_bad=self.skip_bad, pixel_limit=self.pixel_limit)
+        self.intake.read = len(pairs) + len(bad)
+        for message in bad:
+            field = re.search(r"fields? ('\w+')", message)
+            self.intake.leave(f"malformed in {field[1]}" if field else "malformed")
         if bad:
-            print(f"{len(bad)} of {len(bad) + len(pairs)} records left out; the first: {bad[0]}")
+            self.intake.warnings.append(f"the first record left out is {bad[0]}")
         return pairs
 
     @cached_property
@@ -133,8 +141,26 @@ class MVCSource:
                 f"{self.file} holds {len(self.all)} pairs, which make {sizes}: pairs that share a picture stay together; "
                 f"expected some in each, with data.source.val and data.source.test, which are {self.held_out}, smaller."
             )
-        print(f"{self.file}: {len(self.all)} pairs, {sizes}.")
+        say(f"{self.file}: {len(self.all)} pairs, {sizes}.")
+        self.intake.taken_are({name: [pair.category for pair in found[name]] for name in ("train", "val", "test")})
+        if contrary := self._contrary():
+            self.intake.warnings.append(
+                f"{contrary} pairs give two pictures the responses that another pair gives them the other way round. Decide "
+                "which is right."
+            )
+        self.intake.warn_of_few_tests()
         return found
+
+    def _contrary(self) -> int:
+        """Pairs of which another says the opposite: to one question, of the same pictures."""
+        said: set[tuple[str, ...]] = set()
+        count = 0
+        for pair in self.all:
+            one, other = (self.pictures[path] for path in (pair.chosen_image, pair.rejected_image))
+            count += (pair.instruction, one, other, pair.rejected, pair.chosen) in said
+            count += (pair.instruction, other, one, pair.chosen, pair.rejected) in said
+            said.add((pair.instruction, one, other, pair.chosen, pair.rejected))
+        return count
 
     def description(self) -> dict[str, Any]:
         if not self.file.is_file():
@@ -203,6 +229,8 @@ class PairsDataModule(OrderedDataModule):
 
     def prepare_data(self) -> None:
         self.source.pairs("train")
+        if isinstance(self.source, MVCSource):
+            self.source.intake.tell()
 
     def split(self, name: str) -> EncodedPairs:
         """The pairs of a split as the model in training reads them."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from datamodules import files
 from lightning_modules.common.files import write_atomically
 
 TEXTS = ("instruction_prompt", "chosen_response", "rejected_response")
@@ -102,7 +103,7 @@ def read(
     images: what relative image paths count from, the file's own folder by default. ValueError naming line and field of
     the first bad record, unless `skip_bad`; also when no record is good.
     """
-    if not path.is_file():
+    if not path.exists() and not path.is_symlink():
         raise ValueError(f"{path}: no such MVC file; experiment=svco/build_mvc makes one.")
     pairs, bad = [], []
     for line, record in _records(path):
@@ -130,9 +131,9 @@ def write(path: Path, pairs: Sequence[Pair]) -> Path:
 
 def _records(path: Path) -> Iterator[tuple[int, Any]]:
     """(line, value) of every record of a JSON list or of JSON lines; what cannot be read comes as its error."""
-    text = path.read_text()
+    text = files.text(path)
     if not text.lstrip().startswith("["):
-        for line, row in enumerate(text.splitlines(), start=1):
+        for line, row in enumerate(text.split("\n"), start=1):
             if row.strip():
                 try:
                     yield line, json.loads(row)

@@ -1,12 +1,14 @@
 """One task as a LightningDataModule: its texts in a template, its classes as label words, in an exact order."""
 
 import json
+from collections import Counter
 from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader
 
+from datamodules.intake import Intake
 from datamodules.order import ORDER_VERSION
 from datamodules.ordered import Batch, Batches, OrderedDataModule, same
 from datamodules.tasks.task import Task
@@ -92,10 +94,19 @@ class TaskDataModule(OrderedDataModule):
     def prepare_data(self) -> None:
         """Load the task and the tokenizer, so that their errors come before anything is trained."""
         _ = self.task, self.tokenizer, self.common
+        self.intake.tell()
 
     @cached_property
     def task(self) -> Task:
         return self.source_of_tasks.task(self.name)
+
+    @cached_property
+    def intake(self) -> Intake:
+        """What was taken of the task's data, and which of its texts are cut here."""
+        found = self.task.intake or Intake(self.task.name)
+        classes, labels = self.task.classes, self.task.labels
+        found.taken = found.taken or {split: Counter(classes[n] for n in numbers) for split, numbers in labels.items()}
+        return found
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -119,6 +130,9 @@ class TaskDataModule(OrderedDataModule):
 
     def examples(self, split: str) -> Examples:
         encoded = self.template.encode(self.task.texts[split], self.tokenizer)
+        if encoded["cut"]:
+            self.intake.cut[split] = encoded["cut"]
+            self.intake.tell()
         return Examples(encoded=encoded, labels=self.task.labels[split], common=self.common, pad=self.pad)
 
     @cached_property

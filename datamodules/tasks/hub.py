@@ -1,17 +1,19 @@
 """Any Hugging Face dataset as a task: a hub name, a folder, or csv, json and parquet files."""
 
-import difflib
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
+from datamodules.intake import Intake
+from datamodules.tasks.table import KEY, Table, tables_of
 from datamodules.tasks.task import SPLITS, Task, balanced_split
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.choices import check_choice
 
-BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-KEY = "data.source"
+BEYOND = "more than its split or the rarest class has room for"
 USUAL = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
@@ -67,6 +69,10 @@ class Hub:
                 f"{KEY}: {len(self.words)} words and {len(self.text)} columns of text; expected a word for each of at least "
                 "two classes, and one or two columns."
             )
+        if self.label in self.text:
+            raise ValueError(
+                f"{KEY}: column {self.label!r} is the label and a text; expected a text that does not tell its class."
+            )
         self.sizes = {"train": train, "val": val, "test": test}
 
     def names(self) -> list[str]:
@@ -75,25 +81,45 @@ class Hub:
     def task(self, name: str) -> Task:
         """ValueError naming the key for a dataset, split, column or class that is not there."""
         check_choice("data.task", name, self.names())
-        tables = self._load()
+        return self._read
+
+    @cached_property
+    def _read(self) -> Task:
+        intake = Intake(self.dataset if self.name == "custom" else self.name)
+        tables = tables_of(self.dataset, config=self.config, revision=self.revision, data_files=self.data_files)
         source = self._sources(tables)
         texts: dict[str, list[str]] = {}
         labels: dict[str, list[int]] = {}
-        seen: set[str] = set()
+        seen: dict[str, int] = {}
         # Test comes first: a text that is in two splits of the dataset stays where it is measured.
         for split in dict.fromkeys(source[role] for role in reversed(SPLITS)):
             roles = [role for role in SPLITS if source[role] == split]
-            found_texts, found_labels = self._rows(tables[split], split, seen)
+            found_texts, found_labels = self._rows(tables[split], split, seen, intake)
             sizes = {role: self.sizes[role] for role in roles}
             parts = balanced_split(
                 texts=found_texts, labels=found_labels, sizes=sizes, classes=len(self.words), name=f"hub-{self.seed}"
             )
             texts |= parts[0]
             labels |= parts[1]
+            self._balance(found_labels, {role: parts[1][role] for role in roles}, intake)
+        intake.warn_of_few_tests()
         order = {role: texts[role] for role in SPLITS}, {role: labels[role] for role in SPLITS}
-        return Task(name, self.skill, tuple(self.words.values()), *order, hint=self.hint)
+        return Task(self.name, self.skill, tuple(self.words.values()), *order, hint=self.hint, intake=intake)
 
-    def _sources(self, tables: Mapping[str, Any]) -> dict[str, str]:
+    def _balance(self, there: list[int], taken: dict[str, list[int]], intake: Intake) -> None:
+        """Count what a split of equally many of each class takes; warn of a class that makes the others small."""
+        names = list(self.words)
+        intake.taken_are({role: [names[number] for number in labels] for role, labels in taken.items()})
+        intake.leave(BEYOND, count=len(there) - sum(map(len, taken.values())))
+        counts = Counter(there)
+        rare, most = min(counts, key=counts.__getitem__), max(counts.values())
+        if "train" in taken and len(taken["train"]) < self.sizes["train"] // 2 and most >= 2 * counts[rare]:
+            intake.warnings.append(
+                f"class {names[rare]!r} has {counts[rare]} rows and another {most}: splits hold equally many of each class, "
+                f"so training has {len(taken['train'])} rows. Leave the class out of data.source.words, or bring more of it."
+            )
+
+    def _sources(self, tables: Mapping[str, Table]) -> dict[str, str]:
         """Role -> split of the dataset."""
         given = self.splits or {role: next((n for n in USUAL[role] if n in tables), None) for role in SPLITS}
         train = given.get("train") or next(iter(tables))
@@ -102,58 +128,68 @@ class Hub:
             check_choice(f"{KEY}.splits.{role}", split, tables)
         return source
 
-    def _rows(self, table: Any, split: str, seen: set[str]) -> tuple[list[str], list[int]]:
-        """Texts and class numbers of the wanted classes, each text once."""
+    def _rows(self, table: Table, split: str, seen: dict[str, int], intake: Intake) -> tuple[list[str], list[int]]:
+        """Texts and class numbers of the wanted classes, each text once; `seen`: the class of every text of before."""
         for key, column in [*((f"{KEY}.text", c) for c in self.text), (f"{KEY}.label", self.label)]:
             check_choice(key, column, table.column_names)
-        feature = table.features[self.label]
-        names = list(getattr(feature, "names", None) or [])
-        columns = [table[column][:] for column in self.text]
-        values = [None if v is None else str(v) for v in table[self.label][:]]
-        there = sorted({v for v in values if v is not None})
-        known = [*names, *there]
+        names = table.classes.get(self.label, [])
+        wanted = {str(names.index(c)) if c in names else c: n for n, c in enumerate(self.words)}
+        values = [label_of(value, wanted, table.place(row)) for row, value in enumerate(table[self.label])]
+        known = [*names, *sorted({v for v in values if v is not None})]
         for c in self.words:
             check_choice(f"{KEY}.words: class of {self.dataset} in {split}", c, known)
-        # A class by its name or by the number that stands in the column.
-        number = {}
-        for n, c in enumerate(self.words):
-            number[str(names.index(c)) if c in names else c] = n
-        texts, labels = [], []
-        for value, *parts in zip(values, *columns, strict=True):
-            if value not in number or None in parts:
-                continue
-            text = self.join.join(" ".join(str(part).split()) for part in parts)
-            if text.strip() and text not in seen:
-                seen.add(text)
+        texts: list[str] = []
+        labels: list[int] = []
+        other = 0
+        for row, (value, *parts) in enumerate(zip(values, *(table[c] for c in self.text), strict=True)):
+            intake.read += 1
+            if value is None or (names and value == "-1"):
+                intake.leave("label missing")
+            elif value not in wanted:
+                intake.leave("of another class")
+            elif None in parts:
+                intake.leave("text missing")
+            elif not (text := self._text(parts, table, row)):
+                intake.leave("text empty")
+            elif text in seen:
+                differs = seen[text] != wanted[value]
+                other += differs
+                intake.leave("text there already, of another class" if differs else "text there already")
+            else:
+                seen[text] = wanted[value]
                 texts.append(text)
-                labels.append(number[value])
+                labels.append(seen[text])
+        if other:
+            intake.warnings.append(
+                f"{other} rows of {split} have a text that is there with another class; the first of them is taken. Decide "
+                "which is right."
+            )
         return texts, labels
 
-    def _load(self) -> Mapping[str, Any]:
-        """Split -> table."""
-        import datasets
+    def _text(self, parts: list[Any], table: Table, row: int) -> str:
+        for column, part in zip(self.text, parts, strict=True):
+            if not isinstance(part, str):
+                raise ValueError(
+                    f"{KEY}.text: column {column!r} of {self.dataset} holds {type(part).__name__} ({table.place(row)}); "
+                    "expected text."
+                )
+        cleaned = [" ".join(part.split()) for part in parts]
+        return self.join.join(cleaned) if any(cleaned) else ""
 
-        place = Path(self.dataset).expanduser()
-        settings: dict[str, Any] = {"name": self.config, "revision": self.revision, "data_files": self.data_files}
-        path = self.dataset
-        try:
-            if (place / "dataset_dict.json").is_file():
-                return datasets.load_from_disk(str(place))
-            if place.suffix in BUILDERS and place.is_file():
-                path, settings["data_files"] = BUILDERS[place.suffix], {"train": str(place)}
-            if place.suffix == ".tsv":
-                settings["sep"] = "\t"
-            if place.is_dir():
-                path = str(place)
-            return datasets.load_dataset(path, **{k: v for k, v in settings.items() if v is not None})
-        except Exception as error:
-            near = difflib.get_close_matches(place.name, _beside(place), n=1, cutoff=0.5)
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(
-                f"{KEY}.dataset={self.dataset}: not loaded ({reason}). Expected the name of a dataset on the hub, with the "
-                "network or its cache at hand, a folder of data files, or a .csv, .json or .parquet file"
-                f"{f'; the nearest is {place.parent / near[0]}' if near else ''}."
-            ) from error
+
+def label_of(value: Any, wanted: Container[str], place: str) -> str | None:
+    """A label as `words` names it: 0.0 is class 0, true is True or 1; None where there is none."""
+    if value is None or value != value or value == "":
+        return None
+    if isinstance(value, bool):
+        forms = [str(value), str(value).lower(), str(int(value))]
+    elif isinstance(value, int | float):
+        forms = [str(int(value)) if value == int(value) else str(value)]
+    elif isinstance(value, str):
+        forms = [value, value.strip(), re.sub(r"^([+-]?\d+)\.0+$", r"\1", value.strip())]
+    else:
+        raise ValueError(f"{KEY}.label: {place} holds {type(value).__name__}; expected a class's name or number.")
+    return next((form for form in forms if form in wanted), forms[min(1, len(forms) - 1)] if forms[0].strip() else None)
 
 
 class Hubs:
@@ -168,7 +204,3 @@ class Hubs:
     def task(self, name: str) -> Task:
         check_choice("data.task", name, self.tasks)
         return replace(self.tasks[name].task(self.tasks[name].name), name=name)
-
-
-def _beside(place: Path) -> list[str]:
-    return [p.name for p in place.parent.iterdir()] if place.parent.is_dir() and not place.exists() else []

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from datamodules.intake import Intake
 from lightning_modules.common.digests import digest, number_of
 
 SPLITS = ("train", "val", "test")
@@ -12,7 +13,7 @@ class Task:
     """`texts[split]` and `labels[split]` of equal length; `classes[c]` is the label word (or phrase) of class c.
 
     skill: what a solver must be able to do; tasks of one skill are "similar". hint: words that name the skill, the text of
-    a hard prompt.
+    a hard prompt. intake: what its reader left out, where it counted.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Task:
     labels: dict[str, list[int]]
     hint: str = ""
     extra: dict[str, str] = field(default_factory=dict)
+    intake: Intake | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for split in SPLITS:

@@ -70,7 +70,10 @@ class Template:
         return found
 
     def encode(self, texts: list[str], tokenizer: Any) -> dict[str, Any]:
-        """Rows of token numbers, `ask` and `prompt_at`. ValueError when no text would fit beside the template."""
+        """Rows of token numbers, `ask`, `prompt_at` and how many texts were `cut`.
+
+        ValueError when no text would fit beside the template.
+        """
         parts = self.parts()
         fixed = {i: self._fixed(slot, words, tokenizer) for i, (slot, words) in enumerate(parts) if slot != "text"}
         room = self.max_positions - sum(map(len, fixed.values()))
@@ -94,7 +97,8 @@ class Template:
                 row += tokens[:room] if slot == "text" else fixed[i]
             rows.append(row)
             ask.append(max(0, asked))
-        return {"rows": rows, "ask": ask, "prompt_at": prompt_at}
+        cut = sum(len(tokens) > room for tokens in encoded)
+        return {"rows": rows, "ask": ask, "prompt_at": prompt_at, "cut": cut}
 
     def _fixed(self, slot: str, words: str, tokenizer: Any) -> list[int]:
         if slot == "words":

@@ -4,11 +4,13 @@ What makes things knows nobody who watches; the runtime sets the watcher. Nobody
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from lightning_modules.common.say import say
 
 MANIFEST = "manifest.json"
 
@@ -51,7 +53,7 @@ class Thing:
 
 
 class Watcher:
-    """Watches nothing. cap: most steps of a training, None for all of them."""
+    """Watches nothing, and says what has to be said. cap: most steps of a training, None for all of them."""
 
     cap: int | None = None
 
@@ -75,6 +77,11 @@ class Watcher:
 
     def step(self, step: int, loss: Any) -> None:
         """An optimizer step of that training is done."""
+
+    def read(self, name: str, lines: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+        """What was taken of the data `name` and what left out: sentences, and a table's rows; again when more is known."""
+        for line in lines:
+            say(line)
 
 
 W = TypeVar("W", bound=Watcher)

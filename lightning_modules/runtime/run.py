@@ -63,7 +63,7 @@ def _run(
     resume = newest_valid(folder / "checkpoints", say=say)
     # Before anything is built: a model may have to be pretrained first, and that is seen in MLflow too.
     tracker = tracking.open_tracker(cfg, folder=folder, shown=shown)
-    teller = Teller(tracker)
+    teller = Teller(tracker, folder=folder)
     try:
         watched = making.watched_by(teller) if first else contextlib.nullcontext()
         with watched, on_machine_of(cfg.trainer), memory.out_of_memory_told(cfg):

@@ -10,7 +10,8 @@ made: a study that was killed logs the same points at the same steps, and the tr
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,10 +20,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from lightning_modules.common.making import Thing, Watcher
 from lightning_modules.common.metric_names import INNER, PROGRESS
 from lightning_modules.common.tables import clock
+from lightning_modules.runtime.study import Desk
 from lightning_modules.runtime.tracking import Tracker
 
 # Points of a curve for each thing on it, and seconds between two lines where there is no terminal.
 POINTS, PAUSE = 50, 30.0
+# tables/rows.csv: what was taken of the data and what left out.
+ROWS = "rows"
 
 
 class Making:
@@ -45,10 +49,11 @@ class Making:
 
 
 class Teller(Watcher):
-    """tracker: where points go, beside the terminal."""
+    """tracker: where points go, beside the terminal; folder: of the run, for its tables."""
 
-    def __init__(self, tracker: Tracker | None) -> None:
-        self.tracker = tracker
+    def __init__(self, tracker: Tracker | None, *, folder: Path | None = None) -> None:
+        self.tracker, self.folder = tracker, folder
+        self.data: dict[str, tuple[list[str], list[Mapping[str, Any]]]] = {}
         self.expected: list[Thing] = []
         self.missing: Counter[str] = Counter()
         self.asked: dict[tuple[str, ...], tuple[int, int]] = {}
@@ -122,6 +127,22 @@ class Teller(Watcher):
             self._tag(one)
             if not self.bars:
                 self._say(f"{self._name(one.thing)}: {self._state(one)}")
+
+    def read(self, name: str, lines: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+        before, known = self.data.get(name, ([], []))
+        if (before, known) == (list(lines), list(rows)):
+            return
+        for line in lines:
+            if line not in before:
+                self._say(line)
+        self.data[name] = list(lines), list(rows)
+        every = [row for _, found in self.data.values() for row in found]
+        if self.folder and every:
+            Desk(folder=self.folder).table(ROWS, every, show=False)
+        said = " ".join(line for found, _ in self.data.values() for line in found)
+        if self.tracker and said:
+            left = sum(row["count"] for row in every if row["what"].startswith("left out"))
+            self.tracker.tags({"data.left_out": str(left), "data.said": said})
 
     def summary(self) -> None:
         """What was made and what was there, when the run is through."""

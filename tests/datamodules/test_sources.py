@@ -49,7 +49,7 @@ def test_a_missing_folder_an_empty_domain_and_no_domains(own, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("bad.txt", b"caf\xe9 society", r"bad\.txt is not UTF-8: byte 0xe9 at offset 3; convert it"),
+        ("bad.txt", b"caf\xe9 society", r"bad\.txt is not UTF-8: byte 0xe9 at offset 3 \(line 1\); convert it"),
         (
             "bad.jsonl",
             b'{"text": "fine"}\nno json\n',
@@ -100,7 +100,7 @@ def test_one_big_file_a_domain_is_cut_by_paragraphs_and_reaches_every_split(tmp_
     assert data.domains == ["novel"], "one domain alone is enough"
 
 
-def test_compressed_json_and_parquet_are_read_and_others_named(tmp_path, capsys):
+def test_compressed_json_and_parquet_are_read_and_others_named(tmp_path):
     import gzip
 
     import pyarrow
@@ -113,9 +113,10 @@ def test_compressed_json_and_parquet_are_read_and_others_named(tmp_path, capsys)
     pyarrow.parquet.write_table(pyarrow.table({"text": ["from parquet", "twice"]}), folder / "c.parquet")
     (folder / "d.pdf").write_bytes(b"%PDF")
     (folder / "e.docx").write_bytes(b"PK")
-    texts = list(FolderSource(path=str(tmp_path)).documents()["mixed"])
+    source = FolderSource(path=str(tmp_path))
+    texts = list(source.documents()["mixed"])
     assert texts == ["from gzip", "from a list", "a bare string", "from parquet", "twice"]
-    assert "1 .docx, 1 .pdf not read" in capsys.readouterr().err.replace("\n", " ")
+    assert [w for w in source.warnings if "mixed 1 .docx, 1 .pdf not read; read are .txt" in w]
     (folder / "c.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match=r"c\.parquet is no Parquet file"):
         list(FolderSource(path=str(tmp_path)).documents()["mixed"])
@@ -128,8 +129,8 @@ def test_what_is_left_out_and_few_test_windows_are_said(own, tmp_path, capsys):
     (own / "letters" / "again.txt").write_text((own / "letters" / "3.txt").read_text())
     folder_corpus(path=str(own), cache_dir=str(tmp_path / "cache"), **SMALL | {"eval_windows": 64}).prepare_data()
     said = capsys.readouterr().err.replace("\n", " ")
-    assert "left out as empty or there already: 1 of letters" in said
-    assert "Few test windows of data.seq_len=16 tokens" in said
+    assert "corpus: 1 of 211 documents left out (1 there already in letters)" in said
+    assert "Warning: corpus: few test windows of data.seq_len=16, so little is measured: law 3, letters 2." in said
 
 
 def test_a_hub_corpus_reads_no_more_documents_than_it_may(own, tmp_path, monkeypatch):

@@ -1,0 +1,128 @@
+"""The rows of a dataset, from a file, a folder or the hub, as columns; what cannot be read is told by its true reason."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datamodules.files import TABLES, kind_of, rows
+
+KEY = "data.source"
+BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
+READ = (*TABLES, *BUILDERS)
+
+
+class Table:
+    """Columns of equal length, the names of a column's classes, and where a row stands."""
+
+    def __init__(
+        self, columns: Callable[[str], list[Any]], names: Sequence[str], classes: Mapping[str, list[str]]
+    ) -> None:
+        self._columns, self.column_names, self.classes = columns, list(names), classes
+        self.places: list[str] = []
+
+    def __getitem__(self, column: str) -> list[Any]:
+        return self._columns(column)
+
+    def place(self, row: int) -> str:
+        return self.places[row] if self.places else f"row {row + 1}"
+
+
+def of_dataset(found: Any) -> Table:
+    """Of a `datasets.Dataset`."""
+    classes = {name: list(getattr(feature, "names", None) or []) for name, feature in found.features.items()}
+    return Table(lambda column: found[column][:], found.column_names, classes)
+
+
+def of_file(path: Path) -> Table:
+    """Of a .csv, .tsv, .json or .jsonl file, .gz too; a row without a field has None there."""
+    places, found = [], []
+    for place, row in rows(path):
+        places.append(place)
+        found.append(row)
+    names = dict.fromkeys(name for row in found for name in row)
+    if not found:
+        raise ValueError(f"{path} has no row below its header; expected rows.")
+    table = Table(lambda column: [row.get(column) for row in found], list(names), {})
+    table.places = places
+    return table
+
+
+def tables_of(
+    dataset: str, *, config: str | None, revision: str | None, data_files: Mapping[str, str] | None
+) -> dict[str, Table]:
+    """Split -> table. ValueError naming the dataset and the reason, the file and the place where there is one."""
+    import datasets
+
+    place = Path(dataset).expanduser()
+    settings: dict[str, Any] = {"name": config, "revision": revision, "data_files": data_files}
+    path, own = dataset, _own_files(dataset, place, data_files)
+    if own:
+        return {split: _told(dataset, file) for split, file in own.items()}
+    kind = kind_of(place)
+    if place.is_file() and kind not in READ:
+        raise ValueError(
+            f"{KEY}.dataset={dataset}: a {kind or 'nameless'} file has no columns to read; expected {', '.join(READ)}, the "
+            "first four also as .gz, or a folder of them."
+        )
+    try:
+        if (place / "dataset_dict.json").is_file():
+            return {split: of_dataset(found) for split, found in datasets.load_from_disk(str(place)).items()}
+        if (place / "state.json").is_file():
+            return {"train": of_dataset(datasets.load_from_disk(str(place)))}
+        if place.is_file():
+            path, settings["data_files"] = BUILDERS[kind], {"train": str(place)}
+        if place.is_dir():
+            path = str(place)
+        loaded = datasets.load_dataset(path, **{k: v for k, v in settings.items() if v is not None})
+        return {split: of_dataset(found) for split, found in loaded.items()}
+    except Exception as error:
+        raise _not_loaded(dataset, place, error) from error
+
+
+def true_reason(error: BaseException) -> str:
+    """Of the error that the others only wrap: `datasets` says `An error occurred while generating the dataset`."""
+    reasons = []
+    found: BaseException | None = error
+    while found is not None:
+        reasons += [str(found).splitlines()[0]] if str(found) else []
+        found = found.__cause__ or found.__context__
+    return reasons[-1] if reasons else type(error).__name__
+
+
+def _own_files(dataset: str, place: Path, data_files: Mapping[str, str] | None) -> dict[str, Path]:
+    """Split -> file, where they are files of text that are read here, row by row."""
+    if data_files and f".{dataset}" in TABLES and all(isinstance(f, str) for f in data_files.values()):
+        found = {split: Path(file).expanduser() for split, file in data_files.items()}
+        return found if all(p.is_file() and kind_of(p) in TABLES for p in found.values()) else {}
+    broken_link = place.is_symlink() and not place.exists()
+    return {"train": place} if kind_of(place) in TABLES and (place.is_file() or broken_link) else {}
+
+
+def _told(dataset: str, file: Path) -> Table:
+    try:
+        return of_file(file)
+    except ValueError as error:
+        raise ValueError(f"{KEY}.dataset={dataset}: {error}") from None
+
+
+def _not_loaded(dataset: str, place: Path, error: Exception) -> ValueError:
+    reason = true_reason(error)
+    if place.is_dir():
+        for file in sorted(p for p in place.rglob("*") if p.is_file() and kind_of(p) in TABLES):
+            # Where it is a file's fault, our own reader knows the place.
+            try:
+                of_file(file)
+            except ValueError as own:
+                reason = str(own)
+                break
+    near = difflib.get_close_matches(place.name, _beside(place), n=1, cutoff=0.5)
+    hint = f"; the nearest is {place.parent / near[0]}" if near and not place.exists() else ""
+    return ValueError(
+        f"{KEY}.dataset={dataset}: not loaded ({reason}). Expected the name of a dataset on the hub, with the network or "
+        f"its cache at hand, a folder of data files, or a {', '.join(READ)} file{hint}."
+    )
+
+
+def _beside(place: Path) -> list[str]:
+    return [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
