@@ -97,6 +97,9 @@ families: $(READY) ## every mixture and vision-language family of transformers, 
 	FACET_RESULTS=1 $(BIN)/python -m tests.families.moe
 	FACET_RESULTS=1 $(BIN)/python -m tests.families.vlm
 
+files: $(READY) ## awkward files of every reader, read or refused in words; writes docs/results/files.json
+	FACET_RESULTS=1 $(BIN)/python -m pytest tests/datamodules/test_files.py --override-ini addopts=-q
+
 claims: $(READY) ## every claim of the papers tried, goes on where it was stopped: make claims S=moe C=moe/global_lowers_ppl SCALE=gpu SERIES=confirmation
 	$(BIN)/python -m lightning_modules.claims.run --systems $(S) --claims "$(C)" --scale $(SCALE) --series $(SERIES)
 
@@ -118,4 +121,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run recipes sweep resume replay diff look plan sync test test-fast test-ui test-server test-slurm test-load mutants bench soak machines claims report ui lint format hooks clean-runs
+.PHONY: help setup run recipes sweep resume replay diff look plan sync test test-fast test-ui test-server test-slurm test-load mutants bench soak machines families files claims report ui lint format hooks clean-runs

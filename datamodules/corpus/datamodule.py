@@ -19,19 +19,22 @@ from datamodules.intake import Intake
 from datamodules.order import ORDER_VERSION
 from datamodules.ordered import Batch, Batches, OrderedDataModule, same
 from lightning_modules.common.bounds import Count, Whole
+from lightning_modules.common.choices import check_choice
 from lightning_modules.common.digests import digest
 from lightning_modules.common.made import manifest
 
 # Of a domain with fewer test windows the numbers say little.
 FEW = 16
+DOCUMENTS = ("joined", "apart")
 
 
 class Windows(Batches):
     """Windows of S + 1 tokens, stride S, of every domain of a split; window w of domain d is sum(sizes[:d]) + w."""
 
-    def __init__(self, *, folder: Path, split: str, seq_len: int) -> None:
+    def __init__(self, *, folder: Path, split: str, seq_len: int, end: int | None = None) -> None:
+        """end: the token behind each document, where a token shall see its own document alone; None: all before it."""
         self.manifest = manifest(folder)
-        self.seq_len = seq_len
+        self.seq_len, self.end = seq_len, end
         paths = [folder / f"{split}-{domain}.bin" for domain in self.manifest["domains"]]
         # numpy maps no empty file.
         self._tokens = [
@@ -53,8 +56,13 @@ class Windows(Batches):
     def __getitems__(self, indices: list[int]) -> Batch:
         """A whole batch at once; the DataLoader asks this way."""
         rows, domains = zip(*(self.window(i) for i in indices), strict=True)
-        text = torch.from_numpy(np.stack(rows))
-        return {"input_ids": text[:, :-1], "targets": text[:, 1:], "domain": torch.tensor(domains)}
+        text_BS = torch.from_numpy(np.stack(rows))
+        batch = {"input_ids": text_BS[:, :-1], "targets": text_BS[:, 1:], "domain": torch.tensor(domains)}
+        if self.end is None:
+            return batch
+        ends_BS = batch["input_ids"] == self.end
+        # What follows an end is of another document, and nothing in this one tells it.
+        return {**batch, "document": ends_BS.cumsum(1) - ends_BS.long(), "target_mask": ~ends_BS}
 
     def spread(self, per_domain: int) -> list[np.ndarray]:
         """Up to `per_domain` windows of each domain, evenly spaced."""
@@ -79,6 +87,8 @@ class CorpusDataModule(OrderedDataModule):
         micro_batch: sequences of one micro-batch, m.
         global_batch: sequences of one optimizer step over ranks and accumulation.
         layout: `homogeneous` or `mixed` micro-batches.
+        documents: `joined`: a token sees all of its window that is before it; `apart`: of its own document alone, whose
+            positions begin anew, as if each document were read by itself.
         eval_windows: validation and test windows per domain; eval_batch of them a forward.
     """
 
@@ -98,8 +108,11 @@ class CorpusDataModule(OrderedDataModule):
         workers: Whole = 0,
         eval_batch: Count = 32,
         eval_windows: Count = 64,
+        documents: str = "joined",
     ) -> None:
         super().__init__()
+        check_choice("data.documents", documents, DOCUMENTS)
+        self.documents = documents
         self.source, self.cache_dir, self.vocab_size = source, Path(cache_dir), vocab_size
         self._tokenizer = tokenizer, tokenizer_revision
         self.seq_len, self.micro_batch, self.global_batch = seq_len, micro_batch, global_batch
@@ -165,7 +178,11 @@ class CorpusDataModule(OrderedDataModule):
 
     @cached_property
     def training(self) -> Windows:
-        return Windows(folder=self.folder, split="train", seq_len=self.seq_len)
+        return self._windows("train")
+
+    def _windows(self, split: str) -> Windows:
+        end = self.tokenizer.eos_token_id if self.documents == "apart" else None
+        return Windows(folder=self.folder, split=split, seq_len=self.seq_len, end=end)
 
     def val_dataloader(self) -> DataLoader:
         return self._fixed("val")
@@ -175,7 +192,7 @@ class CorpusDataModule(OrderedDataModule):
 
     def _fixed(self, split: str) -> DataLoader:
         """Evenly spaced windows, domain by domain; every rank gets the same number of batches, no window twice."""
-        windows = Windows(folder=self.folder, split=split, seq_len=self.seq_len)
+        windows = self._windows(split)
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         chosen = np.concatenate(windows.spread(self.eval_windows))
         chosen = chosen[: len(chosen) // ranks * ranks].reshape(-1, ranks)[:, rank]
@@ -191,7 +208,7 @@ class CorpusDataModule(OrderedDataModule):
 
         Returns prompt_ids int64 [N, P], choices_ids int64 [N, 3, W], answer int64 [N] in 0..2, domain int64 [N].
         """
-        windows = Windows(folder=self.folder, split=split, seq_len=self.seq_len)
+        windows = self._windows(split)
         half = self.seq_len // 2
         prompts, choices, answers, domains = [], [], [], []
         for domain, chosen in enumerate(windows.spread(per_domain)):
@@ -224,7 +241,8 @@ class CorpusDataModule(OrderedDataModule):
         sums = self.manifest["sha256"]
         tokens = {name: value for name, value in sums.items() if name.endswith(".bin")}
         tokenizer = {name: value for name, value in sums.items() if name.startswith("tokenizer")}
-        order = [ORDER_VERSION, self.seed, self.layout, self.micro_batch, self.global_batch, self.seq_len]
+        order: list[Any] = [ORDER_VERSION, self.seed, self.layout, self.micro_batch, self.global_batch, self.seq_len]
+        order += [self.documents] * (self.documents != "joined")
         parts = {"data": tokens, "split": self.manifest["split"], "tokenizer": tokenizer, "order": order}
         return {name: digest(part) for name, part in parts.items()}
 

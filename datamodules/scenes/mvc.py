@@ -68,7 +68,8 @@ def open_image(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> Image.Image:
     """The image in RGB and upright, as transformers' `load_image` has it.
 
     ValueError naming the file when it is missing, unreadable or larger than `pixel_limit`, and where turning it into RGB
-    would show something else: behind transparency lie colours that nobody sees, and 16 bits are cut off at 255.
+    would show something else: behind transparency lie colours that nobody sees, 16 bits are cut off at 255,
+    and of what moves the first picture alone is seen.
     """
     if not path.is_file():
         raise ValueError(
@@ -82,6 +83,8 @@ def open_image(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> Image.Image:
                     f"{path} has {image.width} x {image.height} pixels; expected at most {pixel_limit:,} in all "
                     "(data.source.pixel_limit)."
                 )
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                raise ValueError(f"{path} moves: it has {frames} frames; expected one picture.")
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"{path} has {image.mode} pixels of more than 8 bits; expected 8 bits a channel.")
             if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
@@ -144,7 +147,13 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
     while True:
         while position < len(text) and text[position] in " \t\r\n,":
             position += 1
-        if position >= len(text) or text[position] == "]":
+        if position >= len(text):
+            yield (
+                text.count("\n") + 1,
+                json.JSONDecodeError("the list has no end: the file is cut off", text, len(text)),
+            )
+            return
+        if text[position] == "]":
             return
         line = text.count("\n", 0, position) + 1
         try:

@@ -8,13 +8,12 @@ from functools import cached_property
 from typing import Any
 
 from datamodules.intake import Intake
-from datamodules.tasks.table import KEY, Table, tables_of
+from datamodules.tasks.table import KEY, USUAL, Table, tables_of
 from datamodules.tasks.task import SPLITS, Task, balanced_split
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.choices import check_choice
 
 BEYOND = "more than its split or the rarest class has room for"
-USUAL = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
 class Hub:

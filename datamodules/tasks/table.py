@@ -10,6 +10,7 @@ from datamodules.files import TABLES, kind_of, rows
 KEY = "data.source"
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
 READ = (*TABLES, *BUILDERS)
+USUAL = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
 class Table:
@@ -77,6 +78,8 @@ def tables_of(
         loaded = datasets.load_dataset(path, **{k: v for k, v in settings.items() if v is not None})
         return {split: of_dataset(found) for split, found in loaded.items()}
     except Exception as error:
+        if place.is_dir() and "data files found" in true_reason(error) and (named := _by_split(place)):
+            return named
         raise _not_loaded(dataset, place, error) from error
 
 
@@ -97,6 +100,19 @@ def _own_files(dataset: str, place: Path, data_files: Mapping[str, str] | None) 
         return found if all(p.is_file() and kind_of(p) in TABLES for p in found.values()) else {}
     broken_link = place.is_symlink() and not place.exists()
     return {"train": place} if kind_of(place) in TABLES and (place.is_file() or broken_link) else {}
+
+
+def _by_split(folder: Path) -> dict[str, Table]:
+    """Of files whose names `datasets` does not know, .CSV and .csv.gz among them: a split each, by the word in its name."""
+    found = {}
+    for file in sorted(p for p in folder.iterdir() if p.is_file() and kind_of(p) in TABLES):
+        split = next((role for role, words in USUAL.items() if any(w in file.name.lower() for w in words)), "train")
+        if split in found:
+            raise ValueError(
+                f"{KEY}.dataset={folder}: {file.name} is a second file of the split {split}; tell them apart by data_files."
+            )
+        found[split] = _told(str(folder), file)
+    return found
 
 
 def _told(dataset: str, file: Path) -> Table:

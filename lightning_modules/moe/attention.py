@@ -3,6 +3,8 @@
 Shape legend: B sequences of S tokens.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -21,3 +23,30 @@ def mask_for(model: nn.Module, valid_BS: Tensor | None) -> Tensor | None:
     length = valid_BS.shape[1]
     causal_SS = torch.ones(length, length, dtype=torch.bool, device=valid_BS.device).tril()
     return causal_SS & valid_BS.bool()[:, None, None, :]
+
+
+def apart(model: Any, document_BS: Tensor) -> dict[str, Tensor]:
+    """What `model` is called with so that a token sees its own document alone and positions begin anew in each.
+
+    document_BS: the number of each token's document, ascending. ValueError for a model that could not.
+    """
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    way = model.config._attn_implementation
+    if kinds != {"full_attention"} or window or way not in (CAUSAL, "sdpa", "eager"):
+        raise ValueError(
+            f"data.documents=apart: {config.model_type} has layers of {', '.join(sorted(kinds))} with model.attention={way}"
+            f"{f' and a window of {window} tokens' if window else ''}; expected full attention by sdpa or eager, or "
+            "data.documents=joined."
+        )
+    length = document_BS.shape[1]
+    same_BSS = document_BS[:, :, None] == document_BS[:, None, :]
+    sees_B1SS = (same_BSS & torch.ones_like(same_BSS[0]).tril())[:, None]
+    if way == "eager":
+        sees_B1SS = torch.zeros_like(sees_B1SS, dtype=model.dtype).masked_fill(~sees_B1SS, torch.finfo(model.dtype).min)
+    place_S = torch.arange(length, device=document_BS.device)
+    begins_BS = torch.ones_like(document_BS, dtype=torch.bool)
+    begins_BS[:, 1:] = document_BS[:, 1:] != document_BS[:, :-1]
+    begin_BS = torch.where(begins_BS, place_S, 0).cummax(1).values
+    return {"attention_mask": sees_B1SS, "position_ids": place_S - begin_BS}

@@ -156,9 +156,23 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     return {"total": total, "active": total - idle}
 
 
-def export(model: nn.Module, tokenizer: Any, folder: str | Path) -> Path:
-    """Write `folder` for AutoModelForCausalLM and AutoTokenizer; logits after loading are bitwise equal."""
+def export(model: Any, tokenizer: Any, folder: str | Path, *, weight: float = 0.0) -> Path:
+    """Write `folder` for AutoModelForCausalLM and AutoTokenizer; logits after loading are bitwise equal.
+
+    Generation stops at the tokenizer's end of text and keeps a cache. weight: of the load-balancing loss, kept for whoever
+    trains on; transformers' own loss is `top_k` times as large as ours.
+    """
     folder = Path(folder)
+    config, how = model.config.get_text_config(), model.generation_config
+    end = tokenizer.eos_token_id
+    if end is not None and end not in (how.eos_token_id if isinstance(how.eos_token_id, list) else [how.eos_token_id]):
+        how.eos_token_id = config.eos_token_id = end
+    how.bos_token_id = config.bos_token_id = tokenizer.bos_token_id
+    # Not in the config: an embedding takes no gradient at padding, which may be the end of text.
+    how.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
+    config.use_cache = how.use_cache = True
+    if hasattr(config, "router_aux_loss_coef"):
+        config.router_aux_loss_coef = weight / mixtures_of(model)[0].top_k
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from lightning_modules.common import metric_names as names
 from lightning_modules.common.bounds import Count, Weight
 from lightning_modules.common.optimizer import adamw_with_schedule
-from lightning_modules.moe.attention import mask_for
+from lightning_modules.moe.attention import apart, mask_for
 from lightning_modules.moe.head import Head
 from lightning_modules.moe.losses import (
     Frequency,
     load_balancing_loss,
     router_z_loss,
 )
+from lightning_modules.moe.model_card import card
 from lightning_modules.moe.models import count_parameters, export
 from lightning_modules.moe.routing import ExpertFrequency, RouterStats, RouterTap
 
@@ -67,17 +68,28 @@ class MoELM(pl.LightningModule):
         self.expert_frequency = ExpertFrequency()
         self.last_routing: RouterStats | None = None
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, document: Tensor | None = None
+    ) -> Tensor:
         """Logits [B, S, V]; the routing of this forward is then at `self.tap.read()`."""
         self.tap.clear()
-        mask = mask_for(self.model, attention_mask)
-        return self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+        seen = self._seen(attention_mask, document)
+        return self.model(input_ids=input_ids, use_cache=False, **seen).logits
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """What the output layer reads, [B, S, H]; the routing is then at `self.tap.read()`."""
+    def hidden(self, batch: dict[str, Tensor]) -> Tensor:
+        """What the output layer reads, [B, S, H]; the routing is then at `self.tap.read()`.
+
+        batch: input_ids [B, S]; attention_mask says which are no padding, `document` which document each token is of.
+        """
         self.tap.clear()
-        mask = mask_for(self.model, attention_mask)
-        return self.head.body(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
+        seen = self._seen(batch.get("attention_mask"), batch.get("document"))
+        return self.head.body(input_ids=batch["input_ids"], use_cache=False, **seen).last_hidden_state
+
+    def _seen(self, valid_BS: Tensor | None, document_BS: Tensor | None) -> dict[str, Any]:
+        if document_BS is not None:
+            assert valid_BS is None, "windows of several documents have no padding"
+            return apart(self.model, document_BS)
+        return {"attention_mask": mask_for(self.model, valid_BS)}
 
     def routing(self, batch: dict[str, Tensor], block: int | None = None) -> RouterStats:
         """The last forward's routing cut into blocks of `block` sequences (default: the balance scope's)."""
@@ -100,11 +112,11 @@ class MoELM(pl.LightningModule):
 
     def counts(self, batch: dict[str, Tensor]) -> Frequency:
         """Of a forward made for them alone."""
-        self.hidden(batch["input_ids"], batch.get("attention_mask"))
+        self.hidden(batch)
         return self.routing(batch).frequency
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
-        hidden_TH = self.hidden(batch["input_ids"], batch.get("attention_mask")).flatten(0, 1)
+        hidden_TH = self.hidden(batch).flatten(0, 1)
         ce = self.head.loss(hidden_TH, batch["targets"].flatten(), _valid(batch).flatten())
         stats = self.routing(batch)
         lbl = self.balance_loss(stats)
@@ -136,7 +148,7 @@ class MoELM(pl.LightningModule):
 
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         """Per-sequence summed negative log-likelihood [B] in nats and tokens [B], with the routing by sequence."""
-        hidden_TH = self.hidden(batch["input_ids"], batch.get("attention_mask")).flatten(0, 1)
+        hidden_TH = self.hidden(batch).flatten(0, 1)
         valid_BS = _valid(batch)
         nll_BS = self.head.nll(hidden_TH, batch["targets"].flatten()).view_as(batch["targets"])
         nll_BS = torch.where(valid_BS, nll_BS, nll_BS.new_zeros(()))
@@ -146,8 +158,16 @@ class MoELM(pl.LightningModule):
         return count_parameters(self.model)
 
     def export(self, folder: Path, *, datamodule: Any) -> Path:
-        """A directory for AutoModelForCausalLM and AutoTokenizer."""
-        return export(self.model, datamodule.tokenizer, folder)
+        """A directory for AutoModelForCausalLM and AutoTokenizer, with a model card."""
+        export(self.model, datamodule.tokenizer, folder, weight=self.weight)
+        trainer = self._trainer
+        metrics = {n: float(v) for n, v in trainer.callback_metrics.items()} if trainer else {}
+        about = {"load-balancing weight": self.weight, "z-loss weight": self.z_weight, **self.optimizer_args}
+        sheet = datamodule.datasheet() if hasattr(datamodule, "datasheet") else []
+        steps = trainer.global_step if trainer else 0
+        written = card(self.model, metrics=metrics, steps=steps, data=sheet, training=about)
+        (folder / "README.md").write_text(written)
+        return folder
 
     def configure_optimizers(self) -> dict[str, Any]:
         return adamw_with_schedule(

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from lightning_modules.common import metric_names as names
 from lightning_modules.common.bounds import Positive, Share, Weight, Whole
 from lightning_modules.common.optimizer import warm_up_and_cosine
+from lightning_modules.common.say import say
+from lightning_modules.prompt import peft_folder
 from lightning_modules.prompt.backbone import Backbone, Batch
 from lightning_modules.prompt.prompt_file import NAME, PromptFile
 from lightning_modules.prompt.tuners import FullFineTuning, SoftPrompt, Tuner, count
@@ -118,11 +120,22 @@ class PromptTuning(SavesWhatTrains):
         return PromptFile(prompt.detach(), about)
 
     def export(self, folder: Path, *, datamodule: Any) -> Path:
-        """prompt.safetensors; for a tuner without a prompt adapter.safetensors, all that it trained."""
-        if self.tuner.prompt() is not None:
-            return self.prompt_file(datamodule).save(folder / NAME)
-        save_weights(self.trained(), folder / ADAPTER)
-        return folder
+        """prompt.safetensors; for a tuner without a prompt adapter.safetensors, all that it trained.
+
+        What PEFT can express also as a folder of PEFT's, peft/.
+        """
+        prompt = self.tuner.prompt()
+        if prompt is None:
+            save_weights(self.trained(), folder / ADAPTER)
+            self.tuner.save_for_peft(folder / peft_folder.FOLDER, self.backbone)
+            return folder
+        saved = self.prompt_file(datamodule).save(folder / NAME)
+        kind, parts = self.backbone.kind, datamodule.template.parts()
+        if why := peft_folder.why_not(kind, parts):
+            say(f"No prompt for PEFT: {why}.")
+        else:
+            peft_folder.save_prompt(prompt, folder / peft_folder.FOLDER, kind=kind, model=self.backbone.model)
+        return saved
 
     @torch.no_grad()
     def load_export(self, folder: Path) -> None:

@@ -1,15 +1,20 @@
 """A trained prompt in a safetensors file of a few kilobytes, with all that says what it is a prompt of."""
 
 import json
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lightning_modules.prompt import peft_folder
 from lightning_modules.prompt.backbone import Backbone
 
+PICKLED = (".pt", ".pth", ".bin")
 NAME = "prompt.safetensors"
 
 
@@ -27,19 +32,27 @@ class PromptFile:
 
     @classmethod
     def load(cls, path: str | Path | None) -> "PromptFile":
-        """ValueError naming the file when it is not there, not safetensors, or no prompt of this project's."""
+        """Also of others than this project: of PEFT, or one bare tensor; what it is a prompt of is then not known.
+
+        ValueError naming the file when it is not there, damaged, or holds something else.
+        """
         place = Path(path or "")
+        if (place / peft_folder.CONFIG).is_file() and not (place / NAME).is_file():
+            return cls(peft_folder.prompt_of(place), {}, str(place))
         place = place / NAME if place.is_dir() else place
         if not place.is_file():
-            raise ValueError(f"prompt file {place}: not there; expected a prompt.safetensors or the export/ of a run.")
+            raise ValueError(
+                f"prompt file {place}: not there; expected a prompt.safetensors, the export/ of a run, a folder of PEFT's "
+                "prompt tuning, or a file of one tensor [prompt tokens, width] (.safetensors, .pt)."
+            )
         try:
+            if place.suffix in PICKLED:
+                return cls(_bare(place, _unpickled(place)), {}, str(place))
             with safe_open(place, "pt") as file:
                 metadata = file.metadata() or {}
-                if "facet" not in metadata or "prompt" not in file.keys():  # noqa: SIM118
-                    raise ValueError(
-                        f"prompt file {place}: holds {list(file.keys())}; expected a prompt and its description."
-                    )
-                return cls(file.get_tensor("prompt"), json.loads(metadata["facet"]), str(place))
+                if "facet" in metadata and "prompt" in file.keys():  # noqa: SIM118
+                    return cls(file.get_tensor("prompt"), json.loads(metadata["facet"]), str(place))
+                return cls(_bare(place, {name: file.get_tensor(name) for name in file.keys()}), {}, str(place))  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"prompt file {place}: damaged or not safetensors ({error}).") from None
 
@@ -71,8 +84,32 @@ class PromptFile:
                 f"{self.path}: {found[0]} prompt tokens; expected prompt.length={length}; set it to {found[0]}."
             )
         print_of = backbone.fingerprint()
-        if self.about["backbone"] != print_of:
+        if self.about and self.about["backbone"] != print_of:
             raise ValueError(
                 f"{self.path}: trained on the backbone {self.about['backbone']}; this one is {print_of}. Load the same "
                 "backbone, or take it across with experiment=prompt/project."
             )
+
+
+def _unpickled(path: Path) -> Any:
+    """What torch saved there; nothing in it is run."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if zipfile.is_zipfile(path):
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"prompt file {path}: holds more than tensors ({reason}); expected one tensor.") from None
+        raise ValueError(f"prompt file {path}: damaged or not saved by torch; expected one tensor.") from None
+    except (RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"prompt file {path}: damaged or not saved by torch ({reason}).") from None
+
+
+def _bare(path: Path, found: Any) -> Tensor:
+    """The one tensor [P, H] that a file holds."""
+    every = {"": found} if isinstance(found, Tensor) else found if isinstance(found, dict) else {}
+    tensors = {name: value for name, value in every.items() if isinstance(value, Tensor)}
+    if len(tensors) == 1 and next(iter(tensors.values())).dim() == 2:
+        return next(iter(tensors.values())).float()
+    told = ", ".join(f"{name} {list(value.shape)}".strip() for name, value in tensors.items()) or type(found).__name__
+    raise ValueError(f"prompt file {path}: holds {told[:300]}; expected one tensor of prompt tokens x width.")

@@ -4,7 +4,9 @@ A tuner owns its parameters; `attach` connects it to a backbone and `prompt` is 
 Shape legend: P prompt tokens, H hidden width, R rank or bottleneck.
 """
 
+import copy
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from lightning_modules.common.bounds import Count, Positive
 from lightning_modules.common.choices import check_choice
 from lightning_modules.common.digests import digest_of_weights
+from lightning_modules.prompt import peft_folder
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import word_embedding
 from lightning_modules.prompt.prompt_file import PromptFile
@@ -30,6 +33,9 @@ class Tuner(nn.Module):
 
     def prompt(self) -> Tensor | None:
         return None
+
+    def save_for_peft(self, folder: Path, backbone: Backbone) -> None:
+        """A folder for `PeftModel.from_pretrained`, where PEFT knows this tuner."""
 
     def description(self) -> dict[str, Any]:
         """All that its training depends on beside data, backbone and optimizer."""
@@ -220,6 +226,14 @@ class LoRA(Tuner):
             r=self.rank, lora_alpha=self.alpha, target_modules=targets, lora_dropout=0.0, fan_in_fan_out=conv
         )
         inject_adapter_in_model(config, body)
+        self._config = config
+
+    def save_for_peft(self, folder: Path, backbone: Backbone) -> None:
+        weights = self.trained(backbone)
+        config = copy.copy(self._config)
+        # PEFT shortens the names it is given, and ours count from the body.
+        config.target_modules = {name.partition(".lora_")[0] for name in weights}
+        peft_folder.save_lora(weights, folder, config=config, model=backbone.model)
 
     def trained(self, backbone: Backbone) -> dict[str, nn.Parameter]:
         return {n: p for n, p in backbone.model.named_parameters() if ".lora_" in n}

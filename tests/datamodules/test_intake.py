@@ -14,7 +14,6 @@ from lightning_modules.common.making import watched_by
 from lightning_modules.runtime.teller import Teller
 from tests.datamodules.test_corpus import SMALL
 
-
 SIZES = {"train": 300, "val": 50, "test": 40}
 
 

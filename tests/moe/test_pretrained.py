@@ -126,7 +126,7 @@ def test_layers_of_different_width_are_refused(olmoe):
     model = pretrained_moe(pretrained=str(olmoe))
     model.model.layers[1].mlp.gate.top_k = 3
     module = MoELM(model=model)
-    module.hidden(torch.zeros(1, 4, dtype=torch.int64))
+    module.hidden({"input_ids": torch.zeros(1, 4, dtype=torch.int64)})
     with pytest.raises(ValueError, match="its layers choose 2 of 8, 3 of 8 experts; expected the same in every layer"):
         module.tap.read()
 

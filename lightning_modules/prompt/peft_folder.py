@@ -1,0 +1,78 @@
+"""Prompts and adapters in PEFT's own folders: adapter_config.json beside adapter_model.safetensors.
+
+Shape legend: P prompt tokens, H hidden width.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+CONFIG, WEIGHTS, EMBEDDINGS = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
+FOLDER = "peft"
+# What PEFT puts a prompt before, and how it calls it.
+TASKS = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
+
+
+def prompt_of(folder: Path) -> Tensor:
+    """The prompt [P, H] of a folder that PEFT's prompt tuning saved. ValueError naming the file and what it holds."""
+    config = json.loads((folder / CONFIG).read_text())
+    if config.get("peft_type") != "PROMPT_TUNING":
+        raise ValueError(
+            f"{folder / CONFIG}: peft_type is {config.get('peft_type')!r}; expected 'PROMPT_TUNING', whose prompt stands "
+            "before the text and nowhere else."
+        )
+    try:
+        found = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder / WEIGHTS}: not there or damaged ({error}).") from None
+    if EMBEDDINGS not in found:
+        raise ValueError(f"{folder / WEIGHTS}: holds {', '.join(found)}; expected {EMBEDDINGS}.")
+    return found[EMBEDDINGS][: config["num_virtual_tokens"]].float()
+
+
+def why_not(kind: str, parts: list[tuple[str, str]]) -> str:
+    """Why PEFT cannot express a prompt in this template; '' where it can."""
+    if kind not in TASKS:
+        return f"PEFT puts prompts before causal and encoder-decoder language models, not before a {kind} one"
+    if parts[0][0] != "prompt":
+        return "PEFT's prompt stands first, and in data.template it does not"
+    return ""
+
+
+def save_prompt(prompt: Tensor, folder: Path, *, kind: str, model: Any) -> Path:
+    """For `PeftModel.from_pretrained`, which puts it before what the tokenizer makes of the rest of the template."""
+    from peft import PromptTuningConfig
+
+    length, width = prompt.shape
+    text = model.config.get_text_config()
+    config = PromptTuningConfig(
+        task_type=TASKS[kind],
+        num_virtual_tokens=length,
+        token_dim=width,
+        # Of an encoder-decoder the encoder's input alone.
+        num_transformer_submodules=1,
+        num_attention_heads=text.num_attention_heads,
+        num_layers=text.num_hidden_layers,
+        base_model_name_or_path=model.config._name_or_path or None,
+        inference_mode=True,
+    )
+    config.save_pretrained(str(folder))
+    save_file({EMBEDDINGS: prompt.detach().cpu().contiguous()}, folder / WEIGHTS, metadata={"format": "pt"})
+    return folder
+
+
+def save_lora(weights: Mapping[str, Tensor], folder: Path, *, config: Any, model: Any) -> Path:
+    """weights: of the adapter `default` by their names in `model`; config: the `LoraConfig` they were made by."""
+    config.base_model_name_or_path = model.config._name_or_path or None
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    named = {
+        f"base_model.model.{n.replace('.default.', '.')}": w.detach().cpu().contiguous() for n, w in weights.items()
+    }
+    save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
+    return folder

@@ -1,0 +1,109 @@
+"""Prompts and LoRA go to PEFT and come from it with equal scores; where PEFT has no place for a prompt, a line says so."""
+
+import pytest
+import torch
+
+from lightning_modules.prompt.backbones import HubBackbone
+from lightning_modules.prompt.module import PromptTuning
+from lightning_modules.prompt.prompt_file import PromptFile
+from lightning_modules.prompt.tuners import LoRA, SoftPrompt
+from tests.prompt import tiny
+
+KINDS = {"gpt2": "AutoModelForCausalLM", "llama": "AutoModelForCausalLM", "t5_gated": "AutoModelForSeq2SeqLM"}
+KINDS_OF_LORA = {**KINDS, "bert": "AutoModelForMaskedLM"}
+
+
+def tuned(family, folder, tuner, **settings):
+    """A module whose tuner has random weights, its data, and what it exported."""
+    spec = HubBackbone(name=tiny.save(family, folder / "model"))
+    module, data = PromptTuning(backbone=spec, tuner=tuner).eval(), tiny.data(spec, **settings)
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight in module.trained().values():
+            weight.copy_(torch.randn(weight.shape, generator=draw) * 0.3)
+    module.export(folder / "export", datamodule=data)
+    return module, data
+
+
+def adapted(kind, folder):
+    import transformers
+    from peft import PeftModel
+
+    plain = getattr(transformers, kind).from_pretrained(folder / "model")
+    return PeftModel.from_pretrained(plain, str(folder / "export" / "peft")).eval()
+
+
+@torch.no_grad()
+def theirs(model, batch, *, length):
+    """Class scores as PEFT gives them, each example by itself: its text is the row without the places of the prompt."""
+    found = []
+    for ids, mask, ask in zip(batch["input_ids"], batch["attention_mask"], batch["ask"], strict=True):
+        text = ids[: int(mask.sum())][length:][None]
+        if model.config.is_encoder_decoder:
+            start = torch.full((1, 1), model.config.decoder_start_token_id)
+            found.append(
+                model(input_ids=text, attention_mask=torch.ones_like(text), decoder_input_ids=start).logits[0, 0]
+            )
+        else:
+            found.append(model(input_ids=text, attention_mask=torch.ones_like(text)).logits[0, int(ask)])
+    return torch.stack(found)[:, batch["label_ids"]]
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_a_prompt_of_ours_scores_the_same_in_peft(family, tmp_path):
+    module, data = tuned(family, tmp_path, SoftPrompt(length=3))
+    (batch,) = tiny.batches(data, "test", 8)
+    with torch.no_grad():
+        ours = module(batch)
+    torch.testing.assert_close(theirs(adapted(KINDS[family], tmp_path), batch, length=3), ours, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", KINDS_OF_LORA)
+def test_lora_of_ours_scores_the_same_in_peft(family, tmp_path):
+    module, data = tuned(family, tmp_path, LoRA(rank=2), prompt_length=0)
+    (batch,) = tiny.batches(data, "test", 8)
+    with torch.no_grad():
+        ours = module(batch)
+    torch.testing.assert_close(
+        theirs(adapted(KINDS_OF_LORA[family], tmp_path), batch, length=0), ours, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "template", "why"),
+    [
+        ("bert", None, "PEFT puts prompts before causal and encoder-decoder language models, not before a masked one"),
+        ("gpt2", "it is {prompt}{text}{mask}", "PEFT's prompt stands first, and in data.template it does not"),
+    ],
+)
+def test_a_template_that_peft_lacks_is_said(family, template, why, tmp_path, capsys):
+    tuned(family, tmp_path, SoftPrompt(length=3), template=template)
+    assert f"No prompt for PEFT: {why}." in capsys.readouterr().err.replace("\n", " ")
+    assert [p.name for p in (tmp_path / "export").iterdir()] == ["prompt.safetensors"]
+
+
+@pytest.mark.parametrize(("family", "kind"), [("gpt2", "CAUSAL_LM"), ("t5_gated", "SEQ_2_SEQ_LM")])
+def test_a_prompt_that_peft_saved_is_a_start(family, kind, tmp_path):
+    from peft import PromptTuningConfig, get_peft_model
+
+    model = get_peft_model(tiny.network(family), PromptTuningConfig(task_type=kind, num_virtual_tokens=3))
+    saved = model.prompt_encoder["default"].embedding.weight.detach()[:3]
+    model.save_pretrained(str(tmp_path / "theirs"))
+    spec = HubBackbone(name=tiny.save(family, tmp_path / "model"))
+    module = PromptTuning(backbone=spec, tuner=SoftPrompt(length=3, file=str(tmp_path / "theirs")))
+    assert torch.equal(module.tuner.prompt().detach(), saved)
+
+
+def test_what_is_no_prompt_of_this_model(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    spec = HubBackbone(name=tiny.save("gpt2", tmp_path / "model"))
+    get_peft_model(tiny.network("gpt2"), LoraConfig(task_type="CAUSAL_LM")).save_pretrained(str(tmp_path / "lora"))
+    with pytest.raises(ValueError, match="adapter_config.json: peft_type is 'LORA'; expected 'PROMPT_TUNING'"):
+        PromptFile.load(tmp_path / "lora")
+    torch.save(torch.ones(3, tiny.WIDTH + 1), tmp_path / "wide.pt")
+    with pytest.raises(ValueError, match=r"wide.pt: a prompt of width 17; this backbone's is 16"):
+        PromptTuning(backbone=spec, tuner=SoftPrompt(length=3, file=str(tmp_path / "wide.pt")))
+    torch.save({"soft": torch.ones(3, tiny.WIDTH)}, tmp_path / "bare.pt")
+    module = PromptTuning(backbone=spec, tuner=SoftPrompt(length=3, file=str(tmp_path / "bare.pt")))
+    assert torch.equal(module.tuner.prompt().detach(), torch.ones(3, tiny.WIDTH))
