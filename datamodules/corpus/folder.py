@@ -45,6 +45,8 @@ class FolderSource:
             )
         domains = {}
         for folder in folders:
+            if lost := sum(p.is_symlink() and not p.exists() for p in folder.rglob("*")) if tell else 0:
+                self.warnings.append(f"of {folder} {lost} links that lead to no file.")
             every = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
             domains[folder.name] = [p for p in every if p.name.lower().endswith(READ)]
             others = Counter(p.suffix or p.name for p in every if not p.name.lower().endswith(READ))

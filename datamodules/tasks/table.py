@@ -66,6 +66,8 @@ def tables_of(
             f"{KEY}.dataset={dataset}: a {kind or 'nameless'} file has no columns to read; expected {', '.join(READ)}, the "
             "first four also as .gz, or a folder of them."
         )
+    if place.is_dir() and not any(p.is_file() for p in place.rglob("*")):
+        raise ValueError(f"{KEY}.dataset={dataset}: an empty folder; expected one with {', '.join(READ)} files.")
     try:
         if (place / "dataset_dict.json").is_file():
             return {split: of_dataset(found) for split, found in datasets.load_from_disk(str(place)).items()}
