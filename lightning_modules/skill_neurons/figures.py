@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -64,7 +65,7 @@ def spearman_figure(matrix: Tensor, *, tasks: Sequence[str], skills: Mapping[str
     return figure
 
 
-def frame_skills(axis, skills: Sequence[str]) -> None:
+def frame_skills(axis: Axes, skills: Sequence[str]) -> None:
     """A frame around each block of one skill."""
     start = 0
     for end in range(1, len(skills) + 1):

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from lightning_modules.common.choices import check_choice
 
+See = Callable[[int, Tensor], Tensor | None]
 KINDS = ("gaussian", "zero", "mean")
 
 
 @contextlib.contextmanager
-def hooked(sites: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
+def hooked(sites: Sequence[nn.Module], see: See) -> Iterator[None]:
     """Calls `see(layer, neurons [B, T, F])` on what each down-projection is to read; what it returns is read instead.
 
     No hook is left behind, whatever is raised inside.
@@ -68,4 +69,5 @@ class Perturbation:
             return neurons_BTF + (self.alpha * noise_BF * self.scale_LF[layer].to(neurons_BTF) * mask_F)[:, None]
         if self.kind == "zero":
             return neurons_BTF.masked_fill(mask_F, 0.0)
+        assert self.mean_LF is not None, self.kind
         return torch.where(mask_F, self.mean_LF[layer].to(neurons_BTF), neurons_BTF)

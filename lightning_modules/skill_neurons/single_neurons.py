@@ -10,9 +10,14 @@ from torch import Tensor
 
 from datamodules.tasks.datamodule import TaskDataModule
 from lightning_modules.common.bounds import Count
-from lightning_modules.prompt.backbone import Backbone
+from lightning_modules.prompt.backbone import Backbone, Batch
 from lightning_modules.skill_neurons import predictivity as sn
 from lightning_modules.skill_neurons.hooks import hooked
+
+
+def neuron_name(layer: int, unit: int) -> str:
+    """`L1.N97`: as a number, 1.97 and 1.970 would be one neuron."""
+    return f"L{layer}.N{unit}"
 
 
 @torch.no_grad()
@@ -51,7 +56,7 @@ def word_activation(
     for batch in backbone.batches(data.fixed("test")):
         kept: list[Tensor] = []
 
-        def see(i: int, x_BTF: Tensor, batch=batch, kept: list[Tensor] = kept) -> None:
+        def see(i: int, x_BTF: Tensor, batch: Batch = batch, kept: list[Tensor] = kept) -> None:
             if i == layer:
                 kept.append(backbone.read(x_BTF, batch, len(prompt))[..., unit])
 

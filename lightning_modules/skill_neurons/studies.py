@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from datamodules.tasks.datamodule import TaskDataModule
 from lightning_modules.common.bounds import Count, Share, Whole
 from lightning_modules.common.digests import digest
 from lightning_modules.common.making import Thing
@@ -19,8 +20,8 @@ from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons import figures as draw
 from lightning_modules.skill_neurons import predictivity as sn
-from lightning_modules.skill_neurons.hooks import hooked
-from lightning_modules.skill_neurons.single_neurons import neuron_accuracy, top_by_layer, word_activation
+from lightning_modules.skill_neurons.hooks import See, hooked
+from lightning_modules.skill_neurons.single_neurons import neuron_accuracy, neuron_name, top_by_layer, word_activation
 
 
 class PromptStudy:
@@ -135,12 +136,12 @@ class PromptStudy:
 @torch.no_grad()
 def accuracy(
     backbone: Backbone,
-    data,
+    data: TaskDataModule,
     prompt: Tensor | None,
     *,
     split: str = "test",
     sites: Sequence[nn.Module] | None = None,
-    see=None,
+    see: See | None = None,
     examples: int | None = None,
 ) -> float:
     """Share of `split` answered right, with `see` on the neurons when given; of its first `examples` when given."""
@@ -160,7 +161,8 @@ class SkillNeurons(PromptStudy):
 
     def run(self, desk: Desk) -> dict[str, float]:
         preds = {task: self.predictivity(task) for task in self.tasks}
-        metrics, rows = {}, []
+        metrics: dict[str, float] = {}
+        rows: list[dict[str, Any]] = []
         for task, pred in preds.items():
             best = divmod(int(pred[0].argmax()), pred.shape[-1])
             p_LF = sn.p_values_LF(pred[0], pred[1:]) if self.permutations else torch.ones_like(pred[0])
@@ -174,7 +176,7 @@ class SkillNeurons(PromptStudy):
                 {
                     "task": task,
                     "skill": self.skills[task],
-                    "best neuron": f"{best[0]}.{best[1]}",
+                    "best neuron": neuron_name(*best),
                     "val": val,
                     "test": test,
                     "null's best": null,
@@ -249,7 +251,9 @@ class SkillNeurons(PromptStudy):
             words = word_activation(self.backbone, self.prompts.data(task), self.tuned(task)[0], layer=layer, unit=unit)
             ranked = sorted(words, key=words.__getitem__)
             high, low = " ".join(ranked[:-7:-1]), " ".join(ranked[:6])
-            rows.append({"task": task, "best neuron": f"{layer}.{unit}", "highest with": high, "lowest with": low})
+            rows.append(
+                {"task": task, "best neuron": neuron_name(layer, unit), "highest with": high, "lowest with": low}
+            )
         desk.table("words", rows)
 
 

@@ -2,7 +2,7 @@
 
 ROOM = "lightning_modules/prompt/"
 NEURONS_ROOM, TRANSFER_ROOM = "lightning_modules/skill_neurons/", "lightning_modules/transfer/"
-FINDER, PRUNING, HOOKS = (NEURONS_ROOM + f"{name}.py" for name in ("predictivity", "pruning", "hooks"))
+FINDER, REMOVAL, HOOKS = (NEURONS_ROOM + f"{name}.py" for name in ("predictivity", "removal", "hooks"))
 FAMILIES = "tests/prompt/test_families.py tests/prompt/test_tuners.py"
 NEURONS = "tests/skill_neurons/test_predictivity.py"
 TRANSFER = "tests/transfer/test_transfer.py"
@@ -44,12 +44,12 @@ MUTANTS = (
     ),
     (
         "kept neurons' means in the bias too, as in the released code",
-        PRUNING,
+        REMOVAL,
         "weight[:, gone] @ mean_F.to(weight.device, weight.dtype)[gone]",
         "weight @ mean_F.to(weight.device, weight.dtype)",
         FAMILIES,
     ),
-    ("no means in the bias", PRUNING, "bias + constant", "bias", FAMILIES),
+    ("no means in the bias", REMOVAL, "bias + constant", "bias", FAMILIES),
     (
         "positions begin one too late",
         ROOM + "backbone.py",

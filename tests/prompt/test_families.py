@@ -10,7 +10,7 @@ from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import down_projections, start_token
 from lightning_modules.skill_neurons import predictivity as skill_neurons
 from lightning_modules.skill_neurons.hooks import Perturbation, hooked
-from lightning_modules.skill_neurons.pruning import keep_mask, parameters_left, pruned
+from lightning_modules.skill_neurons.removal import keep_mask, parameters_left, pruned
 from lightning_modules.transfer.indicators import active_LF
 from tests.prompt import tiny
 

@@ -10,7 +10,8 @@ from lightning_modules.prompt.pretraining import TRAINER, MaskedLM
 from lightning_modules.prompt.tuners import Adapter, BitFit, LoRA, SoftPrompt
 from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons import predictivity as sn
-from lightning_modules.skill_neurons.interventions import Perturb, Prune
+from lightning_modules.skill_neurons.perturb import Perturb
+from lightning_modules.skill_neurons.prune import Prune
 from lightning_modules.skill_neurons.studies import SkillNeurons
 from lightning_modules.training.inner import inner_trainer, on_machine_of, seeded
 from lightning_modules.transfer.across import Project, Tpt

@@ -97,6 +97,9 @@ def test_a_word_that_has_changed_is_taken_for_what_it_meant():
     now = {"_target_": "lightning_modules.skill_neurons.studies.SkillNeurons", "rank_within": "model", "trials": 2}
     assert foreign.moved({"study": then}) == {"study": now}
     pairs = {"_target_": "lightning_modules.svco.studies.ComparePairs", "steps": 2}
+    for name in ("Perturb", "Origin", "Prune"):
+        before = {"_target_": f"lightning_modules.skill_neurons.interventions.{name}"}
+        assert foreign.moved(before) == {"_target_": f"lightning_modules.skill_neurons.{name.lower()}.{name}"}
     assert foreign.moved(pairs) == {"_target_": "lightning_modules.svco.studies.Compare", "steps": 2}
 
 

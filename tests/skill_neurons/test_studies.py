@@ -1,13 +1,17 @@
 """Every study from start to figures on a toy: what it promises to write is there, and its numbers are of this world."""
 
 import contextlib
+import csv
+import re
 
 import pytest
 
 from lightning_modules.common.making import Watcher, watched_by
 from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.runtime.study import Desk
-from lightning_modules.skill_neurons.interventions import Origin, Perturb, Prune
+from lightning_modules.skill_neurons.origin import Origin
+from lightning_modules.skill_neurons.perturb import Perturb
+from lightning_modules.skill_neurons.prune import Prune
 from lightning_modules.skill_neurons.studies import SkillNeurons
 from lightning_modules.transfer.across import Project, Tpt
 from lightning_modules.transfer.studies import Indicators, Suggest, Transfer
@@ -70,7 +74,12 @@ def test_a_study_writes_what_it_promises(name, cache, tmp_path):
     # What it says that it needs is what it asks for; backbones here are untrained, so none is made.
     assert {thing.identity for thing in study.needs()} == heard.asked
     assert {p.stem for p in (tmp_path / "figures").iterdir()} == figures
-    assert list((tmp_path / "tables").glob("*.csv"))
+    tables = list((tmp_path / "tables").glob("*.csv"))
+    assert tables
+    for table in tables:
+        # Read as a number, neuron 970 of a layer would be its neuron 97.
+        named = [row["best neuron"] for row in csv.DictReader(table.open()) if "best neuron" in row]
+        assert all(re.fullmatch(r"L\d+\.N\d+", neuron) for neuron in named)
     # Untrained models answer every prompt alike: their transfer has no ranks to correlate.
     assert (metrics or name == "indicators") and all(value == value for value in metrics.values())
     again = kind(prompts=toy.prompts(cache), **SHARED, **own).run(Desk(folder=tmp_path / "again"))

@@ -4,10 +4,14 @@ Keeping the top 2% of neurons in the top 9 of 12 layers (section 6 of Wang et al
 """
 
 import copy
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from lightning_modules.prompt.families import down_projections, up_projections
+
+if TYPE_CHECKING:
+    from transformers.pytorch_utils import Conv1D
 
 
 def keep_mask(mask_LF: Tensor, *, layers: int) -> Tensor:
@@ -38,7 +42,7 @@ def parameters_left(model: nn.Module, smaller: nn.Module) -> float:
     return sum(p.numel() for p in smaller.parameters()) / sum(p.numel() for p in model.parameters())
 
 
-def _linear(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+def _linear(module: "nn.Linear | Conv1D") -> tuple[Tensor, Tensor | None]:
     """Weight as [out, in] and bias of a Linear or of GPT-2's Conv1D, which holds it the other way round."""
     weight = module.weight if isinstance(module, nn.Linear) else module.weight.T
     return weight.detach(), None if module.bias is None else module.bias.detach()
@@ -52,13 +56,13 @@ def _made(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
-def _rows(module: nn.Module, keep_F: Tensor) -> nn.Linear:
+def _rows(module: "nn.Linear | Conv1D", keep_F: Tensor) -> nn.Linear:
     weight, bias = _linear(module)
     place = keep_F.nonzero().squeeze(1).to(weight.device)
     return _made(weight[place], None if bias is None else bias[place])
 
 
-def _columns(module: nn.Module, keep_F: Tensor, mean_F: Tensor) -> nn.Linear:
+def _columns(module: "nn.Linear | Conv1D", keep_F: Tensor, mean_F: Tensor) -> nn.Linear:
     weight, bias = _linear(module)
     place, gone = (m.nonzero().squeeze(1).to(weight.device) for m in (keep_F, ~keep_F))
     constant = weight[:, gone] @ mean_F.to(weight.device, weight.dtype)[gone]
