@@ -3,12 +3,15 @@
 Shape legend: B sequences of S tokens.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CAUSAL = "causal_sdpa"
 # The same kernels as `sdpa`, but under a name for which transformers makes no mask: to see whether it can do without one
@@ -16,7 +19,7 @@ CAUSAL = "causal_sdpa"
 ALL_ATTENTION_FUNCTIONS.register(CAUSAL, sdpa_attention_forward)
 
 
-def mask_for(model: nn.Module, valid_BS: Tensor | None) -> Tensor | None:
+def mask_for(model: "PreTrainedModel", valid_BS: Tensor | None) -> Tensor | None:
     """What `model` takes as attention_mask where `valid_BS` says which tokens are no padding; None: all are."""
     if valid_BS is None or model.config._attn_implementation != CAUSAL:
         return valid_BS

@@ -18,9 +18,11 @@ from lightning_modules.moe.specialization import coactivation_LEE, selection_sha
 
 def of_routing(*, tally: Mapping[str, Tensor], domains: Sequence[str], top_k: int) -> dict[str, Figure]:
     """The figures of a held-out text's routing (`held_out.RoutingTally`), by name."""
-    common = {"domain_N": tally["domain_N"], "domains": len(domains)}
-    share_DLE = selection_share_DLE(counts_NLE=tally["counts_NLE"], **common)
-    score_DL = topk_score_DL(topk_score_NL=tally["topk_score_NL"], tokens_N=tally["tokens_N"], **common)
+    domain_N, count = tally["domain_N"], len(domains)
+    share_DLE = selection_share_DLE(counts_NLE=tally["counts_NLE"], domain_N=domain_N, domains=count)
+    score_DL = topk_score_DL(
+        topk_score_NL=tally["topk_score_NL"], tokens_N=tally["tokens_N"], domain_N=domain_N, domains=count
+    )
     return {
         "selection_heatmap": selection_heatmap(share_DLE=share_DLE, domains=domains),
         "topk_score_sum": topk_score_figure(score_DL=score_DL, domains=domains, floor=top_k / share_DLE.shape[-1]),
@@ -75,7 +77,8 @@ def compare_heatmaps(*, runs: dict[str, Tensor], domains: Sequence[str]) -> Figu
     for column, (title, share_DLE) in enumerate(runs.items()):
         for layer in range(layers):
             share_DE = share_DLE[:, layer]
-            order = sorted(range(experts), key=lambda e, s=share_DE: (int(s[:, e].argmax()), -float(s[:, e].max())))
+            ranks = [(int(share_D.argmax()), -float(share_D.max())) for share_D in share_DE.T]
+            order = sorted(range(experts), key=ranks.__getitem__)
             axis = axes[layer, column]
             image = heatmap(axis, share_DE[:, order].numpy(), high=high, title=title if layer == 0 else "")
             axis.set_yticks(range(len(domains)), domains, fontsize=7)
@@ -87,7 +90,7 @@ def compare_heatmaps(*, runs: dict[str, Tensor], domains: Sequence[str]) -> Figu
     return figure
 
 
-def ppl_by_domain(*, values: dict[str, dict[str, Sequence[float]]]) -> Figure:
+def ppl_by_domain(*, values: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Test perplexity per domain and setting, relative to the first setting: mean and 95% interval over seeds.
 
     values: setting -> domain -> one perplexity a seed, seeds in the same order for every setting.

@@ -8,7 +8,7 @@ Shape legend: T tokens, H hidden units, V words, C tokens of a chunk.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.moe.linear_cross_entropy import linear_cross_entropy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CHUNK = 1024
 # Logits of these sizes tell a bias (0), rounding (1) and a cap (100).
@@ -35,7 +38,7 @@ def body_of(model: nn.Module) -> nn.Module:
 class Head:
     """The losses of a causal language model from its body's hidden states."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: "PreTrainedModel") -> None:
         self.model, self.body = model, body_of(model)
         self._scale: float | None = None
         self._probed = False
@@ -130,7 +133,7 @@ def _in_place_of(body: nn.Module, hidden_BSH: Tensor) -> Iterator[None]:
     def ready(*_: Any, **__: Any) -> Any:
         return _Ready((hidden_BSH,))
 
-    body.forward = ready  # type: ignore[method-assign]
+    body.forward = ready
     try:
         yield
     finally:

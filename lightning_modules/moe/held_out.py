@@ -60,6 +60,7 @@ class RoutingTally(Tally):
     """Who went where, sequence by sequence: what every specialisation measure is computed from."""
 
     names = ("counts_NLE", "domain_N", "topk_score_NL", "tokens_N", "entropy_U")
+    pairs_LEE: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ Every family keeps transformers' modules and weights untouched, so `export()` wr
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,6 +13,9 @@ from torch import nn
 from lightning_modules.common.bounds import Count, Share, Whole
 from lightning_modules.common.choices import check_choice
 from lightning_modules.moe.routers import mixtures_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FAMILIES = ("qwen3_moe", "qwen2_moe", "olmoe", "deepseek_v3")
 
@@ -156,7 +159,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     return {"total": total, "active": total - idle}
 
 
-def export(model: Any, tokenizer: Any, folder: str | Path, *, weight: float = 0.0) -> Path:
+def export(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, *, weight: float = 0.0) -> Path:
     """Write `folder` for AutoModelForCausalLM and AutoTokenizer; logits after loading are bitwise equal.
 
     Generation stops at the tokenizer's end of text and keeps a cache. weight: of the load-balancing loss, kept for whoever

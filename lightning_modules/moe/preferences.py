@@ -88,8 +88,8 @@ def word_preference(
     words, word_T = torch.unique(token_T, return_inverse=True)
     count, domains = len(words), int(domain_T.max()) + 1
     chosen_TK = indices_TK.long()
-    taken_EW = torch.bincount((chosen_TK * count + word_T[:, None]).flatten(), minlength=experts * count)
-    taken_EW = taken_EW.view(experts, count).numpy()
+    cell_TK = chosen_TK * count + word_T[:, None]
+    taken_EW = torch.bincount(cell_TK.flatten(), minlength=experts * count).view(experts, count).numpy()
     n_DW = torch.bincount(domain_T * count + word_T, minlength=domains * count).view(domains, count).double()
     load_DE = torch.bincount((domain_T[:, None] * experts + chosen_TK).flatten(), minlength=domains * experts)
     load_DE = load_DE.view(domains, experts).double() / n_DW.sum(1).clamp(min=1)[:, None]

@@ -4,7 +4,7 @@ Shape legend: B sequences, S tokens, T = B x S.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +15,9 @@ from lightning_modules.moe.head import Head
 from lightning_modules.moe.models import checkpoint_activations
 from lightning_modules.moe.routers import chosen
 from lightning_modules.moe.routing import RouterTap
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 SAME = 1e-4
@@ -83,7 +86,7 @@ def _found(kind: Any, key: str, name: str, revision: str | None, **settings: Any
 
 
 @torch.no_grad()
-def check(model: nn.Module, *, name: str) -> tuple[str, float]:
+def check(model: "PreTrainedModel", *, name: str) -> tuple[str, float]:
     """Facet's loss and routing of one small batch against those of the model's plain forward.
 
     Returns how its routers score and the relative difference of the losses. Raises ValueError naming the family and the

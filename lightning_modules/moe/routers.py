@@ -9,6 +9,7 @@ Shape legend: T tokens, K selected experts a token, E experts.
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +27,8 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Mixture(NamedTuple):
+@dataclass(frozen=True)
+class Mixture:
     """A layer's router and experts, and the block that holds both."""
 
     router: nn.Module

@@ -124,11 +124,10 @@ def summary(
 ) -> dict[str, float]:
     """Bounded scalars for the tracker, means over layers; names as in `metric_names`, prefix `moe/`."""
     domains = int(domain_N.max()) + 1
-    labels = {"domain_N": domain_N, "domains": domains}
-    share_DLE = selection_share_DLE(counts_NLE=counts_NLE, **labels)
+    share_DLE = selection_share_DLE(counts_NLE=counts_NLE, domain_N=domain_N, domains=domains)
     counts_LE = counts_NLE.sum(0)
-    score_DL = topk_score_DL(topk_score_NL=topk_score_NL, tokens_N=tokens_N, **labels)
-    shuffled = mutual_information_baseline(counts_NLE=counts_NLE, draws=draws, **labels)
+    score_DL = topk_score_DL(topk_score_NL=topk_score_NL, tokens_N=tokens_N, domain_N=domain_N, domains=domains)
+    shuffled = mutual_information_baseline(counts_NLE=counts_NLE, domain_N=domain_N, domains=domains, draws=draws)
     return {
         "moe/mutual_information": float(_information(share_DLE).mean()),
         "moe/mutual_information_shuffled": float(shuffled.mean()),

@@ -84,10 +84,10 @@ def test_two_pass_is_exact_with_dropout():
     counted, used = [], []
 
     class Compare(ExpertFrequencySync):
-        def _global(self, stats, own):
+        def _global(self, trainer, stats, own):
             counted.append(self._whole_window[0][:, :-1])
             used.append(own.counts_LME.sum(1))
-            return super()._global(stats, own)
+            return super()._global(trainer, stats, own)
 
     fit(steps=3, accumulate=2, callbacks=[Compare(mode="two_pass")], model=tiny_model(dropout=0.3))
     for step in range(3):

@@ -65,6 +65,7 @@ class AuxFreeBias(pl.Callback):
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
         total, steps = self._sum, self._steps
         self._sum, self._steps = None, 0
+        assert total is not None, "no backward before this step"
         if dist.is_available() and dist.is_initialized() and trainer.world_size > 1:
             dist.all_reduce(total)
         if self.scope == "batch":

@@ -78,33 +78,34 @@ class ExpertFrequencySync(pl.Callback):
         self.window_LX, self.window_steps, self._whole_window = None, 0, None
 
     def _hook(self, _module: nn.Module, args: tuple[RouterStats], frequency: Frequency) -> Frequency | None:
-        assert self._trainer is not None
-        if self._counting or not self.active(self._trainer):
+        trainer = self._trainer
+        assert trainer is not None
+        if self._counting or not self.active(trainer):
             return None
-        return self._shuffled(args[0]) if self.mode == "shuffle" else self._global(args[0], frequency)
+        return self._shuffled(trainer, args[0]) if self.mode == "shuffle" else self._global(trainer, args[0], frequency)
 
-    def _global(self, stats: RouterStats, own: Frequency) -> Frequency:
-        blocks, ranks = stats.blocks, self._trainer.world_size
+    def _global(self, trainer: pl.Trainer, stats: RouterStats, own: Frequency) -> Frequency:
+        blocks, ranks = stats.blocks, trainer.world_size
         if self._whole_window is not None:
             window_LX, steps = self._whole_window
             tokens_L, forwards = window_LX[:, -1], ranks * steps
         else:
             step_LX = self._all_reduce(pack(own))
             tokens_L, forwards = step_LX[:, -1], ranks
-            keep = self.mode == "buffer" and self.window_LX is not None
-            window_LX = self.window_LX + step_LX if keep else step_LX
-            self.window_steps = self.window_steps + 1 if keep else 1
+            before_LX = self.window_LX if self.mode == "buffer" else None
+            window_LX = step_LX if before_LX is None else before_LX + step_LX
+            self.window_steps = 1 if before_LX is None else self.window_steps + 1
             self.window_LX, steps = window_LX, self.window_steps
         self.balance_blocks = blocks * ranks * steps
         counts_LME = window_LX[:, None, :-1].expand(-1, blocks, -1)
         return Frequency(counts_LME, mean_tokens(tokens_L, forwards * blocks, stats))
 
-    def _shuffled(self, stats: RouterStats) -> Frequency:
+    def _shuffled(self, trainer: pl.Trainer, stats: RouterStats) -> Frequency:
         """Deal the global batch's tokens at random into as many blocks as it has, and give each block one deal."""
-        ranks, rank, blocks = self._trainer.world_size, self._trainer.global_rank, stats.blocks
+        ranks, rank, blocks = trainer.world_size, trainer.global_rank, stats.blocks
         local = stats.valid_T.shape[0]
         # The same permutation on every rank, another one at every forward.
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._trainer.fit_loop.total_batch_idx)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + trainer.fit_loop.total_batch_idx)
         deal_T = torch.randperm(ranks * local, generator=generator)[rank * local : (rank + 1) * local]
         deal_T = (deal_T // (local // blocks)).to(stats.valid_T.device)
         counts_LDE = selection_counts(
@@ -144,6 +145,7 @@ class ExpertFrequencySync(pl.Callback):
             torch.set_rng_state(cpu)
             if cuda:
                 torch.cuda.set_rng_state_all(cuda)
+        assert total_LX is not None
         return self._all_reduce(total_LX), steps
 
     def _all_reduce(self, counts: Tensor) -> Tensor:

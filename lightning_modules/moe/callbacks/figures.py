@@ -21,6 +21,7 @@ class MoEFigures(pl.Callback):
         from lightning_modules.moe import figures as draw
 
         held_out = next(c for c in trainer.callbacks if isinstance(c, HeldOutEvaluation))
+        assert held_out.tally is not None, "the test split was not read"
         training = next((c for c in trainer.callbacks if isinstance(c, RoutingMetrics)), None)
         figures = draw.of_routing(tally=held_out.tally, domains=trainer.datamodule.domains, top_k=pl_module.tap.top_k)
         if training is not None and training.loads:

@@ -45,6 +45,7 @@ class LookPage(pl.Callback):
         if not (self.page and trainer.is_global_zero):
             return
         held_out = next(c for c in trainer.callbacks if isinstance(c, HeldOutEvaluation))
+        assert held_out.tally is not None, "the test split was not read"
         training = next((c for c in trainer.callbacks if isinstance(c, RoutingMetrics)), None)
         found = look.experts_page(
             held=self._routing.held(),

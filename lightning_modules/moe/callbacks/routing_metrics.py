@@ -56,8 +56,8 @@ class RoutingMetrics(pl.Callback):
         probs_LTE = stats.probs_LTE.detach()
         entropy = -(probs_LTE * probs_LTE.clamp(min=1e-9).log()).sum(-1)[:, stats.valid_T].mean()
         sync = next((c for c in trainer.callbacks if isinstance(c, ExpertFrequencySync)), None)
-        synced = sync is not None and sync.balance_blocks
-        balance_bsz = (sync.balance_blocks if synced else 1) * sequences // stats.blocks
+        synced = sync.balance_blocks if sync is not None else 0
+        balance_bsz = (synced or 1) * sequences // stats.blocks
         pl_module.log_dict(
             {
                 **scopes,
