@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,8 +41,9 @@ class Benchmarks:
 
     def prepare(self) -> None:
         """Read every file, so that a malformed one is named before the first question."""
-        readers = {"pope": files.read_pope, "mmvp": files.read_mmvp, "mmhal": files.read_mmhal}
-        self.items = {name: readers[name](*where) for name, where in self.paths.items()}
+        self.pope = files.read_pope(*self.paths["pope"]) if "pope" in self.paths else []
+        self.mmvp = files.read_mmvp(*self.paths["mmvp"]) if "mmvp" in self.paths else []
+        self.mmhal = files.read_mmhal(*self.paths["mmhal"]) if "mmhal" in self.paths else []
 
     def fingerprint(self) -> dict[str, str]:
         sums = {name: sha256(file) for name, (file, _) in self.paths.items()}
@@ -49,17 +51,17 @@ class Benchmarks:
 
     def run(self, desk: Desk) -> dict[str, float]:
         self.vlm.to(device())
-        metrics = {}
-        if "pope" in self.items:
-            right = self.right(self.items["pope"])
-            said_yes = [r == (item.right == 0) for r, item in zip(right, self.items["pope"], strict=True)]
+        metrics: dict[str, float] = {}
+        if self.pope:
+            right = self.right(self.pope)
+            said_yes = [r == (item.right == 0) for r, item in zip(right, self.pope, strict=True)]
             metrics |= {"svco/pope_file": _mean(right), "svco/pope_file_yes": _mean(said_yes)}
-        if "mmvp" in self.items:
-            right = self.right(self.items["mmvp"])
+        if self.mmvp:
+            right = self.right(self.mmvp)
             both = [a and b for a, b in zip(right[::2], right[1::2], strict=True)]
             metrics |= {"svco/mmvp_single": _mean(right), "svco/mmvp_paired": _mean(both)}
-        if "mmhal" in self.items:
-            answered = [{**r, "file": r["file"].name, "model_answer": self.answer(r)} for r in self.items["mmhal"]]
+        if self.mmhal:
+            answered = [{**r, "file": r["file"].name, "model_answer": self.answer(r)} for r in self.mmhal]
             (desk.folder / "tables").mkdir(exist_ok=True, parents=True)
             (desk.folder / "tables" / "mmhal_answers.json").write_text(json.dumps(answered, indent=1))
             metrics["svco/mmhal_answered"] = float(len(answered))
@@ -77,7 +79,7 @@ class Benchmarks:
         return found
 
     @torch.no_grad()
-    def answer(self, record: dict) -> str:
+    def answer(self, record: dict[str, Any]) -> str:
         ids, inputs = self.vlm.reader.prompt(record["question"], open_image(record["file"]))
         asked = ids[None].to(self.vlm.device)
         given = dict(input_ids=asked, attention_mask=torch.ones_like(asked), **self.vlm.placed(inputs))

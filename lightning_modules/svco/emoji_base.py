@@ -78,8 +78,8 @@ def _learned(
         prompts = [blind if draw.random() < no_image else shown[n] for n in picks]
         rows.append(
             [
-                Row(*prompt, [vlm.reader.response(caption(known[n]))[0]])
-                for n, prompt in zip(picks, prompts, strict=True)
+                Row(ids, inputs, [vlm.reader.response(caption(known[n]))[0]])
+                for n, (ids, inputs) in zip(picks, prompts, strict=True)
             ]
         )
     fit_batches(TellingModule(vlm=vlm, steps=steps, lr=lr, freeze_vision=False), rows, steps)

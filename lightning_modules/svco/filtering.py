@@ -1,5 +1,6 @@
 """Does the MVC filter earn its keep (section 4 of Wu et al.)? The same objective on filtered and on unfiltered pairs."""
 
+from functools import partial
 from typing import Any
 
 from datamodules.scenes.datamodule import Source
@@ -81,12 +82,14 @@ class Filtering(Arms):
     ) -> None:
         super().__init__(**shared)
         self.pairs = pairs
-        self.filter = dict(semantic=semantic, visual=visual, above=above, below=below, pixels=self.settings.pixels)
+        self.sieved = partial(
+            Sieved, semantic=semantic, visual=visual, above=above, below=below, pixels=self.settings.pixels
+        )
 
     def sources(self) -> dict[str, Sieved]:
         pool = self.settings.source
         return {
-            arm: Sieved(pool, count=self.pairs, sieve=sieve, **self.filter)
+            arm: self.sieved(pool, count=self.pairs, sieve=sieve)
             for arm, sieve in (("filtered", True), ("unfiltered", False))
         }
 
@@ -94,7 +97,8 @@ class Filtering(Arms):
         return [t for source in self.sources().values() for t in self.arms(self.settings._replace(source=source))]
 
     def run(self, desk: Desk) -> dict[str, float]:
-        rows, metrics = [], {}
+        rows: list[dict[str, Any]] = []
+        metrics: dict[str, float] = {}
         for arm, source in self.sources().items():
             train = source.pairs("train")
             foreign = sum(pair.category == "unrelated" for pair in train) / len(train)

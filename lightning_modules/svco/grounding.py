@@ -55,7 +55,7 @@ def pope(*, kinds: Sequence[str], says_yes: Sequence[bool]) -> dict[str, float]:
     Accuracy is the mean of that on positives and that on negatives, so unequal numbers do not tilt it.
     """
     rate = {
-        kind: float(np.mean([yes for k, yes in zip(kinds, says_yes, strict=True) if k == kind] or [np.nan]))
+        kind: float(np.mean([float(yes) for k, yes in zip(kinds, says_yes, strict=True) if k == kind] or [np.nan]))
         for kind in POPE_KINDS
     }
     return {

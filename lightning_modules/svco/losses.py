@@ -98,9 +98,11 @@ class Objective:
         scores, reference: log-probabilities [B] by name, summed over response tokens. tokens: response tokens [B] of
         `w` and `l`. `reference` is needed unless the objective is reference-free.
         """
-        assert self.reference == "none" or reference is not None
         length = {s: tokens[s[1]] for s in self.needs}
-        ratio = {s: scores[s] if self.reference == "none" else scores[s] - reference[s] for s in self.needs}
+        ratio = {s: scores[s] for s in self.needs}
+        if self.reference != "none":
+            assert reference is not None
+            ratio = {s: score - reference[s] for s, score in ratio.items()}
         if self.normalise:
             ratio = {s: r / length[s] for s, r in ratio.items()}
         found = {

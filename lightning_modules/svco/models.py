@@ -25,6 +25,9 @@ class VLM(nn.Module):
         reader: `Reader` of its processor.
     """
 
+    # transformers and PEFT give a model most of its attributes at run time.
+    net: Any
+
     def __init__(self, *, net: nn.Module, reader: Reader) -> None:
         super().__init__()
         self.net, self.reader = net, reader
@@ -33,7 +36,7 @@ class VLM(nn.Module):
         self.way = "shared" if self.family in SHARED and not self.windowed else "continued"
 
     @property
-    def core(self) -> nn.Module:
+    def core(self) -> Any:
         """The transformers model, adapters (if any) inside its layers."""
         return self.net.get_base_model() if hasattr(self.net, "get_base_model") else self.net
 
@@ -82,7 +85,7 @@ class VLM(nn.Module):
         return torch.cat([tokens for features in found for tokens in features])
 
 
-def prepared(*, net: nn.Module, reader: Reader, lora_rank: int, freeze_vision: bool) -> VLM:
+def prepared(*, net: Any, reader: Reader, lora_rank: int, freeze_vision: bool) -> VLM:
     """Vision weights frozen, LoRA on the decoder's linear layers, both when asked."""
     if lora_rank:
         from peft import LoraConfig, get_peft_model

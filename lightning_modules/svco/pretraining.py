@@ -12,7 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.scenes.pairs import generator, training_text
 from datamodules.scenes.reader import Reader
@@ -104,16 +104,12 @@ def pretrained_vlm(
 ) -> VLM:
     """The embedded model, made under `cache_dir` when it is not there (about two minutes on one core)."""
     sizes = dict(width=width, vision_layers=vision_layers, layers=layers, heads=heads, pixels=pixels)
-    key = dict(
-        version=VERSION, seed=seed, prior=prior, vision_steps=vision_steps, steps=steps, scenes=scenes, batch=batch
-    )
-    key |= dict(vision_lr=vision_lr, lr=lr, no_image=no_image, **sizes)
+    settings: dict[str, Any] = dict(prior=prior, vision_steps=vision_steps, steps=steps, scenes=scenes, batch=batch)
+    settings |= dict(vision_lr=vision_lr, lr=lr, no_image=no_image)
     folder = made(
         folder=Path(cache_dir) / "svco" / "base",
-        key=key,
-        make=lambda place: _pretrain(
-            place, sizes=sizes, **{k: v for k, v in key.items() if k not in (*sizes, "version")}
-        ),
+        key={"version": VERSION, "seed": seed, **settings, **sizes},
+        make=lambda place: _pretrain(place, sizes=sizes, seed=seed, **settings),
         thing=Thing("base model", "scenes", f"seed {seed}", vision_steps + steps, "every objective is trained from it"),
     )
     return load_vlm(
@@ -171,7 +167,7 @@ def pretrain(
     biased = [draw_scene(draw, prior=prior) for _ in range(scenes)]
     pixels = _pixels(vlm, biased, sizes["pixels"])
     side = sizes["pixels"] // 8
-    rows = []
+    rows: list[list[Row]] = []
     for _ in range(steps):
         rows.append([])
         for number in draw.integers(scenes, size=batch):
@@ -185,8 +181,21 @@ def pretrain(
     return vlm, report
 
 
+class Batches(Dataset[Any]):
+    """As they are, in their order."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.batches[number]
+
+
 def fit_batches(module: pl.LightningModule, batches: list[Any], steps: int) -> None:
-    loader = DataLoader(batches, batch_size=None, collate_fn=lambda b: b, generator=torch.Generator())
+    loader = DataLoader(Batches(batches), batch_size=None, collate_fn=lambda b: b, generator=torch.Generator())
     inner_trainer(max_steps=steps, gradient_clip_val=1.0).fit(module, train_dataloaders=loader)
 
 

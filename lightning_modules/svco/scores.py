@@ -48,7 +48,9 @@ def pack(rows: Sequence[Row], *, pad: int) -> Packed:
     ids_RT = torch.full((len(rows), width), pad)
     positions_RT = torch.zeros(len(rows), width, dtype=torch.long)
     segment_RT = torch.full((len(rows), width), -1)
-    source, target, score = [], [], []
+    source: list[Tensor] = []
+    target: list[Tensor] = []
+    score: list[Tensor] = []
     for r, row in enumerate(rows):
         start = len(row.prompt)
         ids_RT[r, :start], segment_RT[r, :start] = row.prompt, 0

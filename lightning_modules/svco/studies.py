@@ -191,19 +191,26 @@ class Compare(Arms):
         desk.figure("objectives", draw.objectives_figure(values=values, shown=self.shown))
         last = "svco" if "svco" in found else list(found)[-1]
         desk.figure("log_probabilities", draw.conditions_figure(before=found["base"].scores, after=found[last].scores))
-        shown = dict(pixels=self.settings.pixels, name=f"{len(self.objectives)} objectives", text=desk.text)
-        models = {name: f.scores for name, f in found.items()}
-        desk.page(look.KIND, look.TITLE, lambda: look.pairs_page(pairs=self.test_set(), models=models, **shown))
+        desk.page(look.KIND, look.TITLE, lambda: self.page(found, text=desk.text))
         return {f"{m}_{name}": f.metrics[m] for name, f in found.items() for m in self.shown} | self.more(
             found, last, desk
+        )
+
+    def page(self, found: dict[str, Found], *, text: bool) -> dict[str, Any]:
+        return look.pairs_page(
+            pairs=self.test_set(),
+            models={name: f.scores for name, f in found.items()},
+            pixels=self.settings.pixels,
+            name=f"{len(self.objectives)} objectives",
+            text=text,
         )
 
     def more(self, found: dict[str, Found], last: str, desk: Desk) -> dict[str, float]:
         """What only scenes can tell: captions, scenes as in pretraining, gain against dependency."""
         if not self.on_scenes:
             return {}
-        pictures = dict(before=found["base"].captions, after=found[last].captions, pixels=self.settings.pixels)
-        desk.figure("examples", draw.examples_figure(**pictures))
+        before, after = found["base"].captions, found[last].captions
+        desk.figure("examples", draw.examples_figure(before=before, after=after, pixels=self.settings.pixels))
         metrics = {f"svco/accuracy_biased_{name}": f.metrics["svco/accuracy_biased"] for name, f in found.items()}
         for name in self.objectives:
             _, _, fit = dependency(found["base"], found[name])
@@ -228,7 +235,8 @@ class Dependency(Arms):
                 f"{self.settings.source.name} has pairs of {len(base.with_image)} categories, too few for a correlation; "
                 "expected three at least in the records' 'category', or study.judged_on=scenes."
             )
-        metrics, rows = {}, []
+        metrics: dict[str, float] = {}
+        rows: list[dict[str, Any]] = []
         for name in self.objectives:
             depends, gain, fit = dependency(base, self.measured(self.chosen(name, desk).vlm))
             metrics |= {f"svco/dependency_rho_{name}": fit["rho"], f"svco/dependency_p_{name}": fit["p"]}

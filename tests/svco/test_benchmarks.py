@@ -33,11 +33,11 @@ def test_all_three_on_a_tiny_model(folder):
     study.prepare()
     found = study.run(Desk(folder=folder / "run"))
     # Yes to all or no to all gets half of a balanced set, and no pair whose answers differ.
-    right = study.right(study.items["pope"])
+    right = study.right(study.pope)
     assert found["svco/pope_file"] == sum(right) / 4
-    says = [r == (i.right == 0) for r, i in zip(right, study.items["pope"], strict=True)]
+    says = [r == (i.right == 0) for r, i in zip(right, study.pope, strict=True)]
     assert found["svco/pope_file_yes"] == sum(says) / 4
-    pairs = study.right(study.items["mmvp"])
+    pairs = study.right(study.mmvp)
     assert found["svco/mmvp_paired"] == sum(pairs[i] and pairs[i + 1] for i in (0, 2)) / 2
     answers = json.loads((folder / "run" / "tables" / "mmhal_answers.json").read_text())
     assert answers[0]["file"] == "2.jpg" and isinstance(answers[0]["model_answer"], str)

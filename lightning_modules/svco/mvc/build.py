@@ -142,7 +142,9 @@ class BuildMVC:
         target = desk.folder / "mvc"
         shutil.rmtree(target, ignore_errors=True)
         (target / "images").mkdir(parents=True)
-        pairs, sheet, counts = [], {"kept": [], "rejected": []}, Counter()
+        pairs: list[mvc.Pair] = []
+        sheet: dict[str, list[tuple[Path, dict[str, Any]]]] = {"kept": [], "rejected": []}
+        counts: Counter[tuple[str, str]] = Counter()
         for folder in self.parts():
             for row in map(json.loads, (folder / "rows.jsonl").read_text().splitlines()):
                 kept = row["verdict"].startswith("kept")
@@ -150,9 +152,16 @@ class BuildMVC:
                 sheet["kept" if kept else "rejected"].append((folder, row))
                 if kept:
                     images = [shutil.copy(folder / name, target / "images" / name) for name in row["images"]]
-                    texts = dict(instruction=row["question"], chosen=row["one"], rejected=row["other"])
-                    paths = dict(chosen_image=Path(images[0]), rejected_image=Path(images[1]))
-                    pairs.append(mvc.Pair(**texts, **paths, category=row["category"]))
+                    pairs.append(
+                        mvc.Pair(
+                            instruction=row["question"],
+                            chosen_image=Path(images[0]),
+                            rejected_image=Path(images[1]),
+                            chosen=row["one"],
+                            rejected=row["other"],
+                            category=row["category"],
+                        )
+                    )
         if not pairs:
             raise ValueError(
                 f"none of {sum(counts.values())} candidates was kept ({dict(counts.most_common(3))}); lower study.above, "

@@ -53,10 +53,15 @@ class SceneCandidates:
             unrelated = draw.random() < self.unrelated
             if not unrelated:
                 other = contrast(one, category=category, draw=draw)
-            pictures = [render(scene, pixels=self.pixels) for scene in (one, other)]
-            captions = [language.caption(scene, phrasing=number) for scene in (one, other)]
-            flip = category == "position" and not unrelated
-            yield Candidate(f"scene-{number:06d}", *pictures, *captions, "unrelated" if unrelated else category, flip)
+            yield Candidate(
+                name=f"scene-{number:06d}",
+                one=render(one, pixels=self.pixels),
+                other=render(other, pixels=self.pixels),
+                caption_one=language.caption(one, phrasing=number),
+                caption_other=language.caption(other, phrasing=number),
+                category="unrelated" if unrelated else category,
+                flip=category == "position" and not unrelated,
+            )
 
 
 class EmojiCandidates:
@@ -89,6 +94,12 @@ class EmojiCandidates:
 
     def part(self, start: int, stop: int) -> Iterator[Candidate]:
         for number, (one, other, category) in enumerate(self._pairs[start:stop], start=start):
-            pictures = [on_white(e.image) for e in (one, other)]
-            captions = [caption(e) for e in (one, other)]
-            yield Candidate(f"emoji-{number:06d}", *pictures, *captions, category, category == "position")
+            yield Candidate(
+                name=f"emoji-{number:06d}",
+                one=on_white(one.image),
+                other=on_white(other.image),
+                caption_one=caption(one),
+                caption_other=caption(other),
+                category=category,
+                flip=category == "position",
+            )
