@@ -13,7 +13,7 @@ MUTANTS = (
         '"reject_mirror": ("nw", "lw")',
         TESTS,
     ),
-    ("no reference", LOSSES, "else scores[s] - reference[s]", "else scores[s]", TESTS),
+    ("no reference", LOSSES, "score - reference[s] for", "score for", TESTS),
     ("normalised by the other response's length", LOSSES, "tokens[s[1]] for s", 'tokens["w"] for s', TESTS),
     (
         "a response sees the other one",
