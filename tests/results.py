@@ -4,7 +4,6 @@ A test hands in its row and asserts by itself. Rows are written only with FACET_
 set it, so that `make test` leaves the committed tables alone.
 """
 
-import functools
 import json
 import os
 from pathlib import Path
@@ -16,8 +15,8 @@ from lightning_modules.runtime.provenance import commit, machine
 
 PROJECT = Path(__file__).parents[1]
 RESULTS = PROJECT / "docs" / "results"
-# Asked once, before the first row is written: a table that changes would make every later row `-dirty`.
-checked_out = functools.cache(commit)
+# Asked before the first row is written, by each of pytest's workers: a table that changes would make later rows `-dirty`.
+CHECKED_OUT = commit()
 
 
 def note(table: str, *, key: tuple[str, ...], command: str, folder: Path = RESULTS, **row: Any) -> None:
@@ -28,7 +27,7 @@ def note(table: str, *, key: tuple[str, ...], command: str, folder: Path = RESUL
     with FileLock(folder / f".{table}.lock"):
         rows = json.loads(path.read_text()) if path.is_file() else []
         others = [r for r in rows if any(r.get(k) != row[k] for k in key)]
-        rows = [*others, {**row, "commit": row.get("commit") or checked_out(), "command": command}]
+        rows = [*others, {**row, "commit": row.get("commit") or CHECKED_OUT, "command": command}]
         rows.sort(key=lambda r: [str(r.get(k)) for k in key])
         path.write_text("[\n" + ",\n".join(" " + json.dumps(r) for r in rows) + "\n]\n")
 

@@ -71,6 +71,21 @@ def experts_have_the_precision(cfg: DictConfig) -> Iterator[str]:
         )
 
 
+def can_be_compiled(cfg: DictConfig) -> Iterator[str]:
+    if not cfg.module.compile:
+        return
+    if cfg.model.experts_implementation == "sorted" and cfg.trainer.accelerator == "cpu":
+        yield (
+            "module.compile is true, but on the CPU model.experts_implementation=sorted reads how many tokens each expert "
+            "has, which breaks the graph; the nearest is model.experts_implementation=grouped_mm."
+        )
+    if "FullySharded" in str(cfg.trainer.strategy):
+        yield (
+            "module.compile is true with trainer=fsdp, which gathers and frees weights between the layers of the graph; "
+            "the nearest is trainer=ddp_gpu, or module.compile=false."
+        )
+
+
 def positions_suffice(cfg: DictConfig) -> Iterator[str]:
     if cfg.data.seq_len > cfg.model.max_positions:
         yield (
@@ -113,6 +128,7 @@ CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
     shape_fits,
     bias_has_a_router,
     experts_have_the_precision,
+    can_be_compiled,
     positions_suffice,
     schedule_is_in_order,
     paths_are_there,

@@ -17,6 +17,7 @@ from lightning_modules.moe.routers import mixtures_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+DTYPES = ("float32", "bfloat16")
 FAMILIES = ("qwen3_moe", "qwen2_moe", "olmoe", "deepseek_v3")
 
 
@@ -39,12 +40,14 @@ def build_moe(
     experts_implementation: str = "sorted",
     attention: str = "causal_sdpa",
     gradient_checkpointing: bool = False,
+    dtype: str = "float32",
     device: str = "cpu",
 ) -> nn.Module:
     """A transformers MoE causal LM of `family`, freshly initialised.
 
     `shared_width` is the width of the shared expert (Qwen2-MoE, DeepSeek-V3; 0 means `expert_width`). `dropout` is
-    that of attention, the only one these families have. `device='meta'` builds the shape without its memory.
+    that of attention, the only one these families have. `dtype` is that of the weights, which are drawn in float32 and
+    rounded. `device='meta'` builds the shape without its memory.
     Its own auxiliary loss plays no part: it is not asked for, Facet computes the load-balancing loss.
 
     Raises ValueError for an unknown family, top_k > experts, or sizes that do not fit together.
@@ -54,6 +57,7 @@ def build_moe(
     import lightning_modules.moe.attention  # registers `causal_sdpa`
     import lightning_modules.moe.experts  # noqa: F401, registers the `sorted` backend
 
+    check_choice("model.dtype", dtype, DTYPES)
     check_shape(family=family, experts=experts, top_k=top_k, hidden_size=hidden_size, heads=heads, kv_heads=kv_heads)
     config = CONFIGS[family](
         dict(
@@ -81,7 +85,8 @@ def build_moe(
         )
     if gradient_checkpointing:
         checkpoint_activations(model)
-    return model
+    # A plan makes its weights in another dtype than torch's default.
+    return model if dtype == "float32" else model.to(getattr(torch, dtype))
 
 
 def checkpoint_activations(model: Any) -> None:

@@ -14,6 +14,7 @@ from lightning_modules.common import metric_names as names
 from lightning_modules.common.bounds import Count, Weight
 from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.moe.attention import apart, mask_for
+from lightning_modules.moe.compiled import compiled
 from lightning_modules.moe.head import Head
 from lightning_modules.moe.losses import (
     Frequency,
@@ -37,6 +38,7 @@ class MoELM(pl.LightningModule):
         z_weight: of the router z-loss.
         layer_reduction: `mean` or `sum` of the LBL over layers.
         optimizer: plain arguments of `adamw_with_schedule`.
+        compile: torch.compile for the model without its head, in one graph without a break.
     """
 
     also_forwards = ("counts",)
@@ -52,6 +54,7 @@ class MoELM(pl.LightningModule):
         z_weight: Weight = 0.001,
         layer_reduction: str = "mean",
         optimizer: dict[str, Any] | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if block is not None and (block < 1 or max(block, micro_batch) % min(block, micro_batch)):
@@ -65,6 +68,8 @@ class MoELM(pl.LightningModule):
         self.layer_reduction = layer_reduction
         self.optimizer_args = dict(optimizer or {})
         self.tap, self.head = RouterTap(model), Head(model)
+        # The head puts hidden states in the body's place, which a body that is compiled itself would not take.
+        self._compiled = compiled(self.head.body) if compile else None
         self.expert_frequency = ExpertFrequency()
         self.last_routing: RouterStats | None = None
 
@@ -83,7 +88,8 @@ class MoELM(pl.LightningModule):
         """
         self.tap.clear()
         seen = self._seen(batch.get("attention_mask"), batch.get("document"))
-        return self.head.body(input_ids=batch["input_ids"], use_cache=False, **seen).last_hidden_state
+        body = self._compiled or self.head.body
+        return body(input_ids=batch["input_ids"], use_cache=False, **seen).last_hidden_state
 
     def _seen(self, valid_BS: Tensor | None, document_BS: Tensor | None) -> dict[str, Any]:
         if document_BS is not None:

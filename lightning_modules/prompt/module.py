@@ -49,7 +49,8 @@ class PromptTuning(SavesWhatTrains):
     ) -> None:
         super().__init__()
         self.backbone, self.tuner = backbone.load(), tuner
-        self.before = self.backbone.fingerprint()
+        # `before` names the backbone; `frozen` is what it is once the trainer's precision has cast it.
+        self.before = self.frozen = self.backbone.fingerprint()
         tuner.attach(self.backbone)
         self.settings = {"warmup_steps": warmup_steps, "min_lr_ratio": min_lr_ratio}
         self.lr, self.weight_decay = lr, weight_decay
@@ -91,6 +92,9 @@ class PromptTuning(SavesWhatTrains):
         scheduler = warm_up_and_cosine(optimizer, total_steps=steps, **self.settings)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_fit_start(self) -> None:
+        self.frozen = self.backbone.fingerprint()
+
     def on_fit_end(self) -> None:
         self.check_frozen()
 
@@ -98,7 +102,7 @@ class PromptTuning(SavesWhatTrains):
         """AssertionError when a frozen backbone is no longer what it was."""
         if not isinstance(self.tuner, FullFineTuning):
             after = self.backbone.fingerprint()
-            assert after == self.before, f"the frozen backbone changed: {self.before} before, {after} after"
+            assert after == self.frozen, f"the frozen backbone changed: {self.frozen} before, {after} after"
 
     def count_parameters(self) -> dict[str, int]:
         return {"total": count(dict(self.backbone.named_parameters())), "trained": count(self.trained())}

@@ -76,7 +76,8 @@ class MaskedLM(pl.LightningModule):
     def export(self, folder: Path, *, datamodule: Any) -> Path:
         """A folder for AutoModelForMaskedLM and AutoTokenizer; kept for `LanguageBackbone.load` too."""
         self.save(folder)
-        if self.trainer.max_steps == self.spec.steps:
+        # What later runs of every precision take is trained in float32.
+        if self.trainer.max_steps == self.spec.steps and self.trainer.precision == "32-true":
             self.spec.keep(folder)
         return folder
 
@@ -87,7 +88,8 @@ class MaskedLM(pl.LightningModule):
 
 def pretrain(spec: Pretrained, folder: Path) -> None:
     """Train `spec` from its seed and write it to `folder`."""
-    trainer = inner_trainer(max_steps=spec.steps, **TRAINER)
+    # One backbone serves runs of every precision.
+    trainer = inner_trainer(max_steps=spec.steps, precision="32-true", **TRAINER)
     with torch.random.fork_rng():
         module = MaskedLM(backbone=spec)
         trainer.fit(module, datamodule=spec.data())

@@ -60,6 +60,7 @@ def batches_divide(cfg: DictConfig) -> Iterator[str]:
 CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
     devices.machine_has_the_devices,
     devices.precision_is_there,
+    devices.studies_keep_their_weights,
     slurm.can_be_submitted,
     batches_divide,
     steps_are_counted,

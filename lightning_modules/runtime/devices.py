@@ -85,6 +85,15 @@ def machine_has_the_devices(cfg: DictConfig) -> Iterator[str]:
         yield f"trainer.devices is {cfg.trainer.devices}, but this machine has {found}; the nearest is {found}."
 
 
+def studies_keep_their_weights(cfg: DictConfig) -> Iterator[str]:
+    given = str(cfg.trainer.precision)
+    if cfg.study and given in ("bf16-true", "16-true"):
+        yield (
+            f"trainer.precision is {given}, which would cast the model that a study trains on and measures with; the "
+            f"nearest is {given.replace('true', 'mixed')}."
+        )
+
+
 def precision_is_there(cfg: DictConfig) -> Iterator[str]:
     import torch
 

@@ -123,7 +123,7 @@ def count(cfg: DictConfig, datamodule: Any) -> tuple[Counted, pl.LightningModule
     """(one micro-step of one device, the module that took it). The data must be prepared."""
     forwards = cfg.trainer.accumulate_grad_batches * devices.processes(cfg)
     if not made_from_sizes(cfg):
-        module = instantiate(cfg.module)
+        module = instantiate(uncompiled(cfg))
         return _counted_in_training(cfg, datamodule, module, forwards=forwards), module
     # A loader of a copy, as the order is fixed once it has been asked for.
     datamodule = copy.copy(datamodule)
@@ -133,7 +133,7 @@ def count(cfg: DictConfig, datamodule: Any) -> tuple[Counted, pl.LightningModule
     batch = datamodule.train_batch(0)
     with FakeTensorMode() as mode, warnings.catch_warnings(action="ignore"), weights_of(dtype_of(cfg)):
         # The backend of experts that can run without values.
-        sizes = OmegaConf.merge(cfg.module, {"model": {"experts_implementation": "sorted"}})
+        sizes = OmegaConf.merge(uncompiled(cfg), {"model": {"experts_implementation": "sorted"}})
         module = instantiate(sizes)
         fake = {name: mode.from_tensor(value) for name, value in batch.items()}
         mixed = str(cfg.trainer.precision).endswith("-mixed")
@@ -145,6 +145,11 @@ def count(cfg: DictConfig, datamodule: Any) -> tuple[Counted, pl.LightningModule
                 loss = module.training_step(fake, 0)["loss"]
             loss.backward()
     return counter.counted, module
+
+
+def uncompiled(cfg: DictConfig) -> DictConfig:
+    """The config of its module, whose operations are counted one by one."""
+    return OmegaConf.merge(cfg.module, {"compile": False}) if "compile" in cfg.module else cfg.module
 
 
 def made_from_sizes(cfg: DictConfig) -> bool:
@@ -167,9 +172,10 @@ def _counted_in_training(cfg: DictConfig, datamodule: Any, module: pl.LightningM
 
 
 def dtype_of(cfg: DictConfig) -> torch.dtype:
-    """Of the weights: a mixed precision keeps them in float32."""
+    """Of the weights: a mixed precision keeps them as `model.dtype` says, in float32 by itself."""
     known = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
-    return known.get(str(cfg.trainer.precision), torch.float32)
+    own = getattr(torch, str(OmegaConf.select(cfg, "module.model.dtype")), torch.float32)
+    return known.get(str(cfg.trainer.precision), own)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from lightning_modules.common.files import write_atomically
 from lightning_modules.common.say import say
 from lightning_modules.look.page import LOOK
 from lightning_modules.runtime import console as console_log
-from lightning_modules.runtime import errors, memory, pace, provenance, quiet, records, tracking
+from lightning_modules.runtime import errors, memory, pace, provenance, quiet, ranks, records, tracking
 from lightning_modules.runtime.study import Desk, Study, needs
 from lightning_modules.runtime.teller import Teller
 from lightning_modules.training.checkpoints import CheckedCheckpoints, newest_valid
@@ -76,11 +76,15 @@ def _run(
         reason = f"{type(error).__name__}: {errors.reason(error)}"
         if first:
             (folder / "failure.txt").write_text(reason)
+        elif isinstance(error, Exception):
+            ranks.said_by(folder, rank_zero_only.rank).write_text(reason)
         if tracker:
             stopped = isinstance(error, (Preempted, KeyboardInterrupt, SystemExit))
             tracker.end("KILLED" if stopped else "FAILED", reason=reason)
         raise
-    (folder / "failure.txt").unlink(missing_ok=True)
+    if first:
+        for told in folder.glob("failure*.txt"):
+            told.unlink(missing_ok=True)
     if tracker:
         tracker.end("FINISHED")
     if first:
@@ -130,7 +134,13 @@ def _work(
     if resume and trainer.is_global_zero:
         say(f"Going on from {resume}.")
     told = dict(folder=folder, tracker=tracker, resume=resume, expected=expected)
-    with memory.out_of_memory_told(cfg, module):
+
+    def give_up(reason: str) -> None:
+        (folder / "failure.txt").write_text(reason)
+        if tracker:
+            tracker.end("FAILED", reason=reason)
+
+    with memory.out_of_memory_told(cfg, module), ranks.together(folder, give_up):
         return _fit_and_test(cfg, trainer, module, datamodule, **told)
 
 
@@ -194,7 +204,8 @@ def _finish(result: dict[str, Any], *, folder: Path, tracker: tracking.Tracker |
 def clear(folder: Path) -> None:
     """Forget an earlier run of this directory; its record in MLflow stays."""
     (folder / "result.json").unlink(missing_ok=True)
-    for name in ("run.json", "tracking.jsonl", "tracking.done", "failure.txt", LOOK):
+    told = [path.name for path in folder.glob("failure*.txt")]
+    for name in ("run.json", "tracking.jsonl", "tracking.done", LOOK, *told):
         (folder / name).unlink(missing_ok=True)
     for name in ("checkpoints", "figures", "tables", "export"):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -106,7 +106,8 @@ class SVCO(SavesWhatTrains):
         if kind == "cached":
             return {name: value[numbers] for name, value in self._cache[split].items()}
         if self._frozen:
-            self._frozen[0].to(self.device)
+            # In the dtype that the trainer's precision gave the model that trains.
+            self._frozen[0].to(self.device, self.vlm.core.dtype)
             return pair_scores(self._frozen[0], pairs, self.objective.needs)
         with self.vlm.net.disable_adapter():
             return pair_scores(self.vlm, pairs, self.objective.needs)

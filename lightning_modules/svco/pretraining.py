@@ -196,7 +196,9 @@ class Batches(Dataset[Any]):
 
 def fit_batches(module: pl.LightningModule, batches: list[Any], steps: int) -> None:
     loader = DataLoader(Batches(batches), batch_size=None, collate_fn=lambda b: b, generator=torch.Generator())
-    inner_trainer(max_steps=steps, gradient_clip_val=1.0).fit(module, train_dataloaders=loader)
+    # One base serves runs of every precision.
+    trainer = inner_trainer(max_steps=steps, gradient_clip_val=1.0, precision="32-true")
+    trainer.fit(module, train_dataloaders=loader)
 
 
 def _labels(scene: Scene) -> list[int]:

@@ -15,7 +15,7 @@ from lightning_modules.common.making import Thing
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.module import SVCO
-from lightning_modules.training.inner import inner_trainer, seeded
+from lightning_modules.training.inner import inner_trainer, precision, seeded
 from lightning_modules.training.trained import save_weights, trained
 
 TRAINED = "trained.safetensors"
@@ -59,6 +59,7 @@ class Arm(NamedTuple):
             "seed": self.settings.seed,
             "pixels": self.settings.pixels,
             "lora": self.vlm.adapted,
+            **({} if precision() == "32-true" else {"precision": precision()}),
         }
         return {"folder": Path(self.settings.cache_dir) / "svco" / "tuned", "key": key}
 

@@ -21,6 +21,15 @@ def test_three_steps_with_clipping(precision, family, experts):
     assert curve.loss == pytest.approx(wide.loss, rel=0.01)
 
 
+@pytest.mark.parametrize("family", ["qwen3_moe", "deepseek_v3"])
+def test_weights_in_bfloat16_are_the_float32_draw_rounded_and_learn(family):
+    wide, half = tiny_model(family), tiny_model(family, dtype="bfloat16")
+    for (name, one), other in zip(wide.named_parameters(), half.parameters(), strict=True):
+        assert torch.equal(one.bfloat16(), other), name
+    curve, _, _ = fit(model=half, steps=10)
+    assert curve.loss[-1] < curve.loss[0]
+
+
 def test_a_bias_moves_by_its_rate_in_bfloat16():
     callback = AuxFreeBias(rate=0.001)
     model = tiny_model("deepseek_v3")

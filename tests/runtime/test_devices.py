@@ -43,6 +43,14 @@ def test_a_precision_that_the_device_lacks(eight_gpus):
     assert error == "trainer.precision is 16-mixed, which the CPU lacks; the nearest is bf16-mixed."
 
 
+def test_a_study_casts_no_model_that_it_measures_with():
+    found = preflight.examine(["experiment=prompt/transfer", "trainer.precision=bf16-true"])[0]
+    assert found == [
+        "trainer.precision is bf16-true, which would cast the model that a study trains on and measures with; the nearest "
+        "is bf16-mixed."
+    ]
+
+
 def test_float64_has_no_grouped_product():
     (error,) = said("trainer.precision=64-true", "model.experts_implementation=grouped_mm")
     assert error.endswith("the nearest is model.experts_implementation=sorted.")
