@@ -109,6 +109,21 @@ report: $(READY) ## the claims table from the runs that MLflow has; writes docs/
 ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (loopback only)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
 
+.venv-docs/.ready: docs/site/requirements.lock
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r docs/site/requirements.lock
+	@touch $@
+
+# Types in the reference are those of the code, hence the project's own Python beside the site's.
+SITE = mkdir -p .cache && $(BIN)/python -m lightning_modules.runtime.reference .cache/reference.md && \
+	FACET_REFERENCE=.cache/reference.md NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs
+
+docs: $(READY) .venv-docs/.ready ## the site of these pages, into site/: open site/index.html; stops at a dead link or a missing figure
+	$(SITE) build --quiet --strict
+
+docs-serve: $(READY) .venv-docs/.ready ## the site on http://127.0.0.1:8000, made again when a page changes
+	$(SITE) serve --dev-addr 127.0.0.1:8000
+
 lint: $(READY) ## ruff: lint and format check; mypy: types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
@@ -121,4 +136,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run recipes sweep resume replay diff look plan sync test test-fast test-ui test-server test-slurm test-load mutants bench soak machines families files claims report ui lint format hooks clean-runs
+.PHONY: help setup run recipes sweep resume replay diff look plan sync test test-fast test-ui test-server test-slurm test-load mutants bench soak machines families files claims report ui docs docs-serve lint format hooks clean-runs

@@ -108,7 +108,7 @@ def nodes(cfg: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 def _arguments(*, path: str, node: DictConfig, function: Callable[..., Any]) -> list[str]:
     called = function.__init__ if inspect.isclass(function) else function
     parameters = dict(inspect.signature(function).parameters)
-    hints = _hints(inspect.unwrap(called))
+    told = hints(inspect.unwrap(called))
     given = GIVEN.get(path, set())
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     found = []
@@ -123,7 +123,7 @@ def _arguments(*, path: str, node: DictConfig, function: Callable[..., Any]) -> 
                 expected = [p for p in parameters if p not in given and p != "self"]
                 found.append(f"{full}: {target_name(function)} takes no {key!r}{nearest(key, expected)}.")
         else:
-            found += _value(full=full, node=node, key=key, hint=hints.get(key, Any))
+            found += _value(full=full, node=node, key=key, hint=told.get(key, Any))
     if node.get("_partial_") or "_args_" in node:
         # The rest is given by who calls it, or by position.
         return found
@@ -138,7 +138,7 @@ def _arguments(*, path: str, node: DictConfig, function: Callable[..., Any]) -> 
     return found
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def hints(function: Callable[..., Any]) -> dict[str, Any]:
     """Type hints by parameter; one that names what only a type checker imports says nothing, and the others stay."""
     try:
         return get_type_hints(function, include_extras=True)
