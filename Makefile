@@ -93,6 +93,9 @@ soak: $(READY) ## twenty kills of a two-rank run, each resumed; writes docs/resu
 machines: $(READY) ## trainings on a pretended device, on processes and strategies; writes docs/results/machines.json
 	FACET_RESULTS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m machines
 
+gpu: $(READY) ## on a machine with a GPU: is all as on the CPU, and how fast (under ten minutes; writes docs/results/)
+	$(BIN)/python -m tests.gpu
+
 families: $(READY) ## every mixture and vision-language family of transformers, tiny and random, against its plain forward; writes docs/results/families.json
 	FACET_RESULTS=1 $(BIN)/python -m tests.families.moe
 	FACET_RESULTS=1 $(BIN)/python -m tests.families.vlm
@@ -136,4 +139,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run recipes sweep resume replay diff look plan sync test test-fast test-ui test-server test-slurm test-load mutants bench soak machines families files claims report ui docs docs-serve lint format hooks clean-runs
+.PHONY: help setup run recipes sweep resume replay diff look plan sync test test-fast test-ui test-server test-slurm test-load mutants bench soak machines gpu families files claims report ui docs docs-serve lint format hooks clean-runs

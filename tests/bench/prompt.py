@@ -243,7 +243,6 @@ def main() -> None:
     transfer = [
         row("transfer matrix", PROMPTS / middle["matrix ours"], "cells/s"),
         row("speed", ratio("matrix peft", "matrix ours"), "x", goal=">= 2", peer="one prompt at a time with PEFT"),
-        row("GPU: matrix at MiniLM size", None, "", why="not measured: no GPU at hand"),
     ]
     write("prompt", rows, command="make bench")
     write("transfer", transfer, command="make bench")
