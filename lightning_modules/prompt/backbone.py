@@ -29,10 +29,13 @@ class Backbone(nn.Module):
     phrase_mask [C, W] for prototypes, with `phrases`, their name. It may lie on another device.
     """
 
+    # transformers gives a model most of its attributes at run time.
+    model: Any
+
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         super().__init__()
         self.model, self.tokenizer, self.kind = model.eval(), tokenizer, kind_of(model)
-        self.width = word_embedding(model).weight.shape[-1]
+        self.width: int = word_embedding(model).weight.shape[-1]
         self.requires_grad_(False)
         # RoBERTa's kin number positions by which tokens are not padding, and padding stands where a prompt will.
         self._first_position = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
@@ -178,7 +181,8 @@ def _cut(out: Any, batch: Batch) -> Any:
 def _prompted(embedding: nn.Module, prompt: Tensor | None, at: int) -> contextlib.AbstractContextManager[None]:
     if prompt is None or prompt.shape[-2] == 0:
         return contextlib.nullcontext()
-    length, done = prompt.shape[-2], []
+    length = prompt.shape[-2]
+    done: list[bool] = []
 
     def put(embeds_BTH: Tensor) -> Tensor | None:
         if done:

@@ -250,6 +250,8 @@ class MiniLM(HubBackbone):
         cache: git-ignored folder; the wheel lies in `cache`/downloads, its files, verified at each use, in `cache`/unpacked.
     """
 
+    cache: Path
+
     def __init__(self, *, cache: str, random_init: bool = False) -> None:
         self.cache, self.revision, self.head, self.random_init = Path(cache), None, "none", random_init
 

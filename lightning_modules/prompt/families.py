@@ -5,8 +5,12 @@ pre-hook there sees it, and edits it by returning another tensor.
 """
 
 import re
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # The down-projection of every layer, by the name of its module.
 DOWN = re.compile(
@@ -65,19 +69,19 @@ def kind_of(model: nn.Module) -> str:
     return "causal" if name in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() else "encoder"
 
 
-def body_of(model: nn.Module) -> nn.Module:
+def body_of(model: "PreTrainedModel") -> nn.Module:
     """All of a model but its head."""
     return model.base_model
 
 
-def word_embedding(model: nn.Module) -> nn.Module:
+def word_embedding(model: "PreTrainedModel") -> Any:
     """The module that reads a text's words; of an encoder-decoder the encoder's, where a prompt stands."""
     if getattr(model.config, "is_encoder_decoder", False):
         return model.get_encoder().get_input_embeddings()
     return model.get_input_embeddings()
 
 
-def start_token(model: nn.Module) -> int:
+def start_token(model: "PreTrainedModel") -> int:
     """What a decoder begins with. ValueError where its config names nothing."""
     generation = getattr(model, "generation_config", None)
     for config in (model.config, generation, model.config.get_text_config(decoder=True)):

@@ -52,8 +52,8 @@ class PromptTuning(SavesWhatTrains):
         # `before` names the backbone; `frozen` is what it is once the trainer's precision has cast it.
         self.before = self.frozen = self.backbone.fingerprint()
         tuner.attach(self.backbone)
-        self.settings = {"warmup_steps": warmup_steps, "min_lr_ratio": min_lr_ratio}
         self.lr, self.weight_decay = lr, weight_decay
+        self.warmup_steps, self.min_lr_ratio = warmup_steps, min_lr_ratio
 
     def trained(self) -> dict[str, nn.Parameter]:
         return self.tuner.trained(self.backbone)
@@ -89,7 +89,9 @@ class PromptTuning(SavesWhatTrains):
         parameters = list(self.trained().values())
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = warm_up_and_cosine(optimizer, total_steps=steps, **self.settings)
+        scheduler = warm_up_and_cosine(
+            optimizer, total_steps=steps, warmup_steps=self.warmup_steps, min_lr_ratio=self.min_lr_ratio
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:

@@ -1,7 +1,7 @@
 """Masked language modelling on the controlled language: how the embedded backbones come to be."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import pytorch_lightning as pl
 import torch
@@ -11,9 +11,21 @@ from lightning_modules.common import metric_names as names
 from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.training.inner import inner_trainer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Settings(TypedDict):
+    """Of `adamw_with_schedule`."""
+
+    warmup_steps: int
+    weight_decay: float
+    betas: tuple[float, float]
+
+
 # The run of `experiment=prompt/pretrain` and the automatic one take the same: their weights are the same.
 TRAINER = {"gradient_clip_val": 1.0}
-OPTIMIZER = {"warmup_steps": 100, "weight_decay": 0.01, "betas": (0.9, 0.98)}
+OPTIMIZER: Settings = {"warmup_steps": 100, "weight_decay": 0.01, "betas": (0.9, 0.98)}
 
 
 class Pretrained(Protocol):
@@ -22,7 +34,7 @@ class Pretrained(Protocol):
     steps: int
     lr: float
 
-    def build(self) -> nn.Module: ...
+    def build(self) -> "PreTrainedModel": ...
 
     def tokenizer(self) -> Any: ...
 

@@ -186,6 +186,7 @@ class BitFit(Hooked):
         return found
 
     def addition(self, module: nn.Module) -> nn.Module:
+        assert isinstance(module.bias, Tensor)
         return Shift(len(module.bias))
 
 
@@ -199,7 +200,7 @@ class Adapter(Hooked):
     def chosen(self, backbone: Backbone) -> dict[str, nn.Module]:
         return {f"layer{i}": module for i, module in enumerate(backbone.sites())}
 
-    def addition(self, module: nn.Module) -> nn.Module:
+    def addition(self, module: Any) -> nn.Module:
         width = module.nf if hasattr(module, "nf") else module.out_features
         return Bottleneck(width, self.rank)
 
@@ -223,7 +224,11 @@ class LoRA(Tuner):
         targets = [n for n, m in body.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
         conv = any(isinstance(m, Conv1D) for m in body.modules())
         config = LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, target_modules=targets, lora_dropout=0.0, fan_in_fan_out=conv
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # PEFT divides it by r, so that a fraction serves
+            target_modules=targets,
+            lora_dropout=0.0,
+            fan_in_fan_out=conv,
         )
         inject_adapter_in_model(config, body)
         self._config = config

@@ -60,7 +60,7 @@ def kind(target: str, source: str, skills: Mapping[str, str]) -> str:
 @torch.no_grad()
 def nearest_words(backbone: Backbone, prompt_PH: Tensor, *, most: int = 5) -> list[list[tuple[str, float]]]:
     """For each prompt token the words whose embeddings point most nearly its way, with the cosine."""
-    embeddings: Any = backbone.model.get_input_embeddings()  # type: ignore[operator]
+    embeddings = backbone.model.get_input_embeddings()
     table_VH = torch.nn.functional.normalize(embeddings.weight.float(), dim=1)
     cosine_PV = torch.nn.functional.normalize(prompt_PH.float().to(table_VH.device), dim=1) @ table_VH.T
     values, ids = cosine_PV.topk(most, dim=1)
