@@ -3,7 +3,7 @@
 Shape legend: B sequences of S tokens.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ def mask_for(model: "PreTrainedModel", valid_BS: Tensor | None) -> Tensor | None
     return causal_SS & valid_BS.bool()[:, None, None, :]
 
 
-def apart(model: Any, document_BS: Tensor) -> dict[str, Tensor]:
+def apart(model: "PreTrainedModel", document_BS: Tensor) -> dict[str, Tensor]:
     """What `model` is called with so that a token sees its own document alone and positions begin anew in each.
 
     document_BS: the number of each token's document, ascending. ValueError for a model that could not.

@@ -237,7 +237,7 @@ class LoRA(Tuner):
         weights = self.trained(backbone)
         config = copy.copy(self._config)
         # PEFT shortens the names it is given, and ours count from the body.
-        config.target_modules = {name.partition(".lora_")[0] for name in weights}
+        config.target_modules = sorted({name.partition(".lora_")[0] for name in weights})
         peft_folder.save_lora(weights, folder, config=config, model=backbone.model)
 
     def trained(self, backbone: Backbone) -> dict[str, nn.Parameter]:
