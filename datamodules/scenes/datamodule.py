@@ -3,27 +3,18 @@
 A batch is a list of `Encoded` pairs with their numbers: rows of different lengths are packed where they are used.
 """
 
-import re
-from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch.utils.data import DataLoader
 
-from datamodules.intake import Intake
 from datamodules.order import ORDER_VERSION
 from datamodules.ordered import Batches, OrderedDataModule, same
-from datamodules.scenes import mvc
+from datamodules.scenes.file_source import FileSource
 from datamodules.scenes.pairs import ScenePair, scene_pairs
 from datamodules.scenes.reader import Encoded, Reader
 from lightning_modules.common.bounds import Count, Share, Whole
 from lightning_modules.common.digests import digest
-from lightning_modules.common.files import sha256
-from lightning_modules.common.say import say
 
 
 class Source(Protocol):
@@ -75,103 +66,6 @@ class SceneSource:
         return scene_pairs(count=self.counts[split], split=split, **self.settings, **more)
 
 
-class MVCSource:
-    """An MVC file, the paper's `mvc.json` or one of ours. Held-out pairs are drawn, and no picture is in two splits.
-
-    Args:
-        file: JSON list or JSON lines. images: what relative image paths count from, by default the file's folder.
-        val, test: most pairs held out (240 for validation in the paper); pairs that share a picture go together.
-        skip_bad: leave malformed records out. seed: of the draw.
-    """
-
-    scenes = False
-
-    def __init__(
-        self,
-        *,
-        file: str,
-        images: str | None = None,
-        val: Count = 240,
-        test: Count = 240,
-        skip_bad: bool = False,
-        pixel_limit: Count = mvc.PIXEL_LIMIT,
-        seed: Whole = 0,
-    ) -> None:
-        self.seed = seed
-        self.name = file
-        self.intake = Intake(file, unit="pair")
-        self.file, self.held_out = Path(file), {"val": val, "test": test}
-        self.images, self.skip_bad, self.pixel_limit = Path(images) if images else None, skip_bad, pixel_limit
-
-    @cached_property
-    def all(self) -> list[mvc.Pair]:
-        pairs, bad = mvc.read(self.file, images=self.images, skip_bad=self.skip_bad, pixel_limit=self.pixel_limit)
-        self.intake.read = len(pairs) + len(bad)
-        for message in bad:
-            field = re.search(r"fields? ('\w+')", message)
-            self.intake.leave(f"malformed in {field[1]}" if field else "malformed")
-        if bad:
-            self.intake.warnings.append(f"the first record left out is {bad[0]}")
-        return pairs
-
-    @cached_property
-    def pictures(self) -> dict[Path, str]:
-        """The checksum of every picture."""
-        return {path: sha256(path) for pair in self.all for path in (pair.chosen_image, pair.rejected_image)}
-
-    @cached_property
-    def splits(self) -> dict[str, list[mvc.Pair]]:
-        """Pairs that a chain of shared pictures connects are drawn together; ValueError where nothing is left to train."""
-        ones, others = ([self.pictures[getattr(p, f"{s}_image")] for p in self.all] for s in ("chosen", "rejected"))
-        number = {sum_: n for n, sum_ in enumerate(dict.fromkeys([*ones, *others]))}
-        ends = [[number[sum_] for sum_ in sums] for sums in (ones, others)]
-        links = coo_matrix((np.ones(len(ones)), tuple(ends)), shape=(len(number),) * 2)
-        group = connected_components(links, directed=False)[1][ends[0]]
-        found: dict[str, list[mvc.Pair]] = {"test": [], "val": [], "train": []}
-        together: dict[int, list[mvc.Pair]] = {}
-        for pair, mine in zip(self.all, group.tolist(), strict=True):
-            together.setdefault(mine, []).append(pair)
-        for drawn in np.random.default_rng(self.seed).permutation(sorted(together)).tolist():
-            own = together[drawn]
-            fits = (name for name, most in self.held_out.items() if len(found[name]) + len(own) <= most)
-            found[next(fits, "train")] += own
-        sizes = ", ".join(f"{len(found[name])} {name}" for name in ("train", "val", "test"))
-        if not all(found.values()):
-            raise ValueError(
-                f"{self.file} holds {len(self.all)} pairs, which make {sizes}: pairs that share a picture stay together; "
-                f"expected some in each, with data.source.val and data.source.test, which are {self.held_out}, smaller."
-            )
-        say(f"{self.file}: {len(self.all)} pairs, {sizes}.")
-        self.intake.taken_are({name: [pair.category for pair in found[name]] for name in ("train", "val", "test")})
-        if contrary := self._contrary():
-            self.intake.warnings.append(
-                f"{contrary} pairs give two pictures the responses that another pair gives them the other way round. Decide "
-                "which is right."
-            )
-        self.intake.warn_of_few_tests()
-        return found
-
-    def _contrary(self) -> int:
-        """Pairs of which another says the opposite: to one question, of the same pictures."""
-        said: set[tuple[str, ...]] = set()
-        count = 0
-        for pair in self.all:
-            one, other = (self.pictures[path] for path in (pair.chosen_image, pair.rejected_image))
-            count += (pair.instruction, one, other, pair.rejected, pair.chosen) in said
-            count += (pair.instruction, other, one, pair.chosen, pair.rejected) in said
-            said.add((pair.instruction, one, other, pair.chosen, pair.rejected))
-        return count
-
-    def description(self) -> dict[str, Any]:
-        if not self.file.is_file():
-            return {"source": "mvc", "sha256": "missing", **self.held_out}
-        pictures = digest(sorted(self.pictures.values()))
-        return {"source": "mvc", "sha256": sha256(self.file), "pictures": pictures, **self.held_out, "seed": self.seed}
-
-    def pairs(self, split: str) -> list[mvc.Pair]:
-        return self.splits[split]
-
-
 class Numbered(NamedTuple):
     """A batch: numbers of the pairs in their split, and the pairs."""
 
@@ -204,7 +98,7 @@ class EncodedPairs(Batches):
 
 class PairsDataModule(OrderedDataModule):
     """Args:
-    source: `SceneSource` or `MVCSource`.
+    source: `SceneSource`, `MVCSource` or `PreferenceSource`.
     global_batch: pairs of one optimizer step over ranks and accumulation; eval_batch: of one forward of validation.
     pixels: side of a rendered scene. keep: keep encoded pairs in memory.
     """
@@ -229,7 +123,7 @@ class PairsDataModule(OrderedDataModule):
 
     def prepare_data(self) -> None:
         self.source.pairs("train")
-        if isinstance(self.source, MVCSource):
+        if isinstance(self.source, FileSource):
             self.source.intake.tell()
 
     def split(self, name: str) -> EncodedPairs:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image, ImageOps
 
@@ -65,37 +65,48 @@ class Pair:
 
 
 def open_image(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> Image.Image:
-    """The image in RGB and upright, as transformers' `load_image` has it.
-
-    ValueError naming the file when it is missing, unreadable or larger than `pixel_limit`, and where turning it into RGB
-    would show something else: behind transparency lie colours that nobody sees, 16 bits are cut off at 255,
-    and of what moves the first picture alone is seen.
-    """
+    """The image in RGB and upright, as transformers' `load_image` has it. ValueError as `opened`, and when it is missing."""
     if not path.is_file():
         raise ValueError(
-            f"{path}: no such image; paths in an MVC file count from its own folder or data.source.images."
+            f"{path}: no such image; paths in a file of pairs count from its own folder or data.source.images."
         )
+    return opened(path, name=str(path), limit=pixel_limit)
+
+
+def opened(file: Path | BinaryIO, *, name: str, limit: int) -> Image.Image:
+    """The image of a file called `name`, in RGB and upright.
+
+    ValueError naming it when it is unreadable or larger than `limit`, and where turning it into RGB would show something
+    else: behind transparency lie colours that nobody sees, 16 bits are cut off at 255, and of what moves the first picture
+    alone is seen.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             # The header tells the size; nothing is decoded before this check.
-            if image.width * image.height > pixel_limit:
+            if image.width * image.height > limit:
                 raise ValueError(
-                    f"{path} has {image.width} x {image.height} pixels; expected at most {pixel_limit:,} in all "
+                    f"{name} has {image.width} x {image.height} pixels; expected at most {limit:,} in all "
                     "(data.source.pixel_limit)."
                 )
             if (frames := getattr(image, "n_frames", 1)) > 1:
-                raise ValueError(f"{path} moves: it has {frames} frames; expected one picture.")
+                raise ValueError(f"{name} moves: it has {frames} frames; expected one picture.")
             if image.mode.startswith(("I", "F")):
-                raise ValueError(f"{path} has {image.mode} pixels of more than 8 bits; expected 8 bits a channel.")
+                raise ValueError(f"{name} has {image.mode} pixels of more than 8 bits; expected 8 bits a channel.")
             if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
                 raise ValueError(
-                    f"{path} is partly transparent; expected an opaque picture, laid on the ground you mean."
+                    f"{name} is partly transparent; expected an opaque picture, laid on the ground you mean."
                 )
             return ImageOps.exif_transpose(image).convert("RGB")
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large an image ({error}); expected at most {pixel_limit:,} pixels.") from None
+        raise ValueError(f"{name} is too large an image ({error}); expected at most {limit:,} pixels.") from None
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}); expected a PNG, JPEG or the like.") from None
+        raise ValueError(f"{name} cannot be read as an image ({error}); expected a PNG, JPEG or the like.") from None
+
+
+def mark_in(text: str) -> str:
+    """What of a text stands for a picture to some model; '' where nothing does."""
+    found = MARKS.search(text)
+    return found[0] if found else ""
 
 
 def read(
@@ -200,9 +211,9 @@ def check_pair(pair: Pair) -> None:
             f"fields 'chosen_response' and 'rejected_response' are both {pair.chosen!r}; expected a contrast."
         )
     for field, text in zip(("system_prompt", *TEXTS), (pair.system, pair.instruction, *texts), strict=True):
-        if mark := MARKS.search(text):
+        if mark := mark_in(text):
             raise ValueError(
-                f"field {field!r} holds {mark[0]!r}, which stands for a picture to a model; its template puts it in its "
+                f"field {field!r} holds {mark!r}, which stands for a picture to a model; its template puts it in its "
                 "place: take it out of the text."
             )
     one, other = pair.images()

@@ -152,10 +152,12 @@ class Reader:
         return ids, inputs
 
     def encode(self, pair: Any, images: Sequence[Image.Image]) -> Encoded:
-        """`pair` has `instruction`, `system`, `chosen` and `rejected`; images are the chosen and the rejected one."""
-        (prompt_w, inputs_w), (prompt_l, inputs_l) = (
-            self.prompt(pair.instruction, image, system=pair.system) for image in images
-        )
+        """`pair` has `instruction`, `system`, `chosen` and `rejected`; images are the chosen and the rejected one.
+
+        Of one image alone there is no prompt with another: `prompt_l` is empty.
+        """
+        prompts = [self.prompt(pair.instruction, image, system=pair.system) for image in images]
+        (prompt_w, inputs_w), (prompt_l, inputs_l) = (*prompts, (torch.empty(0, dtype=torch.int64), {}))[:2]
         prompt_n, inputs_n = self.prompt(pair.instruction, system=pair.system)
         (response_w, cut_w), (response_l, cut_l) = self.response(pair.chosen), self.response(pair.rejected)
         cut = int(cut_w) + int(cut_l)

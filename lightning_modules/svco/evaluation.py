@@ -22,6 +22,8 @@ from lightning_modules.svco.scores import Row, pair_scores, scores_of
 
 STREAMS = ("biased", "unbiased", "counterfactual")
 DESCRIBE = language.DESCRIBE[0]
+# What can be scored of a pair with one picture and its two answers.
+OF_ONE = ("ww", "wl", "nw")
 
 
 @dataclass
@@ -105,7 +107,9 @@ def evaluate_pairs(vlm: VLM, *, pairs: Sequence[Any], pixels: Count = 48) -> Fou
     _pairs(vlm, pairs, found, pixels)
     vlm.train(training)
     own = (
-        torch.stack([found.scores["ww"] > found.scores["wl"], found.scores["ll"] > found.scores["lw"]]).float().mean(0)
+        torch.stack([found.scores[a] > found.scores[b] for a, b in (("ww", "wl"), ("ll", "lw")) if a in found.scores])
+        .float()
+        .mean(0)
     )
     for category in dict.fromkeys(found.categories):
         mine = torch.tensor([c == category for c in found.categories])
@@ -149,13 +153,17 @@ def _pairs(vlm: VLM, pairs: Sequence[Any], found: Found, pixels: int, *, batch: 
     parts = []
     for start in range(0, len(pairs), batch):
         encoded = [vlm.reader.encode(p, p.images(pixels)) for p in pairs[start : start + batch]]
-        parts.append(pair_scores(vlm, encoded, SCORES))
-    s = {name: torch.cat([part[name] for part in parts]).cpu() for name in SCORES}
+        parts.append(pair_scores(vlm, encoded, SCORES if len(encoded[0].prompt_l) else OF_ONE))
+    s = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     found.scores, found.categories = s, [pair.category for pair in pairs]
-    right_w, right_l = (s["ww"] > s["wl"]).tolist(), (s["ll"] > s["lw"]).tolist()
+    both = "ll" in s
+    right_w = (s["ww"] > s["wl"]).tolist()
+    right_l = (s["ll"] > s["lw"]).tolist() if both else right_w
     by_category = grounding.paired(right_w=right_w, right_l=right_l, categories=found.categories)
     found.metrics |= {f"svco/paired_{name}": value for name, value in by_category.items()}
-    matching, none, other = (torch.cat([s[a], s[b]]) for a, b in (("ww", "ll"), ("nw", "nl"), ("lw", "wl")))
+    # Of one picture the other answer stands for the contradiction.
+    conditions = (("ww", "ll"), ("nw", "nl"), ("lw", "wl")) if both else (("ww",), ("nw",), ("wl",))
+    matching, none, other = (torch.cat([s[name] for name in names]) for names in conditions)
     found.metrics |= {
         "svco/logp_matching": float(matching.mean()),
         "svco/logp_none": float(none.mean()),

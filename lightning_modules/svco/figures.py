@@ -25,7 +25,7 @@ def conditions_figure(*, before: dict[str, Tensor], after: dict[str, Tensor]) ->
         together = np.concatenate([v.numpy() for v in scores.values()])
         bins = np.linspace(np.quantile(together, 0.02), min(0.0, together.max()), 36)
         for colour, (label, names) in zip(COLOURS, CONDITIONS.items(), strict=False):
-            values = np.concatenate([scores[name].numpy() for name in names])
+            values = np.concatenate([scores[name].numpy() for name in names if name in scores])
             shown = np.clip(values, bins[0], bins[-1])
             axis.hist(shown, bins=bins, histtype="step", linewidth=1.6, color=colour, label=label)
             axis.axvline(values.mean(), color=colour, linestyle="--", linewidth=1)

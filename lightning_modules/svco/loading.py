@@ -1,5 +1,6 @@
 """A user's vision-language model by folder or name: loaded in its dtype, prepared for training, and checked."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def load_vlm(
     gradient_checkpointing: bool = False,
     cache_dir: str | None = None,
 ) -> VLM:
-    """A model by folder (or by hub name with local_files_only=False).
+    """A model by folder (or by hub name with local_files_only=False), or PEFT's LoRA folder, merged into the base it names.
 
     dtype: of the weights, one of `DTYPES`. quantize: `4bit` by bitsandbytes, for LoRA. gradient_checkpointing: activations
     are computed again in the backward pass instead of kept.
@@ -40,6 +41,7 @@ def load_vlm(
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+    adapter, path = path, _base_of(path)
     if local_files_only and not (Path(path) / "config.json").is_file():
         raise ValueError(
             f"model.path={path}: no config.json there. Expected a folder written by save_pretrained; a hub name needs "
@@ -57,6 +59,10 @@ def load_vlm(
         attn_implementation=attention, dtype=DTYPES[dtype], use_safetensors=True, **_quantized(quantize, lora_rank)
     )
     net = AutoModelForImageTextToText.from_pretrained(path, **more, **given)
+    if adapter != path:
+        from peft import PeftModel
+
+        net = PeftModel.from_pretrained(net, adapter).merge_and_unload()
     if gradient_checkpointing:
         net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     try:
@@ -76,6 +82,21 @@ def load_vlm(
     reader = Reader(processor=processor, max_response=max_response)
     vlm = prepared(net=net, reader=reader, lora_rank=lora_rank, freeze_vision=freeze_vision)
     return checked(vlm.to(device()), cache_dir=cache_dir)
+
+
+def _base_of(path: str) -> str:
+    """The model that PEFT's adapter in the folder `path` stands on; `path` itself where it holds none."""
+    about = Path(path) / "adapter_config.json"
+    if not about.is_file() or (Path(path) / "config.json").is_file():
+        return path
+    config = json.loads(about.read_text())
+    base = config.get("base_model_name_or_path")
+    if config.get("peft_type") != "LORA" or not base:
+        raise ValueError(
+            f"model.path={path}: adapter_config.json names peft_type {config.get('peft_type')!r} and the base {base!r}; "
+            "expected 'LORA' and the folder or hub name of its base model."
+        )
+    return base
 
 
 def _quantized(quantize: str | None, lora_rank: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from lightning_modules.common.digests import digest_of_weights
 # Families whose image features, decoder and positions are known to be a plain sequence: what `scores.shared` needs.
 SHARED = {"llava": "language_model", "idefics3": "text_model", "smolvlm": "text_model"}
 
+ADAPTER = "adapter"
 TOWERS = ("vision_tower", "vision_model", "visual.")
 JOINS = ("projector", "merger", "connector")
 
@@ -113,11 +114,16 @@ def count_parameters(net: nn.Module) -> dict[str, int]:
 
 
 def export(vlm: VLM, folder: Path) -> Path:
-    """A directory for AutoModelForImageTextToText and AutoProcessor, adapters merged in."""
+    """A directory for AutoModelForImageTextToText and AutoProcessor, adapters merged in.
+
+    With LoRA also adapter/, for `PeftModel.from_pretrained` on the base model.
+    """
     net: Any = vlm.net
     if vlm.adapted:
         import copy
 
+        net.save_pretrained(str(folder / ADAPTER))
+        vlm.reader.processor.save_pretrained(folder / ADAPTER)
         net = copy.deepcopy(net).merge_and_unload()
     net.save_pretrained(folder)
     vlm.reader.processor.save_pretrained(folder)

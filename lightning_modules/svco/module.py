@@ -44,6 +44,13 @@ class SVCO(SavesWhatTrains):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
+            source = self.trainer.datamodule.source
+            if getattr(source, "one_picture", False) and (two := [s for s in self.objective.needs if s[0] == "l"]):
+                raise ValueError(
+                    f"the objective reads the scores {', '.join(two)}, of answers under a second picture, and the rows of "
+                    f"{source.name} have one: no field 'rejected_images'. Expected an objective of one picture, such as "
+                    "objective=dpo or sft, or pairs of two (data=mvc)."
+                )
             splits = [self.trainer.datamodule.split(name) for name in ("train", "val")]
             if self.trainer.is_global_zero and not isinstance(self.trainer, InnerTrainer):
                 frozen = sum(p.numel() for p in self.vlm.net.parameters() if not p.requires_grad)
@@ -130,19 +137,21 @@ class SVCO(SavesWhatTrains):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        needs = tuple(dict.fromkeys((*self.objective.needs, *CHOICE)))
+        choice = choice_of(batch.pairs)
+        needs = tuple(dict.fromkeys((*self.objective.needs, *choice)))
         scores = pair_scores(self.vlm, batch.pairs, needs)
         tokens = response_tokens(batch.pairs, like=scores["ww"])
         loss = self.objective(scores=scores, tokens=tokens, reference=self.reference(batch.pairs, batch.numbers, "val"))
         right_B = paired_right(scores).float()
-        nll = -(scores["ww"] + scores["ll"]).sum() / (tokens["w"] + tokens["l"]).sum()
+        own = {s: scores[s].sum() for s in ("ww", "ll") if s in choice}
+        nll = -sum(own.values()) / sum(tokens[s[1]].sum() for s in own)
         size = len(batch.pairs)
         self.log(names.VAL_SVCO_LOSS, loss, batch_size=size, sync_dist=True)
         self.log(names.VAL_PAIRED, right_B.mean(), prog_bar=True, batch_size=size, sync_dist=True)
         self.log(names.VAL_PAIR_NLL, nll, batch_size=size, sync_dist=True)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        right_B = paired_right(pair_scores(self.vlm, batch.pairs, CHOICE)).float()
+        right_B = paired_right(pair_scores(self.vlm, batch.pairs, choice_of(batch.pairs))).float()
         self.log(names.TEST_PAIRED, right_B.mean(), batch_size=len(batch.pairs), sync_dist=True)
 
     def count_parameters(self) -> dict[str, int]:
@@ -160,6 +169,12 @@ class SVCO(SavesWhatTrains):
         )
 
 
+def choice_of(pairs: list[Encoded]) -> tuple[str, ...]:
+    """The scores that tell whether a pair is answered right; of pairs with one picture those under it."""
+    return CHOICE if all(len(pair.prompt_l) for pair in pairs) else CHOICE[:2]
+
+
 def paired_right(scores: dict[str, Tensor]) -> Tensor:
-    """Whether under both images of a pair its own response is the likelier one (as in MMVP), bool [B]."""
-    return (scores["ww"] > scores["wl"]) & (scores["ll"] > scores["lw"])
+    """Whether under each image of a pair its own response is the likelier one (as in MMVP), bool [B]."""
+    right_B = scores["ww"] > scores["wl"]
+    return right_B & (scores["ll"] > scores["lw"]) if "ll" in scores else right_B

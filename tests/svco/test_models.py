@@ -5,6 +5,7 @@ import torch
 
 from lightning_modules.svco import loading
 from lightning_modules.svco.loading import load_vlm
+from lightning_modules.svco.models import VLM, export
 from lightning_modules.svco.scores import pair_scores
 from tests.ranks import run_ranks
 from tests.svco.test_module import fit
@@ -75,3 +76,38 @@ def test_reference_scores_of_two_ranks_are_those_of_one():
     for name, expected in one.items():
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], expected, rtol=1e-6, atol=1e-5)
+
+
+def test_lora_is_an_adapter_of_peft_with_equal_scores_and_a_path_of_its_own(path, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    vlm = load_vlm(path=path, lora_rank=2)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in vlm.net.named_parameters():
+            if "lora_" in name:
+                weight.copy_(torch.randn(weight.shape, generator=draw) * 0.1)
+    pairs, needs = encode(vlm, toy_pairs(3)), ("ww", "wl", "nl")
+    export(vlm, tmp_path / "export")
+    with torch.no_grad():
+        ours, base = (pair_scores(v, pairs, needs) for v in (vlm, load_vlm(path=path)))
+        plain = AutoModelForImageTextToText.from_pretrained(path).eval()
+        theirs = pair_scores(
+            VLM(net=PeftModel.from_pretrained(plain, str(tmp_path / "export" / "adapter")), reader=vlm.reader),
+            pairs,
+            needs,
+        )
+        loaded = load_vlm(path=str(tmp_path / "export" / "adapter"))
+        again = pair_scores(loaded, pairs, needs)
+    assert not loaded.adapted
+    for name in needs:
+        assert not torch.allclose(ours[name], base[name], rtol=1e-3)
+        torch.testing.assert_close(theirs[name], ours[name])
+        torch.testing.assert_close(again[name], ours[name])
+    about = tmp_path / "export" / "adapter" / "adapter_config.json"
+    about.write_text(about.read_text().replace('"LORA"', '"IA3"'))
+    with pytest.raises(
+        ValueError, match="adapter_config.json names peft_type 'IA3' and the base '.*'; expected 'LORA'"
+    ):
+        load_vlm(path=str(tmp_path / "export" / "adapter"))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.scenes import mvc
+from datamodules.scenes import mvc, preferences
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.digests import digest
 from lightning_modules.common.files import sha256
@@ -170,6 +170,7 @@ class BuildMVC:
             )
         mvc.write(target / "mvc.json", pairs)
         mvc.read(target / "mvc.json")  # what we hand out must pass what we ask of others
+        preferences.write(target / "preferences.parquet", pairs)
         rows = [{"category": c, "verdict": reason, "pairs": n} for (c, reason), n in sorted(counts.items())]
         desk.table("datasheet", rows)
         for name, group in sheet.items():
