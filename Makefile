@@ -1,7 +1,11 @@
 # Every daily habit is a target; `make help` lists them. Each one sets up what it needs.
 .DEFAULT_GOAL := help
+comma := ,
 SHELL := /bin/bash
-PYTHON ?= python3.11
+PYTHON ?= $(or $(firstword $(foreach p,python3.11 python3.12 python3.13,$(shell $(p) -c "print('$(p)')" 2>/dev/null))),python3)
+# Faster where there is one; it is told of a folder of wheels as pip is (PIP_FIND_LINKS, PIP_NO_INDEX).
+UV := $(shell command -v uv)
+INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(PIP_NO_INDEX),--no-index),$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 BIN := .venv/bin
 READY := .venv/.ready
 E ?= moe/scope
@@ -18,13 +22,15 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 $(READY): requirements.lock
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: Facet needs Python 3.11 (make PYTHON=/path/to/python3.11)"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: Facet needs Python 3.11, 3.12 or 3.13 (make PYTHON=/path/to/python3.11)"; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("This is Python %d.%d: Facet needs 3.11, 3.12 or 3.13 (Hydra 1.3 breaks on 3.14); make PYTHON=/path/to/python3.11" % v)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@echo "Setting up .venv by $(if $(UV),uv,pip): $$(grep -c == requirements.lock) packages, 2.3 GB installed with torch for the CPU; $(if $(PIP_NO_INDEX),no index$(comma) from $(PIP_FIND_LINKS),a few minutes where they have to be fetched)."
+	$(INSTALL) -r requirements.lock
 	@touch $@
 
 setup: $(READY) ## create .venv and install the lock; EXTRA=vision or quantize: what some vision-language models need
-	@test -z "$(EXTRA)" || $(BIN)/python -m pip install $(EXTRA_$(EXTRA))
+	@test -z "$(EXTRA)" || $(INSTALL) $(EXTRA_$(EXTRA))
 
 run: $(READY) ## the main job: micro-batch against global-batch balancing on real text (about ten minutes on two cores)
 	$(BIN)/python main.py -m experiment=moe/scope $(O)

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lightning_modules.runtime import config
+from lightning_modules.runtime import config, naming
 
 config.register_resolvers(project=Path(__file__).parent)
 
@@ -44,6 +44,15 @@ def main(cfg: DictConfig) -> float | None:
 
 def start() -> int:
     """Preflight, then a plan, a replay, a run or a sweep; the exit code."""
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        found = ".".join(map(str, sys.version_info[:2]))
+        print(
+            f"error: this is Python {found}; expected 3.11, 3.12 or 3.13 (Hydra 1.3 breaks on 3.14).", file=sys.stderr
+        )
+        return 2
+    if "--version" in sys.argv[1:]:
+        print(f"facet {naming.version()}")
+        return 0
     from lightning_modules.common.lock import HELD, HeldError, held
     from lightning_modules.runtime import errors, preflight
 
@@ -69,7 +78,7 @@ def start() -> int:
         if preflight.is_multirun(arguments):
             from lightning_modules.runtime import sweep
 
-            return sweep.run(cfg, main)
+            return sweep.run(cfg, main, arguments)
         # Before Hydra writes the run's folder; of a run's ranks the first holds it for all.
         with held(preflight.folder(cfg) / "lock") if rank() == 0 else contextlib.nullcontext():
             main()

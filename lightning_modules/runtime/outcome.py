@@ -74,14 +74,14 @@ def note(
             file.write(json.dumps(line) + "\n")
         files = sweep_report.write(sweep, objective=cfg.objective_metric, shown=cfg.shown_metrics)
         if PARENT_RUN in os.environ:
-            show(cfg, files, sweep_report.counts(sweep))
+            show(cfg, files, sweep_report.counts(sweep), sweep_report.means(sweep, cfg))
     if status != "done":
         return float("nan")
     return records.result(folder)["metrics"].get(cfg.objective_metric, float("nan"))
 
 
-def show(cfg: DictConfig, files: list[Path], counts: dict[str, int]) -> None:
-    """The report as artifacts and the counts as tags of the parent run; a server that is away is passed over."""
+def show(cfg: DictConfig, files: list[Path], counts: dict[str, int], means: dict[str, float]) -> None:
+    """Report, counts and means as artifacts, tags and metrics of the parent run; a server that is away is passed over."""
     from mlflow import MlflowClient
 
     client, parent = MlflowClient(cfg.logger.tracking_uri), os.environ[PARENT_RUN]
@@ -90,6 +90,8 @@ def show(cfg: DictConfig, files: list[Path], counts: dict[str, int]) -> None:
             client.log_artifact(parent, str(path))
         for name, count in counts.items():
             client.set_tag(parent, f"jobs.{name}", str(count))
+        for name, value in means.items():
+            client.log_metric(parent, name, value, step=counts["done"])
     except Exception as error:
         console.print(f"sweep report not sent ({type(error).__name__}); it is in {files[0].parent}.")
 

@@ -24,6 +24,12 @@ def hush() -> None:
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
     # What is logged on epoch level has been reduced over ranks by torchmetrics already.
     warnings.filterwarnings("ignore", message=r".*It is recommended to use `self.log.*sync_dist=True.*")
+    # SLURM's tools are installed: no reason to tell everybody to use them.
+    warnings.filterwarnings("ignore", message=r".*The `srun` command is available on your system but is not used.*")
+    # Batches of this module are moved by itself on purpose.
+    warnings.filterwarnings(
+        "ignore", message=r".*You have overridden `transfer_batch_to_device` in `LightningModule`.*"
+    )
     # A frozen backbone stands in evaluation mode on purpose.
     warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training.*")
     # Every datamodule of ours gives the same order from (seed, epoch) and Lightning skips what was trained on: a resumed run

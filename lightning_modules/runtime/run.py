@@ -44,7 +44,8 @@ def run(
     expected: tags of the run that this one replays.
     """
     first = rank_zero_only.rank == 0
-    shown = tracking.Shown(overrides=overrides, tags=tags or {}, options=options or {})
+    commit = provenance.git("rev-parse", "HEAD") if first else ""
+    shown = tracking.Shown(overrides=overrides, tags=tags or {}, options=options or {}, commit=commit)
     with console_log.kept(folder / "console.log") if first else contextlib.nullcontext(), stoppable():
         return _run(cfg, folder=folder, shown=shown, first=first, expected=expected)
 

@@ -15,7 +15,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from rich.markup import escape
 
 from lightning_modules.common.files import write_atomically
 from lightning_modules.common.lock import held
-from lightning_modules.runtime import devices, errors, outcome, records, slurm
+from lightning_modules.runtime import devices, errors, naming, outcome, provenance, records, slurm
 from lightning_modules.runtime.cluster import Cluster, Job
 from lightning_modules.runtime.courier import Delivery
 from lightning_modules.runtime.journal import Journal
@@ -68,14 +68,18 @@ wish = Wish()
 cluster = Cluster(told=lambda: wish.told)
 
 
-def run(cfg: DictConfig, main: Callable[[], None]) -> int:
-    """Every job of the sweep; the exit code. Raises HeldError when another process is at the same sweep."""
+def run(cfg: DictConfig, main: Callable[[], None], overrides: Sequence[str] = ()) -> int:
+    """Every job of the sweep; the exit code. Raises HeldError when another process is at the same sweep.
+
+    overrides: of the command line, for the names of the jobs.
+    """
     with held(Path(cfg.hydra.sweep.dir) / "sweep.lock"):
         wish.listen()
         try:
             if devices.submitted(cfg):
                 slurm.is_there()
-            start(cfg)
+            os.environ[naming.SWEPT] = ",".join(naming.swept(cfg, overrides))
+            start(cfg, overrides)
         except ValueError as error:
             errors.leave(error)
         try:
@@ -87,7 +91,7 @@ def run(cfg: DictConfig, main: Callable[[], None]) -> int:
         return finish(cfg)
 
 
-def start(cfg: DictConfig) -> None:
+def start(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     """Open the parent run of `cfg.hydra.sweep.dir`, or the one that an earlier command opened there."""
     folder = Path(cfg.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +103,9 @@ def start(cfg: DictConfig) -> None:
     try:
         reap(delivery, cfg.experiment_name)
         entry = {"experiment": cfg.experiment_name, "artifact_location": cfg.logger.artifact_location}
-        tags = {**owner(), "sweep": "parent", "system": cfg.system_name}
+        told = naming.source(overrides, commit=provenance.git("rev-parse", "HEAD"))
+        told["mlflow.note.content"] = told["mlflow.note.content"].replace("main.py", "main.py -m", 1)
+        tags = {**owner(), **told, "sweep": "parent", "system": cfg.system_name}
         delivery.send_start({**entry, "name": f"sweep {cfg.experiment_name}", "uid": str(folder), "tags": tags})
         delivery.send_tags({"tags": tags})
     except Exception as error:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from omegaconf import DictConfig
 
 from lightning_modules.common.style import COLOURS, panels
 from lightning_modules.common.tables import by_seeds, markdown, mean_ci
-from lightning_modules.runtime import records
+from lightning_modules.runtime import naming, records
 from lightning_modules.runtime.identity import by_setting
 
 
@@ -57,6 +58,12 @@ def write(sweep: Path, *, objective: str, shown: Sequence[str] = ()) -> list[Pat
         return [sweep / "report.md"]
     figure(groups, objective).savefig(sweep / "report.png")
     return [sweep / "report.md", sweep / "report.png"]
+
+
+def means(sweep: Path, cfg: DictConfig) -> dict[str, float]:
+    """Metrics of the parent run, so that sweeps compare in one chart: the shown metrics of every setting, over seeds."""
+    groups = by_setting([entry for entry in jobs(sweep).values() if "metrics" in entry])
+    return naming.means(groups, list(dict.fromkeys((cfg.objective_metric, *cfg.shown_metrics))))
 
 
 def figure(groups: dict[str, list[dict[str, Any]]], objective: str) -> Figure:

@@ -14,9 +14,8 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from lightning_modules.common.files import write_atomically
-from lightning_modules.runtime import records
+from lightning_modules.runtime import naming, records
 from lightning_modules.runtime.courier import Courier, Delivery
-from lightning_modules.runtime.identity import identifies
 from lightning_modules.runtime.journal import Journal
 
 PARAM_LIMIT = 250
@@ -162,18 +161,19 @@ def reap(delivery: Delivery, experiment: str) -> list[str]:
 
 
 class Shown(NamedTuple):
-    """What MLflow shows of a run beside its config: overrides for its name, tags, and group -> option chosen."""
+    """What MLflow shows of a run beside its config: overrides for its name, tags, group -> option chosen, and the commit."""
 
     overrides: list[str]
     tags: dict[str, str]
     options: dict[str, str]
+    commit: str = ""
 
 
 def open_tracker(cfg: Any, *, folder: Path, shown: Shown) -> Tracker | None:
     """The tracker of `conf/logger` on rank 0; None for `logger=none` and on every other rank."""
     if cfg.logger is None or not cfg.logger.get("tracking_uri") or rank_zero_only.rank != 0:
         return None
-    tags = {"system": cfg.system_name, **shown.tags}
+    tags = {"system": cfg.system_name, **naming.source(shown.overrides, commit=shown.commit), **shown.tags}
     if PARENT_RUN in os.environ:
         tags["mlflow.parentRunId"] = os.environ[PARENT_RUN]
     tracker = Tracker(
@@ -181,7 +181,7 @@ def open_tracker(cfg: Any, *, folder: Path, shown: Shown) -> Tracker | None:
         folder=folder,
         uri=cfg.logger.tracking_uri,
         experiment=cfg.experiment_name,
-        name=cfg.run_name or run_name(shown.overrides, cfg.seed),
+        name=cfg.run_name or naming.run_name(shown.overrides, cfg.seed, naming.apart()),
         artifact_location=cfg.logger.artifact_location,
     )
     resolved = OmegaConf.to_container(cfg, resolve=True)
@@ -190,12 +190,6 @@ def open_tracker(cfg: Any, *, folder: Path, shown: Shown) -> Tracker | None:
     if not tracker.courier.away:
         reap(tracker.delivery, cfg.experiment_name)
     return tracker
-
-
-def run_name(overrides: list[str], seed: int) -> str:
-    """What sets a run apart among its experiment's: `balance=micro s1`."""
-    told = ("experiment=", "debug=", "experiment_name=")
-    return " ".join([*(o for o in overrides if identifies(o) and not o.startswith(told)), f"s{seed}"])
 
 
 def short_params(resolved: dict[str, Any]) -> dict[str, str]:

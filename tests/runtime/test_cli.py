@@ -6,6 +6,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from lightning_modules.runtime import naming
 from tests.runtime.cli import main
 
 
@@ -25,8 +26,18 @@ def runs_of(done, experiment):
 def test_a_sweep_gives_comparable_runs(sweep):
     client, runs = runs_of(sweep, "test/sweep")
     parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
-    assert len(parents) == 1
+    (parent,) = parents
     runs = [r for r in runs if r not in parents]
+    assert {r.info.run_name for r in runs} == {"micro s1", "micro s2", "global s1", "global s2"}
+    for setting in ("micro", "global"):
+        values = [r.data.metrics["test/ppl"] for r in runs if r.data.params["balance"] == setting]
+        assert parent.data.metrics[f"mean/test/ppl/balance:{setting}"] == pytest.approx(sum(values) / 2)
+    for run in runs:
+        assert run.data.tags["mlflow.source.name"] == "main.py"
+        assert run.data.tags["mlflow.source.git.commit"] == run.data.tags["git.commit"]
+        assert run.data.tags["facet.version"] == naming.version()
+        setting = run.data.params["balance"]
+        assert f"\npython main.py debug=smoke balance={setting}" in run.data.tags["mlflow.note.content"]
     assert len(runs) == 4
     assert {(r.data.params["balance"], r.data.params["seed"]) for r in runs} == {
         (option, seed) for option in ("micro", "global") for seed in ("1", "2")

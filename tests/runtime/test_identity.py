@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_modules.claims.claim import Job
-from lightning_modules.runtime import config, identity, preflight, tracking
+from lightning_modules.runtime import config, identity, naming, preflight
 from tests.runtime.cli import PROJECT
 
 PLAIN = ("experiment=moe/scope", "balance=micro")
@@ -53,7 +53,7 @@ def test_what_makes_another_run(tmp_path, more, same):
     assert (name == "ce8e489d-s3") == same
     # What the claims look for, what the run is called in MLflow, and which runs a report takes together.
     assert name == Job((*PLAIN, *more), 3).folder
-    assert (tracking.run_name([*PLAIN, *more], 3) == "balance=micro s3") == (same or "experiment_name=other" in more)
+    assert (naming.run_name([*PLAIN, *more], 3) == "balance=micro s3") == (same or "experiment_name=other" in more)
     assert len(identity.by_setting([{"overrides": [*PLAIN, *o]} for o in (more, ())])) == (1 if same else 2)
 
 

@@ -1,0 +1,84 @@
+"""What a run is called and where it came from, in the fields in which MLflow shows it."""
+
+import os
+import shlex
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_modules.runtime.identity import identifies
+
+PROJECT = Path(__file__).parents[2]
+# Keys that set the jobs of a sweep apart, with commas between them; the sweep tells its jobs.
+SWEPT = "FACET_SWEPT"
+# Metrics of a sweep's own run: means over seeds, by metric and setting.
+MEAN = "mean/"
+
+
+def version() -> str:
+    """The project's, from pyproject.toml: it is run from its checkout and never installed."""
+    return str(tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"])
+
+
+def swept(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Keys that take several values in a sweep: on its command line, or in the experiment's own grid."""
+    given = OverridesParser.create().parse_overrides([o for o in overrides if not o.startswith("-")])
+    keys = [o.get_key_element() for o in given if o.is_sweep_override()]
+    return list(dict.fromkeys([*keys, *((OmegaConf.select(cfg, "hydra.sweeper.params") or {}).keys())]))
+
+
+def run_name(overrides: Iterable[str], seed: int, apart: Sequence[str] = ()) -> str:
+    """What sets a run apart among its experiment's: `balance=micro s1`.
+
+    apart: keys that set it apart within its sweep: it is called by their values alone, shortest first, `micro lr=0.01 s1`.
+    """
+    told = ("experiment=", "debug=", "experiment_name=")
+    kept = [o for o in overrides if identifies(o) and not o.startswith(told)]
+    if apart:
+        within = [o for o in kept if o.lstrip("+~").partition("=")[0] in apart]
+        kept = sorted(map(_short, within), key=len)
+    return " ".join([*kept, f"s{seed}"])
+
+
+def _short(override: str) -> str:
+    """`micro` for an option of a group, `lr=0.01` for a key: its last part says what it is."""
+    key, _, value = override.partition("=")
+    return f"{key.rpartition('.')[2]}={value}" if "." in key else value
+
+
+def command(overrides: Iterable[str]) -> str:
+    """What computes the run again, without where it was kept and watched: addresses may hold a password."""
+    kept = [o for o in overrides if identifies(o) or o.partition("=")[0] in ("seed", "threads")]
+    return shlex.join(["python", "main.py", *kept])
+
+
+def source(overrides: Sequence[str], *, commit: str) -> dict[str, str]:
+    """Tags that MLflow shows as source, version and description of a run."""
+    return {
+        "mlflow.source.name": "main.py",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.note.content": f"```bash\n{command(overrides)}\n```\n",
+        "facet.version": version(),
+        **({"mlflow.source.git.commit": commit} if commit else {}),
+    }
+
+
+def apart() -> list[str]:
+    """Of the sweep that this process is a job of; none outside one."""
+    return list(filter(None, os.environ.get(SWEPT, "").split(",")))
+
+
+def means(groups: dict[str, list[dict[str, Any]]], metrics: Sequence[str]) -> dict[str, float]:
+    """`mean/val/ppl/balance:micro` -> the mean over seeds of a setting's runs, under names that MLflow takes."""
+    found = {}
+    for setting, runs in groups.items():
+        for metric in metrics:
+            values = [run["metrics"][metric] for run in runs if metric in run["metrics"]]
+            name = setting.replace("=", ":").translate(str.maketrans(dict.fromkeys("{}[]'\",+~()", "")))
+            if values:
+                found[f"{MEAN}{metric}/{name}"[:250]] = sum(values) / len(values)
+    return found

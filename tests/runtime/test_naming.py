@@ -1,0 +1,73 @@
+"""What a run is called in MLflow, and where it says it came from."""
+
+import subprocess
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+import main as entry
+from lightning_modules.runtime import naming
+from tests.runtime.cli import PROJECT
+
+
+@pytest.mark.parametrize(
+    ("overrides", "apart", "name"),
+    [
+        (["experiment=moe/scope", "balance=micro"], ["balance", "seed"], "micro s1"),
+        (["balance=global_two_pass", "optimizer.lr=0.01", "trainer.max_steps=9"], ["balance", "optimizer.lr"], None),
+        (["balance=micro", "trainer.max_steps=9"], ["seed"], "s1"),
+        (["balance=micro", "trainer.max_steps=9"], [], "balance=micro trainer.max_steps=9 s1"),
+    ],
+)
+def test_a_job_is_named_by_what_sets_it_apart_in_its_sweep(overrides, apart, name):
+    assert naming.run_name(overrides, 1, apart) == (name or "lr=0.01 global_two_pass s1")
+
+
+def test_what_takes_several_values_in_a_sweep():
+    cfg = OmegaConf.create({"hydra": {"sweeper": {"params": {"balance": "micro,global"}}}})
+    given = ["-m", "experiment=moe/scope", "seed=1,2", "optimizer.lr=interval(1e-4,1e-2)", "trainer.max_steps=3"]
+    assert naming.swept(cfg, given) == ["seed", "optimizer.lr", "balance"]
+
+
+def test_the_command_of_a_run_holds_no_address():
+    given = [
+        "experiment=moe/scope",
+        "logger.tracking_uri=postgresql://user:password@host/db",
+        "paths.runs=/a",
+        "seed=2",
+    ]
+    told = naming.source(given, commit="abc")
+    assert told["mlflow.note.content"] == "```bash\npython main.py experiment=moe/scope seed=2\n```\n"
+    assert told["mlflow.source.git.commit"] == "abc"
+    assert "password" not in str(told)
+
+
+def test_names_of_means_are_names_that_mlflow_takes():
+    from mlflow.utils.validation import _validate_metric_name
+
+    runs = [{"metrics": {"val/ppl": 1.0}}, {"metrics": {"val/ppl": 2.0, "test/ppl": 9.0}}]
+    found = naming.means({"balance=micro data.path='a b'": runs, "default": []}, ["val/ppl", "test/ppl"])
+    assert list(found.values()) == [1.5, 9.0]
+    for name in found:
+        _validate_metric_name(name)
+
+
+def test_the_version_is_said():
+    done = subprocess.run(
+        [sys.executable, "main.py", "--version"], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"facet {naming.version()}\n"
+
+
+@pytest.mark.parametrize("version", [(3, 10), (3, 14)])
+def test_another_python_is_refused_by_name(version, monkeypatch, capsys):
+    monkeypatch.setattr(entry.sys, "version_info", version)
+    assert entry.start() == 2
+    assert f"this is Python {version[0]}.{version[1]}; expected 3.11, 3.12 or 3.13" in capsys.readouterr().err
+
+
+def test_one_version_everywhere():
+    citation = (PROJECT / "CITATION.cff").read_text()
+    assert f"\nversion: {naming.version()}\n" in citation
+    assert f"\n## {naming.version()} " in (PROJECT / "CHANGELOG.md").read_text()
