@@ -187,6 +187,7 @@ def become(request: dict[str, Any], added: dict[str, str], usual: list[str]) -> 
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update({**added, **request["environment"]})
+    os.environ.setdefault("FACET_FORKS", "0")  # a sweep begins its jobs by Popen, which forks them here
     own = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.argv, sys.path[:] = request["words"][1:], [str(Path(MAIN).parent), *own, *usual]
     sys.modules["numpy"].random.seed()

@@ -10,11 +10,15 @@ from lightning_modules.runtime import naming
 from tests.runtime.cli import main
 
 
+# Their pages, which others look at, take two seconds each.
+FOUR = ["-m", "balance=micro,global", "seed=1,2", "experiment_name=test/sweep", "look.page=false"]
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     """`-m balance=micro,global seed=1,2`: four runs in one process."""
     folder = tmp_path_factory.mktemp("sweep")
-    return main(folder, "-m", "balance=micro,global", "seed=1,2", "experiment_name=test/sweep")
+    return main(folder, *FOUR)
 
 
 def runs_of(done, experiment):
@@ -80,7 +84,7 @@ def test_a_finished_run_is_left_alone_and_its_export_loads(sweep):
 
     before = {p: p.stat().st_mtime_ns for p in sweep.folder.glob("runs/**/result.json")}
     assert len(before) == 4
-    again = main(sweep.folder, "-m", "balance=micro,global", "seed=1,2", "experiment_name=test/sweep")
+    again = main(sweep.folder, *FOUR)
     assert again.text.count("Already done") == 4
     assert {p: p.stat().st_mtime_ns for p in before} == before
     export = next(sweep.folder.glob("runs/**/export"))
@@ -89,7 +93,13 @@ def test_a_finished_run_is_left_alone_and_its_export_loads(sweep):
 
 
 def test_two_ranks_train_like_one(tmp_path):
-    settings = ["logger=none", "balance=global", "trainer.log_every_n_steps=1", "experiment_name=test/ranks"]
+    settings = [
+        "logger=none",
+        "balance=global",
+        "trainer.log_every_n_steps=1",
+        "experiment_name=test/ranks",
+        "look.page=false",
+    ]
     one = main(tmp_path, *settings)
     two = main(tmp_path, *settings, "trainer=ddp_cpu", "trainer.devices=2", "trainer.max_steps=20")
     assert "error" not in two.text.lower()
