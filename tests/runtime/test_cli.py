@@ -9,7 +9,6 @@ from mlflow import MlflowClient
 from lightning_modules.runtime import naming
 from tests.runtime.cli import main
 
-
 # Their pages, which others look at, take two seconds each.
 FOUR = ["-m", "balance=micro,global", "seed=1,2", "experiment_name=test/sweep", "look.page=false"]
 
