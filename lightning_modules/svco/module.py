@@ -1,6 +1,7 @@
 """The LightningModule round a vision-language model: an objective on contrasting pairs. Shape legend: B pairs."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class SVCO(SavesWhatTrains):
     """
 
     decided_by = "model.freeze_vision or model.lora_rank"
+    also_forwards = ("_scores_of_all", "asked")
 
     def __init__(self, *, model: VLM, objective: Objective, optimizer: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -103,6 +105,11 @@ class SVCO(SavesWhatTrains):
         every_NRBS = self.all_gather(mine_NBS).movedim(0, 1) if ranks > 1 else mine_NBS[:, None]
         every_PS = every_NRBS.flatten(0, 2)[: len(data)]
         return dict(zip(needs, every_PS.unbind(1), strict=True))
+
+    def asked(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns: the way to ask the model beside Lightning's steps, as a strategy that shards its weights has
+        to put together those that stand outside the layers. All processes have to ask then (`sharded.all_take_part`)."""
+        return work()
 
     @torch.no_grad()
     def reference(self, pairs: list[Encoded], numbers: list[int], split: str) -> dict[str, Tensor] | None:

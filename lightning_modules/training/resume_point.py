@@ -37,11 +37,7 @@ class ResumePoint(Checkpoint):
         if trainer.world_size > 1:
             self._hosts = dist.new_group(backend="gloo")
         if self._random is not None:
-            if len(self._random) != trainer.world_size:
-                raise ValueError(
-                    f"this run was started on {len(self._random)} processes and is resumed on {trainer.world_size}: it "
-                    f"would not be the same run. Set trainer.devices={len(self._random)}, or start anew with fresh=true."
-                )
+            refuse_other_processes(self._random, trainer.world_size)
             set_random_state(self._random[trainer.global_rank])
         for number in ASKING:
             self._handlers[number] = signal.signal(number, self._ask_to_stop)
@@ -111,6 +107,15 @@ class ResumePoint(Checkpoint):
     ) -> None:
         if trainer.state.fn == "fit":
             self._random, self.metrics = checkpoint["random_states"], checkpoint["metrics"]
+
+
+def refuse_other_processes(states: list[Any], processes: int) -> None:
+    """ValueError for the random states of another number of processes than this run's."""
+    if len(states) != processes:
+        raise ValueError(
+            f"this run was started on {len(states)} processes and is resumed on {processes}: it would not be the same run. "
+            f"Set trainer.devices={len(states)}, or start anew with fresh=true."
+        )
 
 
 def random_state() -> dict[str, Any]:

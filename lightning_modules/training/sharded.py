@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 
 from lightning_modules.training.checkpoints import check, keep
+from lightning_modules.training.resume_point import refuse_other_processes
 
 STEPS = ("training_step", "validation_step", "test_step")
 
@@ -74,7 +75,12 @@ class FullySharded(ModelParallelStrategy):
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        check(Path(checkpoint_path))
+        path = Path(checkpoint_path)
+        check(path)
+        if self.lightning_module.trainer.state.fn == TrainerFn.FITTING:
+            # Weights are shared out while the file is read, and of another number of processes' that ends in a riddle.
+            beside = torch.load(path / "meta.pt" if path.is_dir() else path, map_location="meta", weights_only=True)
+            refuse_other_processes(beside["random_states"], self.world_size)
         return super().load_checkpoint(checkpoint_path, weights_only=True)
 
 
@@ -91,6 +97,11 @@ def shard(module: nn.Module, mesh: DeviceMesh) -> None:
     fully_shard(module, mesh=mesh)
     for name in (*STEPS, *getattr(module, "also_forwards", ())):
         register_fsdp_forward_method(module, name)
+
+
+def all_take_part(module: nn.Module) -> bool:
+    """Whether a forward of `module` wants every process, each of which holds a share of its weights."""
+    return isinstance(module, FSDPModule)
 
 
 @torch.no_grad()

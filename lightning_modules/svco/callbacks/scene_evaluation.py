@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.svco.evaluation import Found, judged, judges
+from lightning_modules.training.sharded import all_take_part
 
 
 class SceneEvaluation(pl.Callback):
@@ -27,11 +28,11 @@ class SceneEvaluation(pl.Callback):
 
     def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> Found:
         data = trainer.datamodule
-        return judged(module.vlm, source=data.source, pixels=data.pixels, **self.settings)
+        return module.asked(lambda: judged(module.vlm, source=data.source, pixels=data.pixels, **self.settings))
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Of the base model; a resumed run has what its checkpoint says of it."""
-        if self.base is None and trainer.is_global_zero:
+        if self.base is None and (trainer.is_global_zero or all_take_part(pl_module)):
             self.base = self._evaluate(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
@@ -41,11 +42,13 @@ class SceneEvaluation(pl.Callback):
         self.base = Found.of(state_dict["base"]) if state_dict else None
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero:
+        if not (trainer.is_global_zero or all_take_part(pl_module)):
             return
         from lightning_modules.svco import figures as draw
 
         found = self._evaluate(trainer, pl_module)
+        if not trainer.is_global_zero:
+            return
         base = self.base or found
         before = {name.replace("svco/", "svco/base_"): value for name, value in base.metrics.items()}
         pl_module.log_dict({**found.metrics, **before}, rank_zero_only=True)
