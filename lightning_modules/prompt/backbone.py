@@ -37,8 +37,9 @@ class Backbone(nn.Module):
         self.model, self.tokenizer, self.kind = model.eval(), tokenizer, kind_of(model)
         self.width: int = word_embedding(model).weight.shape[-1]
         self.requires_grad_(False)
-        # RoBERTa's kin number positions by which tokens are not padding, and padding stands where a prompt will.
-        self._first_position = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+        # RoBERTa, M2M100 and others number positions by which tokens are not padding: an ordinary word holds the place.
+        special = {*tokenizer.all_special_ids, getattr(model.config.get_text_config(), "pad_token_id", None)}
+        self._filler = next(i for i in range(len(tokenizer)) if i not in special)
         self._prototypes: dict[tuple[str, torch.device], Tensor] = {}
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -106,14 +107,15 @@ class Backbone(nn.Module):
         return 20.0 * nn.functional.normalize(state_BH, dim=-1) @ self._prototype(batch).T
 
     def _run(self, module: nn.Module, batch: Batch, prompt: Tensor | None) -> Any:
-        asked = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        at, ids = batch.get("prompt_at", 0), batch["input_ids"]
+        if prompt is not None:
+            ids = ids.index_fill(1, torch.arange(at, at + prompt.shape[-2], device=ids.device), self._filler)
+        asked = {"input_ids": ids, "attention_mask": batch["attention_mask"]}
         if "use_cache" in inspect.signature(module.forward).parameters:
             asked["use_cache"] = False
-        if self._first_position is not None:
-            asked["position_ids"] = batch["attention_mask"].cumsum(1).clamp(min=1) + self._first_position
         if self.kind == "seq2seq":
             asked["decoder_input_ids"] = torch.full_like(batch["input_ids"][:, :1], start_token(self.model))
-        with _prompted(word_embedding(self.model), prompt, batch.get("prompt_at", 0)):
+        with _prompted(word_embedding(self.model), prompt, at):
             return module(**asked)
 
     @torch.no_grad()

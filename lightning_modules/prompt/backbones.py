@@ -20,7 +20,7 @@ from lightning_modules.common.bounds import Count, Positive, Whole
 from lightning_modules.common.made import adopt, made, place_of
 from lightning_modules.common.making import Thing
 from lightning_modules.prompt.backbone import Backbone
-from lightning_modules.prompt.families import kind_of
+from lightning_modules.prompt.families import has_head, kind_of
 from lightning_modules.prompt.load_check import VERSION as CHECK
 from lightning_modules.prompt.load_check import check
 from lightning_modules.prompt.pretraining import pretrain
@@ -189,20 +189,23 @@ class HubBackbone:
 
         if self.head == "none":
             return t.AutoModel
+        named = [getattr(t, name, None) for name in self.config.architectures or []]
+        if found := next((kind for kind in named if kind is not None and has_head(kind)), None):
+            return found
         if self.config.is_encoder_decoder:
             return t.AutoModelForSeq2SeqLM
-        named = " ".join(self.config.architectures or [])
-        masked = "MaskedLM" in named or not ("CausalLM" in named or "LMHead" in named)
-        return (
-            t.AutoModelForMaskedLM
-            if masked and type(self.config) in t.MODEL_FOR_MASKED_LM_MAPPING
-            else (t.AutoModelForCausalLM)
-        )
+        masked = type(self.config) in t.MODEL_FOR_MASKED_LM_MAPPING
+        return t.AutoModelForMaskedLM if masked else t.AutoModelForCausalLM
 
     @cached_property
     def kind(self) -> str:
         with torch.device("meta"):
-            return kind_of(self._class.from_config(self.config))
+            return kind_of(self._untrained())
+
+    def _untrained(self) -> nn.Module:
+        kind = self._class
+        make = kind.from_config if hasattr(kind, "from_config") else kind._from_config
+        return make(self.config)
 
     @cached_property
     def max_positions(self) -> int:
@@ -231,7 +234,7 @@ class HubBackbone:
         if self.random_init:
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                model = self._class.from_config(self.config)
+                model = self._untrained()
         else:
             model = self._found(self._class.from_pretrained, use_safetensors=True)
         backbone = Backbone(model, self.tokenizer())

@@ -9,51 +9,54 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from lightning_modules.prompt.feed_forward import blocks_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-# The down-projection of every layer, by the name of its module.
-DOWN = re.compile(
-    r"(?:^|\.)(?:(?P<stack>encoder|decoder)\.)?(?:layer|layers|h|block|blocks)\.(?P<layer>\d+)\."
-    r"(?:output\.dense|ffn\.lin2|mlp\.c_proj|mlp\.down_proj|mlp\.dense_4h_to_h|fc2|layer\.\d+\.DenseReluDense\.wo)$"
-)
-# What feeds it, as a name relative to the layer, in the order tried: plain and gated.
-UP = {
-    "output.dense": ("intermediate.dense",),
-    "ffn.lin2": ("ffn.lin1",),
-    "mlp.c_proj": ("mlp.c_fc",),
-    "mlp.down_proj": ("mlp.up_proj", "mlp.gate_proj"),
-    "mlp.dense_4h_to_h": ("mlp.dense_h_to_4h",),
-    "fc2": ("fc1",),
-    "wo": ("wi", "wi_0", "wi_1"),
-}
 
 
 def down_projections(model: nn.Module) -> dict[str, nn.Module]:
     """Name -> down-projection of each feed-forward block, in layer order; of an encoder-decoder the encoder's.
 
-    The encoder's, because prompt tokens stand there. Raises ValueError for a model whose blocks are not known.
+    The encoder's, because prompt tokens stand there. Found by what they compute, whatever their names (`feed_forward`).
+    ValueError for a mixture of experts, for layers that share a block, and for a model in which none is found.
     """
-    found = [(match, module) for name, module in model.named_modules() if (match := DOWN.search(name))]
-    found = [(m, module) for m, module in found if hasattr(module, "weight") or hasattr(module, "base_layer")]
-    if any(m["stack"] == "decoder" for m, _ in found) and any(m["stack"] == "encoder" for m, _ in found):
-        found = [(m, module) for m, module in found if m["stack"] == "encoder"]
+    if any("Experts" in type(m).__name__ for m in model.modules()):
+        raise ValueError(
+            f"{type(model).__name__} is a mixture of experts: a neuron of an expert is there for the tokens that reach it "
+            "alone; expected a dense model. Mixtures are the moe system's."
+        )
+    found = {name: model.get_submodule(name) for name in blocks_of(model, reader_of(model))}
     if not found:
         kinds = sorted({re.sub(r"\d+", "N", n) for n, m in model.named_modules() if isinstance(m, nn.Linear)})
         raise ValueError(
-            f"{type(model).__name__}: no feed-forward down-projection found; expected names such as layer.N.output.dense "
-            f"(BERT), mlp.c_proj (GPT-2), mlp.down_proj (Llama) or DenseReluDense.wo (T5); its linear layers are "
-            f"{', '.join(kinds[:8])}. Mixtures of experts are the moe system's."
+            f"{type(model).__name__}: no feed-forward down-projection found; expected linear layers with an activation "
+            f"between them, as in BERT or Llama; its linear layers are {', '.join(kinds[:8])}."
         )
-    return {m.string: module for m, module in sorted(found, key=lambda pair: int(pair[0]["layer"]))}
+    return found
 
 
 def up_projections(model: nn.Module, down: str) -> dict[str, nn.Module]:
     """Name -> the linear layers whose outputs make the neurons of the down-projection named `down`."""
-    ending = next(e for e in UP if down.endswith(e))
-    stem = down[: -len(ending)]
-    modules = dict(model.named_modules())
-    return {stem + name: modules[stem + name] for name in UP[ending] if stem + name in modules}
+    return {name: model.get_submodule(name) for name in blocks_of(model, reader_of(model))[down]}
+
+
+def reader_of(model: nn.Module) -> nn.Module:
+    """What reads a text, without a head: an encoder-decoder's encoder."""
+    return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else body_of(model)
+
+
+def has_head(kind: type[nn.Module]) -> bool:
+    """Whether transformers counts a class among its masked, causal or encoder-decoder language models."""
+    from transformers.models.auto import modeling_auto as auto
+
+    mappings = (
+        auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    )
+    names = {n for m in mappings for found in m.values() for n in (found if isinstance(found, tuple) else (found,))}
+    return kind.__name__ in names
 
 
 def kind_of(model: nn.Module) -> str:
@@ -76,9 +79,19 @@ def body_of(model: "PreTrainedModel") -> nn.Module:
 
 def word_embedding(model: "PreTrainedModel") -> Any:
     """The module that reads a text's words; of an encoder-decoder the encoder's, where a prompt stands."""
+    found = model.get_input_embeddings()
     if getattr(model.config, "is_encoder_decoder", False):
-        return model.get_encoder().get_input_embeddings()
-    return model.get_input_embeddings()
+        found = getattr(model.get_encoder(), "get_input_embeddings", model.get_input_embeddings)()
+    if isinstance(found, nn.Module):
+        return found
+    # Perceiver's input embeddings are what its latents begin as.
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == model.config.vocab_size]
+    if len(tables) != 1:
+        raise ValueError(
+            f"backbone: {type(model).__name__} has {len(tables)} embeddings of {model.config.vocab_size} words; expected one, "
+            "whose place a prompt takes."
+        )
+    return tables[0]
 
 
 def start_token(model: "PreTrainedModel") -> int:

@@ -10,12 +10,15 @@ from lightning_modules.prompt.families import start_token, word_embedding
 # Relative to the largest logit; float32 differs by about 1e-6.
 LIMIT = 1e-4
 # Raised when the check looks at more.
-VERSION = 1
+VERSION = 2
 
 
 @torch.no_grad()
 def difference(backbone: Backbone) -> float:
-    """Largest difference over the largest logit: two texts of unlike lengths, with two of their words given as a prompt."""
+    """Largest difference over the largest logit: two texts of unlike lengths, with two of their words given as a prompt.
+
+    ValueError where no prompt could be tuned: its gradient is zero or no number.
+    """
     model, tokenizer = backbone.model, backbone.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     special, number = set(tokenizer.all_special_ids), min(len(tokenizer), len(word_embedding(model).weight))
@@ -34,7 +37,12 @@ def difference(backbone: Backbone) -> float:
     prompt_BPH, slots = backbone.words(ids[:, 1:3]), ids.clone()
     slots[:, 1:3] = pad
     batch = {"input_ids": slots, "attention_mask": mask, "ask": ask, "prompt_at": 1}
-    found = [backbone.logits(batch, prompt_BPH, lean=lean) for lean in (False, True)]
+    with torch.enable_grad():
+        prompt_BPH.requires_grad_()
+        found = [backbone.logits(batch, prompt_BPH, lean=lean) for lean in (False, True)]
+        (slope_BPH,) = torch.autograd.grad(found[1].float().square().mean(), prompt_BPH)
+    if not bool(slope_BPH.isfinite().all() and slope_BPH.any()):
+        raise ValueError("the gradient of a prompt is zero or no number, so none can be tuned")
     return max(float((f - expected_BV).abs().max() / expected_BV.abs().max()) for f in found)
 
 

@@ -32,7 +32,7 @@ def pruned(model: nn.Module, *, keep_LF: Tensor, mean_LF: Tensor) -> nn.Module:
         if bool(keep_F.all()):
             continue
         for up_name, up in up_projections(model, name).items():
-            _replace(model, up_name, _rows(up, keep_F))
+            _replace(model, up_name, _rows(up, keep_F, up_name))
         _replace(model, name, _columns(model.get_submodule(name), keep_F, mean_LF[layer]))
     return model
 
@@ -56,8 +56,16 @@ def _made(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
-def _rows(module: "nn.Linear | Conv1D", keep_F: Tensor) -> nn.Linear:
+def _rows(module: "nn.Linear | Conv1D", keep_F: Tensor, name: str) -> nn.Linear:
+    """Those of the kept neurons; of a gate and an up-projection in one matrix (Phi-3), those of both halves."""
     weight, bias = _linear(module)
+    parts, rest = divmod(len(weight), len(keep_F))
+    if rest or parts > 2:
+        raise ValueError(
+            f"{name} makes {len(weight)} numbers a token for {len(keep_F)} neurons, so not neurons alone; expected as many, "
+            "or twice as many where a gate is in the same matrix. This family cannot be pruned."
+        )
+    keep_F = keep_F.repeat(parts)
     place = keep_F.nonzero().squeeze(1).to(weight.device)
     return _made(weight[place], None if bias is None else bias[place])
 

@@ -16,31 +16,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from lightning_modules.moe.head import Head
 from lightning_modules.moe.pretrained import SAME, check
 from lightning_modules.moe.routers import mixtures_of
-from tests import results
+from tests.families.walk import reason, tiny_config, tiny_model, walk
 
-COMMAND = "make families"
-# Whatever of these a family's config has.
-SIZES = {
-    **dict.fromkeys(("vocab_size", "max_position_embeddings", "max_seq_len"), 64),
-    **dict.fromkeys(("hidden_size", "d_model", "intermediate_size", "ffn_hidden_size"), 32),
-    **dict.fromkeys(("num_hidden_layers", "n_layers", "num_layers", "num_attention_heads", "n_heads"), 2),
-    **dict.fromkeys(("num_key_value_heads", "linear_num_key_heads", "linear_num_value_heads", "index_n_heads"), 2),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 8),
-    **dict.fromkeys(
-        ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k", "top_k_experts"), 2
-    ),
-    **dict.fromkeys(("n_group", "topk_group", "n_groups", "mamba_n_groups"), 1),
-    **dict.fromkeys(("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "num_mtp_layers"), 0),
-    **dict.fromkeys(("num_nextn_predict_layers", "pad_token_id"), 0),
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"), 16),
-    **dict.fromkeys(("head_dim", "v_head_dim", "q_lora_rank", "kv_lora_rank", "index_head_dim", "sliding_window"), 16),
-    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "mamba_d_head", "mamba_head_dim"), 16),
-    **dict.fromkeys(("moe_shared_expert_intermediate_size",), 16),
-    **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "mamba_d_state", "ssm_state_size", "index_topk"), 8),
-    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads"), 4),
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
 SPARSE = {"mlp_layer_types": ["sparse", "sparse"]}
 # What a family needs beside, and scales, biases and caps of heads that are off by default.
@@ -102,27 +79,13 @@ def families():
     return found
 
 
-def tiny_config(kind):
-    """A config of `kind` with two layers and eight experts."""
-    text = kind().get_text_config()
-    declared = {*inspect.signature(type(text)).parameters, *vars(text)}
-    sizes = {name: size for name, size in SIZES.items() if name in declared}
-    if "qk_rope_head_dim" in declared and "head_dim" in sizes:
-        sizes["head_dim"] = SIZES["qk_rope_head_dim"]
-    return type(text)(**sizes | BESIDE.get(text.model_type, {}))
-
-
-def tiny_model(kind, model):
-    """Random weights far from their even beginnings, so that routers decide."""
-    torch.manual_seed(0)
-    net = model._from_config(tiny_config(kind)).eval()
+def built(kind, model):
+    """Two layers of eight experts, and hashed routes that are drawn."""
+    net = tiny_model(tiny_config(kind, BESIDE), model)
     draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in net.parameters():
-            weight.add_(torch.randn(weight.shape, generator=draw) * 0.1)
-        for name, routes in net.named_buffers():
-            if name.endswith("tid2eid"):
-                routes.copy_(torch.rand(len(routes), 8, generator=draw).argsort(-1)[:, : routes.shape[1]])
+    for name, routes in net.named_buffers():
+        if name.endswith("tid2eid"):
+            routes.copy_(torch.rand(len(routes), 8, generator=draw).argsort(-1)[:, : routes.shape[1]])
     return net
 
 
@@ -170,11 +133,11 @@ def verdict(name):
     kind, model = families()[name]
     row = {"system": "moe", "family": name, "class": model.__name__, "difference": None, "why": ""}
     try:
-        net = tiny_model(kind, model)
+        net = built(kind, model)
         net(input_ids=torch.tensor([[3, 4, 5, 6]]), use_cache=False)
         mixtures_of(net)
     except Exception as error:
-        return {**row, "verdict": "not built", "why": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+        return {**row, "verdict": "not built", "why": reason(error)}
     try:
         scoring, difference = check(net, name=name)
     except ValueError as error:
@@ -188,16 +151,5 @@ def verdict(name):
     }
 
 
-def main():
-    rows = []
-    for name in sorted(families()):
-        rows.append(row := verdict(name))
-        results.note("families", key=("system", "family", "class"), command=COMMAND, **row)
-        print(f"{row['verdict']:10}{row['family']:20}{row['why']}", flush=True)
-    counts = {v: sum(r["verdict"] == v for r in rows) for v in ("right", "refused", "not built", "wrong")}
-    print(counts)
-    return 1 if counts["wrong"] or counts["right"] < 20 else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(walk(sorted(families()), verdict, least=20))

@@ -51,17 +51,17 @@ MUTANTS = (
     ),
     ("no means in the bias", REMOVAL, "bias + constant", "bias", FAMILIES),
     (
-        "positions begin one too late",
+        "padding holds the prompt's place, so RoBERTa's positions begin too late",
         ROOM + "backbone.py",
-        ".clamp(min=1) + self._first_position",
-        ".clamp(min=1) + self._first_position + 1",
+        "if i not in special",
+        "if i == tokenizer.pad_token_id",
         FAMILIES,
     ),
     (
         "the prompt overwrites [MASK]",
         ROOM + "backbone.py",
-        'prompt, batch.get("prompt_at", 0))',
-        "prompt, 0)",
+        "prompt, at):",
+        "prompt, 0):",
         TRANSFER,
     ),
     (

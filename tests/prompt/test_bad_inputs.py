@@ -94,7 +94,7 @@ def test_a_feed_forward_structure_that_is_not_known():
 
     model = MambaForCausalLM(MambaConfig(vocab_size=30, hidden_size=16, num_hidden_layers=1, state_size=4))
     with pytest.raises(
-        ValueError, match="MambaForCausalLM: no feed-forward down-projection found; expected names such as"
+        ValueError, match="MambaForCausalLM: no feed-forward down-projection found; expected linear layers with"
     ):
         down_projections(model)
     with pytest.raises(ValueError, match="no feed-forward down-projection"):

@@ -1,0 +1,121 @@
+"""Feed-forward blocks of a model whose names are new, found by following what its linear layers make of a few words.
+
+A down-projection is a linear layer of a block that reads what an activation made, position by position, of other linear
+layers' outputs: attention mixes positions and a norm mixes neurons, so neither is followed.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+ACTIVATIONS = set(
+    "celu elu erf expm1 gelu hardswish leaky_relu mish relu relu_ relu6 selu sigmoid silu softplus".split()
+)
+ACTIVATIONS |= {"tanh"}
+# What leaves a neuron a neuron: it is moved, scaled, or multiplied with the one of a gate.
+POINTWISE = set("abs add clamp clamp_min div exp iadd imul log1p maximum minimum mul neg pow radd rmul rsub".split())
+POINTWISE |= set("square sub truediv where".split())
+MOVES = set("chunk clone contiguous detach dropout flatten float getitem narrow permute reshape split squeeze".split())
+MOVES |= set("bfloat16 half to transpose type type_as unbind unsqueeze view".split())
+_found: "WeakKeyDictionary[nn.Module, dict[str, tuple[str, ...]]]" = WeakKeyDictionary()
+
+
+class _Made(NamedTuple):
+    """Which linear layers made a tensor, and whether an activation came behind them."""
+
+    by: frozenset[str]
+    active: bool
+
+
+class _Follow(TorchFunctionMode):
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **kwargs or {})
+        given = [t for a in args for t in (a if isinstance(a, list | tuple) else (a,)) if isinstance(t, Tensor)]
+        made = [m for t in given if (m := getattr(t, "_made", None)) is not None]
+        name = getattr(function, "__name__", "").strip("_")
+        if not made or name not in ACTIVATIONS | POINTWISE | MOVES:
+            return out
+        widest = max(t.numel() for t in given if hasattr(t, "_made"))
+        if any(t.numel() >= widest and not hasattr(t, "_made") for t in given):
+            # Met something else of its size: attention's output, a residual stream, a state.
+            return out
+        by = frozenset().union(*(m.by for m in made))
+        tag = _Made(by, name in ACTIVATIONS or any(m.active for m in made))
+        for tensor in out if isinstance(out, list | tuple) else (out,):
+            if isinstance(tensor, Tensor) and tensor is not None:
+                tensor._made = tag  # type: ignore[attr-defined]
+        return out
+
+
+def blocks_of(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Name of each down-projection in `body` -> names of the linear layers that make its neurons, in the order of a forward.
+
+    Names are those in `model`. Empty where nothing is found. ValueError where one is read twice, as in layers that share
+    their weights, or where blocks differ in width: a neuron has no number of its own there.
+    """
+    if model not in _found:
+        _found[model] = _follow(model, body)
+    return _found[model]
+
+
+@torch.no_grad()
+def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
+    inside = {id(m) for m in body.modules()}
+    linear = {n: m for n, m in model.named_modules() if id(m) in inside and _is_linear(n, m)}
+    read: list[tuple[str, tuple[str, ...]]] = []
+
+    def before(name: str, given: tuple[Any, ...]) -> None:
+        made = getattr(given[0], "_made", None) if given else None
+        if made is not None and made.active and re.search(r"\.\d+\.", name):
+            read.append((name, tuple(sorted(made.by))))
+
+    def behind(name: str, out: Any) -> None:
+        out._made = _Made(frozenset((name,)), False)
+
+    with ExitStack() as hooks:
+        for name, module in linear.items():
+            hooks.enter_context(_handle(module.register_forward_pre_hook(lambda _m, a, n=name: before(n, a))))
+            hooks.enter_context(_handle(module.register_forward_hook(lambda _m, _a, out, n=name: behind(n, out))))
+        words = torch.arange(3, 9, device=next(model.parameters()).device)[None]
+        with _Follow():
+            body(input_ids=words)
+    found = dict(read)
+    if len(found) < len(read):
+        raise ValueError(
+            f"{type(model).__name__}: layers share the feed-forward block {read[0][0]}, so its neurons have no layer of "
+            "their own; expected a model with a block a layer."
+        )
+    widths = {width_of(linear[name]) for name in found}
+    if len(widths) > 1:
+        raise ValueError(
+            f"{type(model).__name__}: its feed-forward blocks have {', '.join(map(str, sorted(widths)))} neurons; expected "
+            "blocks of one width."
+        )
+    return found
+
+
+def width_of(module: nn.Module) -> int:
+    """Neurons that a down-projection reads: a Linear's or GPT-2's Conv1D's, which holds its weight the other way round."""
+    module = getattr(module, "base_layer", module)
+    return int(module.weight.shape[0 if type(module).__name__ == "Conv1D" else 1])
+
+
+def _is_linear(name: str, module: nn.Module) -> bool:
+    if ".lora_" in name or name.endswith("base_layer"):
+        return False
+    module = getattr(module, "base_layer", module)
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+@contextmanager
+def _handle(handle: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        handle.remove()
