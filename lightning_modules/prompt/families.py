@@ -88,8 +88,8 @@ def word_embedding(model: "PreTrainedModel") -> Any:
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == model.config.vocab_size]
     if len(tables) != 1:
         raise ValueError(
-            f"backbone: {type(model).__name__} has {len(tables)} embeddings of {model.config.vocab_size} words; expected one, "
-            "whose place a prompt takes."
+            f"backbone: {type(model).__name__} has {len(tables)} embeddings of {model.config.vocab_size} words; expected "
+            "one, whose place a prompt takes."
         )
     return tables[0]
 

@@ -14,15 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-ACTIVATIONS = set(
-    "celu elu erf expm1 gelu hardswish leaky_relu mish relu relu_ relu6 selu sigmoid silu softplus".split()
+ACTIVATIONS = frozenset(
+    ("celu", "elu", "erf", "expm1", "gelu", "hardswish", "leaky_relu", "mish", "relu", "relu_", "relu6", "selu")
+    + ("sigmoid", "silu", "softplus", "tanh")
 )
-ACTIVATIONS |= {"tanh"}
-# What leaves a neuron a neuron: it is moved, scaled, or multiplied with the one of a gate.
-POINTWISE = set("abs add clamp clamp_min div exp iadd imul log1p maximum minimum mul neg pow radd rmul rsub".split())
-POINTWISE |= set("square sub truediv where".split())
-MOVES = set("chunk clone contiguous detach dropout flatten float getitem narrow permute reshape split squeeze".split())
-MOVES |= set("bfloat16 half to transpose type type_as unbind unsqueeze view".split())
+# What leaves a neuron a neuron: it is moved, scaled, or multiplied with that of a gate.
+POINTWISE = frozenset(
+    ("abs", "add", "clamp", "clamp_min", "div", "exp", "iadd", "imul", "log1p", "maximum", "minimum", "mul", "neg")
+    + ("pow", "radd", "rmul", "rsub", "square", "sub", "truediv", "where")
+)
+MOVES = frozenset(
+    ("bfloat16", "chunk", "clone", "contiguous", "detach", "dropout", "flatten", "float", "getitem", "half", "narrow")
+    + ("permute", "reshape", "split", "squeeze", "to", "transpose", "type", "type_as", "unbind", "unsqueeze", "view")
+)
 _found: "WeakKeyDictionary[nn.Module, dict[str, tuple[str, ...]]]" = WeakKeyDictionary()
 
 
