@@ -8,7 +8,7 @@ from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import down_projections, up_projections
 from lightning_modules.prompt.feed_forward import width_of
 from lightning_modules.skill_neurons.hooks import Perturbation, hooked
-from lightning_modules.skill_neurons.pruning import pruned
+from lightning_modules.skill_neurons.removal import pruned
 
 NEAR = 1e-4
 
