@@ -108,6 +108,8 @@ class Backbone(nn.Module):
 
     def _run(self, module: nn.Module, batch: Batch, prompt: Tensor | None) -> Any:
         at, ids = batch.get("prompt_at", 0), batch["input_ids"]
+        if prompt is None and "prompt_at" in batch:
+            prompt = self._kept(batch)
         if prompt is not None:
             ids = ids.index_fill(1, torch.arange(at, at + prompt.shape[-2], device=ids.device), self._filler)
         asked = {"input_ids": ids, "attention_mask": batch["attention_mask"]}
@@ -117,6 +119,14 @@ class Backbone(nn.Module):
             asked["decoder_input_ids"] = torch.full_like(batch["input_ids"][:, :1], start_token(self.model))
         with _prompted(word_embedding(self.model), prompt, at):
             return module(**asked)
+
+    def _kept(self, batch: Batch) -> Tensor | None:
+        """What stands where a place is kept and no prompt is given: padding that is seen, and counted as a word is."""
+        pad, at = self.tokenizer.pad_token_id, batch["prompt_at"]
+        if pad is None or pad == self.tokenizer.eos_token_id:
+            return None
+        kept_T = (batch["input_ids"][0, at:] == pad) & batch["attention_mask"][0, at:].bool()
+        return self.words(torch.full((int(kept_T.long().cumprod(0).sum()),), pad))
 
     @torch.no_grad()
     def _prototype(self, batch: Batch) -> Tensor:
