@@ -38,7 +38,8 @@ class Backbone(nn.Module):
         self.width: int = word_embedding(model).weight.shape[-1]
         self.requires_grad_(False)
         # RoBERTa, M2M100 and others number positions by which tokens are not padding: an ordinary word holds the place.
-        special = {*tokenizer.all_special_ids, getattr(model.config.get_text_config(), "pad_token_id", None)}
+        config: Any = model.config
+        special = {*tokenizer.all_special_ids, getattr(config.get_text_config(), "pad_token_id", None)}
         self._filler = next(i for i in range(len(tokenizer)) if i not in special)
         self._prototypes: dict[tuple[str, torch.device], Tensor] = {}
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def down_projections(model: nn.Module) -> dict[str, nn.Module]:
+def down_projections(model: "PreTrainedModel") -> dict[str, nn.Module]:
     """Name -> down-projection of each feed-forward block, in layer order; of an encoder-decoder the encoder's.
 
     The encoder's, because prompt tokens stand there. Found by what they compute, whatever their names (`feed_forward`).
@@ -36,12 +36,12 @@ def down_projections(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def up_projections(model: nn.Module, down: str) -> dict[str, nn.Module]:
+def up_projections(model: "PreTrainedModel", down: str) -> dict[str, nn.Module]:
     """Name -> the linear layers whose outputs make the neurons of the down-projection named `down`."""
     return {name: model.get_submodule(name) for name in blocks_of(model, reader_of(model))[down]}
 
 
-def reader_of(model: nn.Module) -> nn.Module:
+def reader_of(model: "PreTrainedModel") -> Any:
     """What reads a text, without a head: an encoder-decoder's encoder."""
     return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else body_of(model)
 

@@ -106,8 +106,8 @@ def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
 
 def width_of(module: nn.Module) -> int:
     """Neurons that a down-projection reads: a Linear's or GPT-2's Conv1D's, which holds its weight the other way round."""
-    module = getattr(module, "base_layer", module)
-    return int(module.weight.shape[0 if type(module).__name__ == "Conv1D" else 1])
+    weight: Any = getattr(module, "base_layer", module).weight
+    return int(weight.shape[0 if type(getattr(module, "base_layer", module)).__name__ == "Conv1D" else 1])
 
 
 def _is_linear(name: str, module: nn.Module) -> bool:
