@@ -7,6 +7,7 @@ layers' outputs: attention mixes positions and a norm mixes neurons, so neither 
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from inspect import signature
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -87,6 +88,10 @@ def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
             hooks.enter_context(_handle(module.register_forward_pre_hook(lambda _m, a, n=name: before(n, a))))
             hooks.enter_context(_handle(module.register_forward_hook(lambda _m, _a, out, n=name: behind(n, out))))
         words = torch.arange(3, 9, device=next(model.parameters()).device)[None]
+        if "input_ids" not in signature(body.forward).parameters:
+            raise ValueError(
+                f"{type(model).__name__}: its body is not asked with input_ids, so its blocks are not followed."
+            )
         with _Follow():
             body(input_ids=words)
     found = dict(read)

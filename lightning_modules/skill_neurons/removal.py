@@ -31,6 +31,15 @@ def pruned(model: nn.Module, *, keep_LF: Tensor, mean_LF: Tensor) -> nn.Module:
         keep_F = keep_LF[layer]
         if bool(keep_F.all()):
             continue
+        beside = model.get_submodule(name.rpartition(".")[0]).named_children()
+        scales = [
+            n for n, m in beside if isinstance(w := getattr(m, "weight", None), Tensor) and w.shape == keep_F.shape
+        ]
+        if scales:
+            raise ValueError(
+                f"{type(model).__name__}: {scales[0]} beside {name} scales its neurons by all of them (BitNet), so none can "
+                "be taken out without changing the others. This family cannot be pruned."
+            )
         for up_name, up in up_projections(model, name).items():
             _replace(model, up_name, _rows(up, keep_F, up_name))
         _replace(model, name, _columns(model.get_submodule(name), keep_F, mean_LF[layer]))
