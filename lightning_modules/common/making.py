@@ -29,6 +29,7 @@ class Thing:
         steps: of its training. why: in half a sentence, for the terminal.
         place: the folder it is kept in; None for what is trained and not kept.
         ask: gets it as the run will, for `plan=true`; None where it has been got when the study was built.
+        together: how many like it are made by one training, at once.
     """
 
     kind: str
@@ -38,6 +39,7 @@ class Thing:
     why: str = ""
     place: Path | None = None
     ask: Callable[[], Any] | None = None
+    together: int = 1
 
     @property
     def identity(self) -> tuple[str, str, str, str]:

@@ -95,17 +95,20 @@ class Backbone(nn.Module):
         weight = batch["attention_mask"].unsqueeze(-1).to(hidden_BTH.dtype)
         return (hidden_BTH * weight).sum(1) / weight.sum(1)
 
-    def answer(self, batch: Batch, prompt: Tensor | None = None) -> Tensor:
+    def answer(self, batch: Batch, prompt: Tensor | None = None, *, lean: bool = False) -> Tensor:
         """What classes are scored by: logits [B, V], or for prototypes the mean state [B, H]."""
-        return self.mean_state(batch, prompt) if "phrase_ids" in batch else self.logits(batch, prompt)
+        return self.mean_state(batch, prompt) if "phrase_ids" in batch else self.logits(batch, prompt, lean=lean)
 
     def scores(self, batch: Batch, prompt: Tensor | None = None, *, lean: bool = False) -> Tensor:
         """Class scores [B, C]: logits of the label words, or 20 x cosine to the embedded label phrases."""
         batch = self.placed(batch)
+        return self.of_classes(self.answer(batch, prompt, lean=lean), batch)
+
+    def of_classes(self, answer: Tensor, batch: Batch) -> Tensor:
+        """Class scores [B, C] by what `answer` gave, for the words of `batch`."""
         if "phrase_ids" not in batch:
-            return self.logits(batch, prompt, lean=lean)[:, batch["label_ids"]]
-        state_BH = self.mean_state(batch, prompt)
-        return 20.0 * nn.functional.normalize(state_BH, dim=-1) @ self._prototype(batch).T
+            return answer[:, batch["label_ids"]]
+        return 20.0 * nn.functional.normalize(answer, dim=-1) @ self._prototype(batch).T
 
     def _run(self, module: nn.Module, batch: Batch, prompt: Tensor | None) -> Any:
         at, ids = batch.get("prompt_at", 0), batch["input_ids"]

@@ -86,9 +86,11 @@ class PromptTuning(SavesWhatTrains):
         self.log(f"{split}/accuracy", right, batch_size=size, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        parameters = list(self.trained().values())
+        return self.optimized(list(self.trained().values()), steps=int(self.trainer.estimated_stepping_batches))
+
+    def optimized(self, parameters: list[nn.Parameter], *, steps: int) -> dict[str, Any]:
+        """AdamW and its schedule over `steps`, as Lightning takes them."""
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
-        steps = int(self.trainer.estimated_stepping_batches)
         scheduler = warm_up_and_cosine(
             optimizer, total_steps=steps, warmup_steps=self.warmup_steps, min_lr_ratio=self.min_lr_ratio
         )

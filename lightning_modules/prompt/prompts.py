@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lightning_modules.common.making import Thing
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.prompt_file import PromptFile
+from lightning_modules.prompt.together import TunedTogether
 from lightning_modules.prompt.tuners import SoftPrompt, Tuner
 from lightning_modules.training.inner import device, inner_trainer, precision, seeded
 
@@ -38,6 +40,8 @@ class Prompts:
         length, init, start: of the soft prompt, P; `start` has its text, file or from_run.
         template, verbaliser: how a task is asked. eval_batch: examples of a forward that trains nothing.
         tuning: steps, batch, lr and the schedule of `tuning` in the config.
+        together: most soft prompts that share a training's forwards; above 1 they are equal to those tuned alone up to
+            rounding, not to the bit, and kept apart from them.
         cache: git-ignored folder; prompts lie in `cache`/prompts.
         runs: task -> ids of finished prompt/tune runs; their prompts are taken before any is trained.
         tracking_uri: where `runs` are looked up.
@@ -56,16 +60,19 @@ class Prompts:
         template: str | None = None,
         verbaliser: str | None = None,
         eval_batch: Count = 256,
+        together: Count = 1,
         runs: dict[str, list[str]] | None = None,
         tracking_uri: str | None = None,
     ) -> None:
         self.spec, self.source, self.tuning, self.cache = backbone, source, dict(tuning), Path(cache)
         self.length, self.init, self.template, self.verbaliser = length, init, template, verbaliser
-        self.eval_batch = eval_batch
+        self.eval_batch, self.together = eval_batch, together
         self.start, self.runs, self.tracking_uri = start or {}, runs or {}, tracking_uri
         for task in self.runs:
             check_choice("prompts.runs", task, source.names())
         self._data: dict[str, TaskDataModule] = {}
+        self._expected: list[tuple[str, int]] = []
+        self._tuned: dict[tuple[str, int], PromptTuning] = {}
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -81,6 +88,7 @@ class Prompts:
         """The same with other settings of tuning, from no run."""
         other = copy.copy(self)
         other.tuning, other.runs = self.tuning | settings, {}
+        other._expected, other._tuned = [], {}
         return other
 
     def data(self, task: str) -> TaskDataModule:
@@ -122,21 +130,45 @@ class Prompts:
 
     def path(self, task: str, *, seed: int, tuner: Tuner | None = None, lr: Positive | None = None) -> Path:
         """Folder with what `tuner` (a soft prompt) trained; trains it when it is not there."""
+        own = tuner is None and lr is None
         tuner, tuning, data = self._asked(task, seed, tuner, lr)
 
         def make(place: Path) -> None:
-            with seeded(seed):
-                module = self._module(tuner, tuning)
-                inner_trainer(max_steps=tuning["steps"]).fit(module, datamodule=data)
+            if self.together > 1 and own and (task, seed) not in self._tuned:
+                self._tune_together(task, seed)
+            module = self._tuned.pop((task, seed), None) if own else None
+            if module is None:
+                with seeded(seed):
+                    module = self._module(tuner, tuning)
+                    inner_trainer(max_steps=tuning["steps"]).fit(module, datamodule=data)
             module.export(place, datamodule=data)
 
-        kept = self._kept(seed, tuner, tuning, data)
+        kept = self._kept(seed, tuner, tuning, data, together=own)
         return made(**kept, make=make, thing=self._thing(task, seed, tuner, tuning, place_of(**kept)))
 
     def thing(self, task: str, *, seed: int, tuner: Tuner | None = None, lr: Positive | None = None) -> Thing:
         """What `path` trains."""
+        own = tuner is None and lr is None
         tuner, tuning, data = self._asked(task, seed, tuner, lr)
-        return self._thing(task, seed, tuner, tuning, place_of(**self._kept(seed, tuner, tuning, data)))
+        place = place_of(**self._kept(seed, tuner, tuning, data, together=own))
+        found = self._thing(task, seed, tuner, tuning, place)
+        return replace(found, ask=lambda: self.path(task, seed=seed)) if own else found
+
+    def _tune_together(self, task: str, seed: int) -> None:
+        """Tune this prompt, and with it what else is expected and not kept, in one training; they wait in `_tuned`."""
+        datas = {(task, seed): self.datamodule(task, seed=seed)}
+        for other in self._expected:
+            if (
+                len(datas) < self.together
+                and other not in self._tuned
+                and not self.thing(other[0], seed=other[1]).is_kept
+            ):
+                datas.setdefault(other, self.datamodule(other[0], seed=other[1]))
+        modules = {each: self._module(self.soft(seed=each[1]), self.tuning) for each in datas}
+        with seeded(seed):
+            training = TunedTogether(list(modules.values()), list(datas.values()))
+            inner_trainer(max_steps=self.tuning["steps"]).fit(training, training.steps(self.tuning["steps"]))
+        self._tuned |= modules
 
     def _thing(self, task: str, seed: int, tuner: Tuner, tuning: dict[str, Any], place: Path) -> Thing:
         soft = isinstance(tuner, SoftPrompt)
@@ -151,14 +183,17 @@ class Prompts:
         )
 
     def needs(self, tasks: Sequence[str], seeds: Sequence[int]) -> list[Thing]:
-        """The backbone, where it is pretrained here, and a prompt per task and seed, those of `runs` left out."""
-        prompts = [
-            self.thing(task, seed=seed)
-            for task in tasks
-            for trial, seed in enumerate(seeds)
-            if trial >= len(self.runs.get(task, ()))
+        """The backbone, where it is pretrained here, and a prompt per task and seed, those of `runs` left out.
+
+        What was listed here is what `together` has to choose from.
+        """
+        asked = [
+            (task, seed) for task in tasks for trial, seed in enumerate(seeds) if trial >= len(self.runs.get(task, ()))
         ]
-        return [*self.spec.needs(), *prompts]
+        self._expected = list(dict.fromkeys([*self._expected, *asked]))
+        prompts = [self.thing(task, seed=seed) for task, seed in asked]
+        at_once = max(1, min(self.together, sum(not prompt.is_kept for prompt in prompts)))
+        return [*self.spec.needs(), *(replace(prompt, together=at_once) for prompt in prompts)]
 
     def _asked(
         self, task: str, seed: int, tuner: Tuner | None, lr: float | None
@@ -166,7 +201,9 @@ class Prompts:
         tuning = self.tuning | ({} if lr is None else {"lr": lr})
         return tuner or self.soft(seed=seed), tuning, self.datamodule(task, seed=seed)
 
-    def _kept(self, seed: int, tuner: Tuner, tuning: dict[str, Any], data: TaskDataModule) -> dict[str, Any]:
+    def _kept(
+        self, seed: int, tuner: Tuner, tuning: dict[str, Any], data: TaskDataModule, *, together: bool
+    ) -> dict[str, Any]:
         key = {
             "prompt": VERSION,
             "backbone": self.spec.key(),
@@ -174,6 +211,7 @@ class Prompts:
             "tuner": tuner.description(),
             "tuning": tuning,
             "seed": seed,
+            **({"together": True} if together and self.together > 1 else {}),
             **({} if precision() == "32-true" else {"precision": precision()}),
         }
         return {"folder": self.cache / "prompts", "key": key}

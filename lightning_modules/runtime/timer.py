@@ -21,7 +21,7 @@ class Cost(NamedTuple):
     rest: float
 
     def of(self, thing: Thing) -> float:
-        return self.rest + self.step * thing.steps
+        return (self.rest + self.step * thing.steps) / thing.together
 
 
 class Training:

@@ -145,13 +145,6 @@ def find(
     return predictivity_RLF(counts, balanced=balanced)
 
 
-def p_values_LF(pred_LF: Tensor, null_RLF: Tensor) -> Tensor:
-    """Share of a layer's null, all its neurons under all permutations, that is at least as predictive; never 0."""
-    null = null_RLF.transpose(0, 1).flatten(1).sort(1).values
-    below = torch.searchsorted(null, pred_LF.contiguous(), right=False)
-    return (1 + null.shape[1] - below).float() / (1 + null.shape[1])
-
-
 def select(pred_LF: Tensor, *, share: float, rank_within: str = "layer") -> Tensor:
     """Bool mask [L, F] of the top `share` of each `layer` (the paper's) or of the `model`; ties go to the lower number."""
     check_choice("rank_within", rank_within, WITHIN)

@@ -21,6 +21,7 @@ from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons import figures as draw
 from lightning_modules.skill_neurons import predictivity as sn
 from lightning_modules.skill_neurons.hooks import See, hooked
+from lightning_modules.skill_neurons.significance import Significance, of_labellings, signs
 from lightning_modules.skill_neurons.single_neurons import neuron_accuracy, neuron_name, top_by_layer, word_activation
 
 
@@ -157,7 +158,31 @@ def accuracy(
 
 
 class SkillNeurons(PromptStudy):
-    """Predictivity against its null, the likeness of tasks, where the neurons are, and the words that go with them."""
+    """Predictivity against its null, the likeness of tasks, where the neurons are, and the words that go with them.
+
+    Args:
+        p_values: labellings that p-values come from, one more than 1 / the smallest p-value; 0: none are given.
+    """
+
+    def __init__(self, *, p_values: Whole = 999, **shared: Any) -> None:
+        super().__init__(**shared)
+        self.p_values = p_values
+
+    def significance(self, task: str) -> Significance:
+        """Of the mean predictivity over the trials' prompts."""
+        data = self.prompts.data(task)
+        trials = []
+        for prompt in self.tuned(task):
+            base = sn.baseline_LPF(self.backbone, data.fixed("train"), prompt)
+            trials.append(signs(self.backbone, data.fixed("val"), prompt, baseline_LPF=base))
+        return of_labellings(
+            trials,
+            data.examples("val").labels,
+            classes=len(data.task.classes),
+            permutations=self.p_values,
+            seed=self.seed,
+            balanced=self.balanced,
+        )
 
     def run(self, desk: Desk) -> dict[str, float]:
         preds = {task: self.predictivity(task) for task in self.tasks}
@@ -165,7 +190,6 @@ class SkillNeurons(PromptStudy):
         rows: list[dict[str, Any]] = []
         for task, pred in preds.items():
             best = divmod(int(pred[0].argmax()), pred.shape[-1])
-            p_LF = sn.p_values_LF(pred[0], pred[1:]) if self.permutations else torch.ones_like(pred[0])
             binary = len(self.prompts.data(task).task.classes) == 2
             asked = (self.backbone, self.prompts.data(task), self.tuned(task))
             test = neuron_accuracy(*asked, layer=best[0], unit=best[1]) if binary else float("nan")
@@ -181,7 +205,7 @@ class SkillNeurons(PromptStudy):
                     "test": test,
                     "null's best": null,
                     "prompt's test": tuned,
-                    "neurons p<=.001": int((p_LF <= 0.001).sum()),
+                    **(self.significance(task).counts() if self.p_values else {}),
                 }
             )
             metrics |= {f"prompt/best_neuron_{task}": val, f"prompt/best_neuron_null_{task}": null}

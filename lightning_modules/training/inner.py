@@ -79,7 +79,7 @@ class Told(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        watcher().step(trainer.global_step, outputs["loss"])
+        watcher().step(trainer.global_step, outputs.get("shown", outputs["loss"]))
 
 
 class InnerTrainer(pl.Trainer):

@@ -7,10 +7,21 @@ FAMILIES = "tests/prompt/test_families.py tests/prompt/test_tuners.py"
 NEURONS = "tests/skill_neurons/test_predictivity.py"
 TRANSFER = "tests/transfer/test_transfer.py"
 PROMPTS = "tests/prompt/test_prompts.py"
+P, TOGETHER = "tests/skill_neurons/test_significance.py", "tests/prompt/test_together.py"
+SIGNIFICANCE, TOGETHER_FILE = NEURONS_ROOM + "significance.py", ROOM + "together.py"
 LANGUAGE = "tests/prompt/test_language.py"
 
 MUTANTS = (
     ("a neuron's mean counts as above it", FINDER, "> baseline_LPF[layer]", ">= baseline_LPF[layer] - 0.01", NEURONS),
+    ("family-wise by the mean neuron", SIGNIFICANCE, "null_RLF.flatten(1).amax(1)", "null_RLF.flatten(1).mean(1)", P),
+    ("a tie is not reached", SIGNIFICANCE, "+= (null_RLF >= true_LF - TIE)", "+= (null_RLF > true_LF + TIE)", P),
+    (
+        "prompts of a batch change places",
+        TOGETHER_FILE,
+        "for p, size in zip(prompts, ",
+        "for p, size in zip(prompts[::-1], ",
+        TOGETHER,
+    ),
     ("only one side of a neuron", FINDER, "torch.maximum(accuracy, 1 - accuracy)", "accuracy", NEURONS),
     ("mean over tokens, not the best", FINDER, "1 - accuracy).amax(2)", "1 - accuracy).mean(2)", NEURONS),
     (

@@ -177,8 +177,6 @@ def test_shuffled_labels_lie_inside_their_null(prompts):
     found = sn.find(prompts.backbone, labels_N=shuffled, **settings)
     best = found.flatten(1).amax(1)
     assert (best[1:] >= best[0]).float().mean() > 0.05
-    p = sn.p_values_LF(found[0], found[1:])
-    assert p.min() > 0 and 0.2 < p.mean() < 0.8
 
 
 def test_the_null_permutes_the_labels():
