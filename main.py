@@ -10,8 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lightning_modules.runtime import config, naming
+from lightning_modules.runtime import config, naming, openmp
 
+openmp.spin_briefly()
 config.register_resolvers(project=Path(__file__).parent)
 
 

@@ -1,12 +1,14 @@
 """Short hashes of what a result depends on: settings, weights, texts."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def digest(value: Any) -> str:
@@ -16,6 +18,9 @@ def digest(value: Any) -> str:
 
 def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
     """16 hex digits of the SHA-256 of every weight's name and bytes, by name."""
+    # A name of a folder is digested before anybody has the seconds that torch takes.
+    import torch
+
     found = hashlib.sha256()
     for name, weight in sorted(weights.items()):
         found.update(name.encode())
