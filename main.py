@@ -55,7 +55,8 @@ def start() -> int:
         print(f"facet {naming.version()}")
         return 0
     from lightning_modules.common.lock import HELD, HeldError, held
-    from lightning_modules.runtime import errors, preflight
+    from lightning_modules.common.say import say
+    from lightning_modules.runtime import errors, preflight, records
 
     arguments = config.spelled_out(sys.argv[1:])
     cfg = preflight.check(arguments)
@@ -81,8 +82,13 @@ def start() -> int:
 
             return sweep.run(cfg, main, arguments)
         # Before Hydra writes the run's folder; of a run's ranks the first holds it for all.
-        with held(preflight.folder(cfg) / "lock") if rank() == 0 else contextlib.nullcontext():
-            main()
+        place = preflight.folder(cfg)
+        with held(place / "lock") if rank() == 0 else contextlib.nullcontext():
+            # Here as well as in a run, which takes seconds of imports before it could say so.
+            if rank() == 0 and not cfg.fresh and records.result(place):
+                say(f"Already done: {place}/{records.RESULT} (fresh=true runs it again).")
+            else:
+                main()
         return 0
     except HeldError as other:
         print(f"error: {other}", file=sys.stderr)

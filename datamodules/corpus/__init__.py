@@ -1,10 +1,15 @@
 """Text of several domains as memory-mapped tokens."""
 
-from datamodules.corpus.datamodule import CorpusDataModule
-from datamodules.corpus.factories import folder_corpus, hub_corpus
-from datamodules.corpus.folder import FolderSource
-from datamodules.corpus.sources import EmbeddedSource, HubSource
-from datamodules.corpus.synthetic import SyntheticSource
+from typing import TYPE_CHECKING
+
+from lightning_modules.common import lazy
+
+if TYPE_CHECKING:
+    from datamodules.corpus.datamodule import CorpusDataModule
+    from datamodules.corpus.factories import folder_corpus, hub_corpus
+    from datamodules.corpus.folder import FolderSource
+    from datamodules.corpus.sources import EmbeddedSource, HubSource
+    from datamodules.corpus.synthetic import SyntheticSource
 
 __all__ = [
     "CorpusDataModule",
@@ -15,3 +20,16 @@ __all__ = [
     "folder_corpus",
     "hub_corpus",
 ]
+
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "CorpusDataModule": "datamodule",
+        "EmbeddedSource": "sources",
+        "FolderSource": "folder",
+        "HubSource": "sources",
+        "SyntheticSource": "synthetic",
+        "folder_corpus": "factories",
+        "hub_corpus": "factories",
+    },
+)

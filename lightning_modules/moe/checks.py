@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from datamodules.order import LAYOUTS
 from lightning_modules.common.bounds import Count, Weight, Whole
 from lightning_modules.common.choices import check_choice
-from lightning_modules.moe.models import check_shape
+from lightning_modules.moe.families import check_shape
 from lightning_modules.runtime.devices import processes
 
 

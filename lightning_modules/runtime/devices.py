@@ -12,11 +12,12 @@ ACCELERATORS = ("cpu", "auto", *GPU)
 
 def accelerator_of(cfg: DictConfig) -> str:
     """`cpu`, `cuda` or `mps`: what `trainer.accelerator` comes to on this machine."""
-    import torch
-
     wanted = cfg.trainer.accelerator
     if wanted not in ("auto", "gpu"):
         return wanted
+    # Seconds that a run on the CPU can do without until it is sure to begin.
+    import torch
+
     if torch.cuda.is_available():
         return "cuda"
     if torch.backends.mps.is_available():
@@ -26,11 +27,11 @@ def accelerator_of(cfg: DictConfig) -> str:
 
 def available(accelerator: str) -> int:
     """Devices of a kind that torch can use here; processes on the CPU are not counted out."""
+    if accelerator == "cpu":
+        return 1
     import torch
 
-    if accelerator == "cuda":
-        return torch.cuda.device_count()
-    return int(accelerator == "cpu" or torch.backends.mps.is_available())
+    return torch.cuda.device_count() if accelerator == "cuda" else int(torch.backends.mps.is_available())
 
 
 def devices(cfg: DictConfig) -> int:
@@ -95,15 +96,17 @@ def studies_keep_their_weights(cfg: DictConfig) -> Iterator[str]:
 
 
 def precision_is_there(cfg: DictConfig) -> Iterator[str]:
-    import torch
-
     if submitted(cfg):
         return
     given = str(cfg.trainer.precision)
     kind = accelerator_of(cfg)
     if kind == "cpu" and given == "16-mixed":
         yield "trainer.precision is 16-mixed, which the CPU lacks; the nearest is bf16-mixed."
-    if kind == "cuda" and given.startswith("bf16") and available(kind) and not torch.cuda.is_bf16_supported():
+    if kind == "cuda" and given.startswith("bf16") and available(kind):
+        import torch
+
+        if torch.cuda.is_bf16_supported():
+            return
         yield f"trainer.precision is {given}, which this GPU lacks; the nearest is {given.replace('bf16', '16')}."
     if kind == "mps" and given.startswith("64"):
         yield f"trainer.precision is {given}, which MPS lacks; the nearest is 32-true."

@@ -14,7 +14,7 @@ from lightning_modules.common.lock import HELD, HeldError, held
 from lightning_modules.runtime import records, slurm
 from lightning_modules.runtime.courier import Delivery
 from lightning_modules.runtime.journal import Journal
-from lightning_modules.runtime.tracking import PARENT_RUN
+from lightning_modules.runtime.owner import PARENT_RUN
 
 SWEEP = "FACET_SWEEP"
 STOPPED = {sign * number + more for number in (signal.SIGINT, signal.SIGTERM) for sign, more in ((1, 128), (-1, 0))}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 import yaml
 from hydra.utils import get_object
 
-from lightning_modules.runtime import schema, system
+from lightning_modules.runtime import schema, signatures, system
 from lightning_modules.runtime.trust import CONF, OURS
 
 # Before them come the keys of conf/config.yaml; `parts` are fragments that options share.
@@ -108,7 +108,7 @@ def takers() -> dict[str, tuple[Callable[..., Any], str]]:
             origin = re.fullmatch(r"\$\{([\w.]+)\}", key.value.strip("\"'"))
             if origin and key.target and (function := _function(key.target)):
                 found.setdefault(origin[1], (function, key.path.rpartition(".")[2]))
-    plain = {path: function() for path, function in schema.PLAIN.items()}
+    plain = {path: schema.plain(path) for path in schema.PLAIN}
     for name in ("moe", "prompt", "svco"):
         module = f"lightning_modules.{name}.checks"
         if (CONF.parent / f"{module.replace('.', '/')}.py").is_file():
@@ -127,7 +127,7 @@ def _function(target: str) -> Callable[..., Any] | None:
 def kind(function: Callable[..., Any], name: str) -> str:
     """What may stand there in words, such as `whole number >= 1 or null`; '' where the code does not say."""
     called = function.__init__ if inspect.isclass(function) else function
-    hint = schema.hints(inspect.unwrap(called)).get(name)
+    hint = signatures.annotations(called).get(name)
     return "" if hint is None else _words(hint)
 
 
@@ -183,7 +183,7 @@ def page(found: list[File]) -> str:
             name = key.path.rpartition(".")[2]
             function, name = taken.get(key.path) or (_function(key.target) if key.target else None, name)
             if function is None and key.path.startswith("trainer."):
-                function = schema.PLAIN["trainer"]()
+                function = schema.plain("trainer")
             may = kind(function, name) if function else ""
             told = key.comment or shared.get(key.path) or (meaning(function, name) if function else "")
             lines.append(f"| `{key.path}` | `{_cell(key.value) or ' '}` | {_cell(may)} | {_cell(told)} |")

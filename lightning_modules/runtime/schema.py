@@ -4,19 +4,17 @@ A node with `_target_` is checked against the signature of its target; `Count` i
 without one are checked against the functions named in `PLAIN`.
 """
 
-import contextlib
-import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, get_type_hints
+from typing import Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from lightning_modules.common.bounds import Positive, Whole
 from lightning_modules.common.choices import nearest
-from lightning_modules.runtime import system, trust
+from lightning_modules.runtime import hints, signatures, system, trust
 
 CUTOFF = 0.8
 
@@ -45,23 +43,12 @@ def _top(
 def _logger(*, tracking_uri: str | None, artifact_location: str | None) -> None: ...
 
 
-def _optimizer() -> Callable[..., Any]:
-    from lightning_modules.common.optimizer import adamw_with_schedule
-
-    return adamw_with_schedule
-
-
-def _trainer() -> Callable[..., Any]:
-    import pytorch_lightning as pl
-
-    return pl.Trainer.__init__
-
-
-PLAIN: dict[str, Callable[[], Callable[..., Any]]] = {
-    "": lambda: _top,
-    "logger": lambda: _logger,
-    "optimizer": _optimizer,
-    "trainer": _trainer,
+# Dotted path of a node without `_target_` -> the function that takes it, or its name.
+PLAIN: dict[str, Callable[..., Any] | str] = {
+    "": _top,
+    "logger": _logger,
+    "optimizer": "lightning_modules.common.optimizer.adamw_with_schedule",
+    "trainer": "pytorch_lightning.Trainer.__init__",
 }
 # Given by the code that calls, never by a config.
 GIVEN = {
@@ -70,27 +57,34 @@ GIVEN = {
 }
 
 
+def plain(path: str) -> Callable[..., Any]:
+    """The function that takes a node of PLAIN."""
+    found = PLAIN[path]
+    return get_object(found) if isinstance(found, str) else found
+
+
 def problems(cfg: DictConfig) -> list[str]:
     """Every problem of names, types, ranges, unknown and missing keys, one line each, in the order of the config."""
     found = trust.refusals({key: trust.child(cfg, key) for key in cfg if key != "hydra"})
-    plain = {path: function() for path, function in PLAIN.items()} | system.checks_of(cfg).plain
+    known = PLAIN | system.checks_of(cfg).plain
     for path, node in nodes(cfg):
         target = node.get("_target_") if path else None
         if target is not None and target != "builtins.dict":
             if not trust.target_allowed(target):
                 continue
             try:
-                function = get_object(target)
+                signature = signatures.of(target)
             except Exception as error:
                 found.append(
                     f"{path}._target_ is {target!r}, which cannot be imported ({type(error).__name__}: {error})."
                 )
                 continue
-        elif path in plain:
-            function = plain[path]
+        elif path in known:
+            function = known[path]
+            signature = signatures.of(function) if isinstance(function, str) else signatures.read(function)
         else:
             continue
-        found += _arguments(path=path, node=node, function=function)
+        found += _arguments(path=path, node=node, signature=signature)
     return list(dict.fromkeys(found))
 
 
@@ -105,12 +99,9 @@ def nodes(cfg: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
             yield from nodes(child, f"{path}.{key}" if path else str(key))
 
 
-def _arguments(*, path: str, node: DictConfig, function: Callable[..., Any]) -> list[str]:
-    called = function.__init__ if inspect.isclass(function) else function
-    parameters = dict(inspect.signature(function).parameters)
-    told = hints(inspect.unwrap(called))
+def _arguments(*, path: str, node: DictConfig, signature: signatures.Signature) -> list[str]:
+    parameters = signature.parameters
     given = GIVEN.get(path, set())
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     found = []
     for key in node:
         full = f"{path}.{key}" if path else str(key)
@@ -119,38 +110,22 @@ def _arguments(*, path: str, node: DictConfig, function: Callable[..., Any]) -> 
         if OmegaConf.is_missing(node, key):
             found.append(f"{full} is missing: set {full}=VALUE.")
         elif key not in parameters or key in given:
-            if not open_ended and path:
+            if not signature.open_ended and path:
                 expected = [p for p in parameters if p not in given and p != "self"]
-                found.append(f"{full}: {target_name(function)} takes no {key!r}{nearest(key, expected)}.")
+                found.append(f"{full}: {signature.name} takes no {key!r}{nearest(key, expected)}.")
         else:
-            found += _value(full=full, node=node, key=key, hint=told.get(key, Any))
+            found += _value(full=full, node=node, key=key, signature=signature)
     if node.get("_partial_") or "_args_" in node:
         # The rest is given by who calls it, or by position.
         return found
     keys = list(node)  # `in` says no for a key that is ???
-    for name, parameter in parameters.items():
-        required = parameter.default is parameter.empty and parameter.kind in (
-            parameter.KEYWORD_ONLY,
-            parameter.POSITIONAL_OR_KEYWORD,
-        )
-        if required and name not in given and name not in keys and name != "self" and path:
-            found.append(f"{path}.{name} is missing: {target_name(function)} needs it; set {path}.{name}=VALUE.")
+    for name in parameters:
+        if signature.needs(name) and name not in given and name not in keys and name != "self" and path:
+            found.append(f"{path}.{name} is missing: {signature.name} needs it; set {path}.{name}=VALUE.")
     return found
 
 
-def hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """Type hints by parameter; one that names what only a type checker imports says nothing, and the others stay."""
-    try:
-        return get_type_hints(function, include_extras=True)
-    except NameError:
-        found = {}
-        for name, hint in inspect.get_annotations(function).items():
-            with contextlib.suppress(NameError):
-                found[name] = eval(hint, function.__globals__) if isinstance(hint, str) else hint
-        return found
-
-
-def _value(*, full: str, node: DictConfig, key: str, hint: Any) -> list[str]:
+def _value(*, full: str, node: DictConfig, key: str, signature: signatures.Signature) -> list[str]:
     origin = _origin(node, key) or full
     if origin != full and origin.startswith(("hydra", "paths")):
         return []
@@ -164,9 +139,10 @@ def _value(*, full: str, node: DictConfig, key: str, hint: Any) -> list[str]:
     if isinstance(value, DictConfig) and "_target_" in value:
         return []
     plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except Exception:  # an annotation that pydantic cannot read is no reason to stop a run
+    # Asked for only now: of some only the code itself can tell.
+    hint = signature.hint(key)
+    adapter = hints.adapter(hint)
+    if adapter is None:
         return []
     # YAML has lists where Python has tuples; strict validation tells them apart and must not.
     readings = [plain, tuple(plain)] if isinstance(plain, list) else [plain]
@@ -192,9 +168,3 @@ def _origin(node: DictConfig, key: str) -> str | None:
     if isinstance(raw, str) and raw.startswith("${") and raw.endswith("}") and ":" not in raw:
         return raw[2:-1]
     return None
-
-
-def target_name(function: Callable[..., Any]) -> str:
-    if function.__qualname__ == "Trainer.__init__":
-        return "pytorch_lightning.Trainer"
-    return f"{function.__module__}.{function.__qualname__}"

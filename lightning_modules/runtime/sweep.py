@@ -1,7 +1,8 @@
 """A multirun: one MLflow parent run, and every job a process of its own.
 
 `main()` of a multirun only starts `main.py` again in RUN mode with the job's overrides and its folder, so DDP works
-inside a sweep, and a job that dies, whatever of, takes nothing else with it. How each ended is noted in `sweep.jsonl`
+inside a sweep, and a job that dies, whatever of, takes nothing else with it. On the CPU it is a fork of a process that has
+everything imported (`forks.py`). How each ended is noted in `sweep.jsonl`
 beside their folders (`outcome.py`); the parent run shows it after every job. On a SLURM cluster jobs are only submitted
 here (`cluster.py`), and their launcher waits for them.
 
@@ -27,12 +28,12 @@ from rich.markup import escape
 
 from lightning_modules.common.files import write_atomically
 from lightning_modules.common.lock import held
-from lightning_modules.runtime import devices, errors, naming, outcome, provenance, records, slurm
+from lightning_modules.runtime import devices, errors, forks, naming, outcome, provenance, records, slurm
 from lightning_modules.runtime.cluster import Cluster, Job
 from lightning_modules.runtime.courier import Delivery
 from lightning_modules.runtime.journal import Journal
 from lightning_modules.runtime.outcome import SWEEP
-from lightning_modules.runtime.tracking import PARENT_RUN, owner, reap
+from lightning_modules.runtime.owner import PARENT_RUN, owner, reap
 
 PROJECT = Path(__file__).parents[2]
 console = Console(stderr=True)
@@ -145,11 +146,17 @@ def job(cfg: DictConfig) -> Job | float:
     (folder / "failure.txt").unlink(missing_ok=True)
     # Side by side, jobs would write over each other's progress bars; what they say is in their console.log.
     output = subprocess.DEVNULL if together != 1 else None
-    wish.job = subprocess.Popen(command, env=environment(together), stdout=output, stderr=output)
+    if forks.possible(cfg):
+        wish.job = forks.Fork(command, environment=environment(together), silent=together != 1)
+    else:
+        wish.job = subprocess.Popen(command, env=environment(together), stdout=output, stderr=output)
     if wish.told:
         wish.hand_on()
     code = wish.job.wait()
     wish.job = None
+    if code == forks.LOST and (folder / records.RESULT).is_file():
+        # How it ended is not known, but it did what it was to do.
+        code = 0
     objective = outcome.settle(cfg, folder, overrides, code=code)
     return leave(together) if wish.told else objective
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import time
 import uuid
 from pathlib import Path
@@ -17,6 +16,7 @@ from lightning_modules.common.files import write_atomically
 from lightning_modules.runtime import naming, records
 from lightning_modules.runtime.courier import Courier, Delivery
 from lightning_modules.runtime.journal import Journal
+from lightning_modules.runtime.owner import PARENT_RUN, owner, reap
 
 PARAM_LIMIT = 250
 PARAM_GROUPS = ("model", "balance", "data", "optimizer", "trainer")
@@ -25,7 +25,6 @@ SYSTEM = (
     "system/system_memory_usage_megabytes",
     "system/process_memory_megabytes",
 )
-PARENT_RUN = "FACET_PARENT_RUN"
 
 
 class Tracker(Logger):
@@ -128,36 +127,6 @@ class Tracker(Logger):
         else:
             print(f"tracking server away at the end: `make sync` delivers {self.journal.path} when it is back.")
         self.journal.close()
-
-
-def owner() -> dict[str, str]:
-    """Which process a RUNNING run belongs to, so that a dead one can be told from a busy one."""
-    return {"facet.host": socket.gethostname(), "facet.pid": str(os.getpid()), "facet.started": started(os.getpid())}
-
-
-def started(pid: int) -> str:
-    """When a process began, '' when it is no more: a process number alone comes round again."""
-    try:
-        return str(psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:
-        return ""
-
-
-def reap(delivery: Delivery, experiment: str) -> list[str]:
-    """Mark the RUNNING runs of dead processes of this machine FAILED; returns their ids."""
-    found = delivery.client.get_experiment_by_name(experiment)
-    if found is None:
-        return []
-    query = f"attributes.status = 'RUNNING' and tags.`facet.host` = '{socket.gethostname()}'"
-    dead = []
-    for run in delivery.client.search_runs([found.experiment_id], query):
-        tags = run.data.tags
-        if started(int(tags["facet.pid"])) != tags["facet.started"]:
-            reason = "the process died without a word: killed, or out of memory"
-            delivery.client.set_tag(run.info.run_id, "failure_reason", reason)
-            delivery.client.set_terminated(run.info.run_id, status="FAILED")
-            dead.append(run.info.run_id)
-    return dead
 
 
 class Shown(NamedTuple):

@@ -8,7 +8,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from lightning_modules.moe.models import FAMILIES, count_parameters
+from lightning_modules.moe.families import CONFIGS
+from lightning_modules.moe.models import count_parameters
 from lightning_modules.moe.module import MoELM
 from lightning_modules.runtime.config import register_resolvers
 from tests.moe.toy import fit, tiny_model
@@ -27,7 +28,7 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="<end>")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CONFIGS)
 def test_export_loads_with_bitwise_equal_logits(family, tokenizer, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -84,7 +85,7 @@ def test_the_sizes_of_conf_model(size, total, active):
     assert MoELM(model=model).tap.routers, "the module finds its routers"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CONFIGS)
 def test_the_sorted_backend_equals_the_eager_one(family):
     """Values and gradients in float64, with an expert that no token chose."""
     outputs = {}

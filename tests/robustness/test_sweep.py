@@ -1,6 +1,5 @@
 """A sweep outlives its jobs, is skipped where it is done, grows where it is extended, and stops where it is told to."""
 
-import contextlib
 import json
 import os
 import signal
@@ -10,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow import MlflowClient
+from omegaconf import OmegaConf
 
 from tests.robustness.runs import start
 
@@ -74,15 +74,15 @@ def test_the_report_has_every_setting_and_the_failure(failing):
 
 def training(process, *overrides):
     """The job's process, once it has logged a training loss."""
+    runs = Path(next(a.removeprefix("paths.runs=") for a in process.args if a.startswith("paths.runs=")))
     end = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < end:
-        for child in psutil.Process(process.pid).children():
-            with contextlib.suppress(psutil.Error, StopIteration):
-                command = child.cmdline()
-                place = next(Path(c.removeprefix("hydra.run.dir=")) for c in command if c.startswith("hydra.run.dir="))
-                journal = place / "tracking.jsonl"
-                if set(overrides) <= set(command) and journal.is_file() and "train/loss" in journal.read_text():
-                    return child
+        below = {p.pid: p for p in psutil.Process(process.pid).children(recursive=True)}
+        for place in (p.parent for p in runs.glob("**/tracking.jsonl") if "train/loss" in p.read_text()):
+            given = OmegaConf.load(place / ".hydra" / "overrides.yaml")
+            holder = max(place.glob("lock.*"), key=lambda path: int(path.suffix[1:])).read_text()
+            if set(overrides) <= set(given) and holder and (found := below.get(json.loads(holder)["pid"])):
+                return found
         time.sleep(0.02)
     raise AssertionError("no such job began in two minutes")
 

@@ -50,7 +50,7 @@ def test_a_sweep_and_a_job_of_one_are_held_too(tmp_path):
     folder = tmp_path / "sweep"
     first = start(folder, *SWEEP, "seed=1,2")
     job = training(first, "seed=1")
-    place = next(c.removeprefix("hydra.run.dir=") for c in job.cmdline() if c.startswith("hydra.run.dir="))
+    place = next(p.parent for p in folder.glob("runs/test/sweep/*/lock.*") if f'"pid": {job.pid},' in p.read_text())
     assert start(folder, *SWEEP, "seed=1,2").wait(timeout=60) == HELD
     assert f"error: {folder}/runs/test/sweep is in use by process {first.pid} on" in (folder / "output.log").read_text()
     os.kill(first.pid, signal.SIGKILL)

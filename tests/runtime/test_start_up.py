@@ -1,5 +1,6 @@
 """What a command does before it loads torch, from the outside."""
 
+import json
 import os
 import subprocess
 import sys
@@ -32,7 +33,9 @@ def until_torch(folder, *overrides, **environment):
     clean = {name: value for name, value in os.environ.items() if name not in users}
     places = [f"paths.{name}={folder}/{name}" for name in ("cache", "runs", "tracking")]
     command = [sys.executable, "-c", PROBE, str(PROJECT / "main.py"), *places, *overrides]
-    done = subprocess.run(command, cwd=folder, env={**clean, **environment}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env={**clean, **environment}, capture_output=True, text=True, check=False
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -48,3 +51,33 @@ def until_torch(folder, *overrides, **environment):
 def test_how_threads_wait_is_settled_before_torch_is_loaded(tmp_path, environment, expected):
     code, said, error = until_torch(tmp_path, "debug=smoke", **environment)
     assert (code, said.strip()) == (MET, expected), error
+
+
+@pytest.fixture(scope="module")
+def types_are_kept(tmp_path_factory):
+    """The first command after a change of the sources reads their types, and loads torch for it."""
+    folder = tmp_path_factory.mktemp("first")
+    command = [sys.executable, str(PROJECT / "main.py"), "debug=smoke", "nothing=1"]
+    subprocess.run(command, cwd=folder, capture_output=True, check=False)
+
+
+@pytest.mark.usefixtures("types_are_kept")
+def test_names_options_and_types_are_refused_without_torch(tmp_path):
+    code, _, error = until_torch(
+        tmp_path, "debug=smoke", "modle=x", "balance=microo", "seed=x", "model.layers=0", "trainer.max_steps=a"
+    )
+    assert code == 2, error
+    for word in ("modle", "balance=microo", "seed is 'x'", "model.layers is 0", "trainer.max_steps is 'a'"):
+        assert word in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("types_are_kept")
+def test_what_is_done_is_told_without_torch(tmp_path):
+    code, _, _ = until_torch(tmp_path, "debug=smoke", "hydra.run.dir=run")
+    assert code == MET, "there is something to do"
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / "result.json").write_text(json.dumps({"metrics": {}}))
+    code, _, error = until_torch(tmp_path, "debug=smoke", "hydra.run.dir=run")
+    assert code == 0, error
+    assert "Already done" in error

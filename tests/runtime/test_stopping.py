@@ -18,7 +18,7 @@ from lightning_modules.training.stop import Preempted
 
 NOT_DONE = "lightning_modules.runtime.sweep_report.not_done"
 TELL = f"import os, signal, time; signal.signal(signal.SIGTERM, lambda *_: os._exit({128 + signal.SIGTERM})); "
-FROM_WITHIN = TELL + "os.kill(os.getppid(), signal.{}); time.sleep(60)"
+FROM_WITHIN = TELL + f"os.kill({os.getpid()}, signal.{{}}); time.sleep(60)"
 
 
 @pytest.fixture(autouse=True)
@@ -36,11 +36,15 @@ def ask(number):
 class Sweep:
     """Jobs that are a line of Python each; Hydra's part is a loop that goes on after an Exception, as its own does."""
 
-    def __init__(self, folder, monkeypatch, together=1):
+    def __init__(self, folder, monkeypatch, together=1, forked=False):
         self.folder, self.together, self.noted, self.during_note = folder, together, [], lambda: None
         self.cfg = OmegaConf.create(
             {"hydra": {"sweep": {"dir": str(folder)}, "launcher": {}}, "logger": None, "fresh": True}
         )
+        monkeypatch.setattr(sweep.forks, "possible", lambda _: forked)
+        monkeypatch.setattr(sweep.forks, "PRELOAD", "json")
+        fork = sweep.forks.Fork
+        monkeypatch.setattr(sweep.forks, "Fork", lambda *_, **told: fork([sys.executable, self.script()], **told))
         monkeypatch.setattr(sweep, "wish", sweep.Wish())
         monkeypatch.setattr(sweep.outcome, "note", self.note)
         monkeypatch.setenv(sweep.SWEEP, str(folder))
@@ -48,6 +52,10 @@ class Sweep:
         monkeypatch.setattr(HydraConfig, "get", lambda: self.hydra)
         started = subprocess.Popen
         monkeypatch.setattr(sweep.subprocess, "Popen", lambda *_, **__: started([sys.executable, "-c", self.line]))
+
+    def script(self):
+        (self.folder / "job.py").write_text(self.line)
+        return str(self.folder / "job.py")
 
     def note(self, cfg, folder, overrides, *, status, reason="", mine=True):
         self.during_note()
@@ -74,17 +82,19 @@ class Sweep:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("ignored", [False, True], ids=["", "ignored by a shell's background"])
-def test_while_a_job_works(tmp_path, monkeypatch, number, ignored):
+@pytest.mark.parametrize("forked", [False, True], ids=["command", "fork"])
+def test_while_a_job_works(tmp_path, monkeypatch, number, ignored, forked):
     if ignored:
         signal.signal(number, signal.SIG_IGN)
-    of = Sweep(tmp_path, monkeypatch)
+    of = Sweep(tmp_path, monkeypatch, forked=forked)
     assert of.run(FROM_WITHIN.format(number.name), "") == 130
     assert of.noted == [("job0", "stopped")]
 
 
 @pytest.mark.parametrize(("line", "status"), [("", "done"), ("exit(3)", "failed"), (f"exit({HELD})", "failed")])
-def test_after_the_job_has_ended_its_outcome_stays(tmp_path, monkeypatch, line, status):
-    of = Sweep(tmp_path, monkeypatch)
+@pytest.mark.parametrize("forked", [False, True], ids=["command", "fork"])
+def test_after_the_job_has_ended_its_outcome_stays(tmp_path, monkeypatch, line, status, forked):
+    of = Sweep(tmp_path, monkeypatch, forked=forked)
     of.during_note = ask(signal.SIGINT)
     assert of.run(line, "") == 130
     assert of.noted == [("job0", status)]
@@ -114,8 +124,9 @@ def test_after_the_last_job(tmp_path, monkeypatch):
     assert of.noted == [("job0", "done")]
 
 
-def test_side_by_side_nothing_is_raised_and_nothing_more_begins(tmp_path, monkeypatch):
-    of = Sweep(tmp_path, monkeypatch, together=2)
+@pytest.mark.parametrize("forked", [False, True], ids=["command", "fork"])
+def test_side_by_side_nothing_is_raised_and_nothing_more_begins(tmp_path, monkeypatch, forked):
+    of = Sweep(tmp_path, monkeypatch, together=2, forked=forked)
     assert of.run(FROM_WITHIN.format("SIGTERM"), "", "") == 130
     assert of.noted == [("job0", "stopped")]
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from lightning_modules.runtime import courier, sync, tracking
+from lightning_modules.runtime import courier, owner, sync, tracking
 from lightning_modules.runtime.journal import Journal
 from tests.tracking import database
 
@@ -202,12 +202,12 @@ import os; os._exit(9)
 """
     subprocess.run([sys.executable, "-c", code], check=False, cwd=os.getcwd())
     alive = tracker(tmp_path / "alive", uri)
-    (dead,) = tracking.reap(alive.delivery, "test/tracking")
+    (dead,) = owner.reap(alive.delivery, "test/tracking")
     run = MlflowClient(uri).get_run(dead)
     assert run.info.status == "FAILED"
     assert "died without a word" in run.data.tags["failure_reason"]
     assert MlflowClient(uri).get_run(alive.run_id).info.status == "RUNNING"
-    assert tracking.reap(alive.delivery, "test/tracking") == []
+    assert owner.reap(alive.delivery, "test/tracking") == []
     alive.end("FINISHED")
 
 
