@@ -89,7 +89,8 @@ def training(process, *overrides):
 
 def test_a_job_that_raises_and_one_that_is_killed(tmp_path):
     folder = tmp_path / "killed"
-    process = start(folder, *BASE, "trainer.max_steps=5000", "optimizer.lr=1e30,0.001", "seed=1,2")
+    settings = ["trainer.max_steps=5000", "optimizer.lr=1e30,0.001", "seed=1,2"]
+    process = start(folder, *BASE, *settings, really=True)
     # Both seeds of 1e30 raise; of 0.001 the first is killed by hand and the second is stopped with the sweep.
     training(process, "optimizer.lr=0.001", "seed=1").send_signal(signal.SIGKILL)
     training(process, "optimizer.lr=0.001", "seed=2")
