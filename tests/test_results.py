@@ -1,7 +1,9 @@
 import json
+import time
 
 import pytest
 
+from tests.bench import results as bench
 from tests.results import note, took_its_steps
 
 
@@ -21,3 +23,19 @@ def test_a_row_replaces_the_one_of_its_key_and_only_when_asked(tmp_path, monkeyp
 def test_a_training_that_differs_fails():
     with pytest.raises(AssertionError, match=r"moe: differs from the CPU by 0\.1"):
         took_its_steps("moe", on="nothing", steps=1, equal_to="the CPU", difference=0.1, limit=1e-5)
+
+
+@pytest.mark.parametrize(("taken", "written"), [([0.1, 0.2], True), ([0.1, 0.9, 0.1], False)])
+def test_a_bench_that_saw_a_busy_machine_says_so_and_leaves(monkeypatch, capsys, taken, written):
+    """One busy stretch is enough: an average over the whole would hide it."""
+    values = iter([*taken, *[0.0] * 1000])
+    monkeypatch.setattr(bench.Load, "others", lambda _: next(values))
+    quiet = bench.Quiet(seconds=0.01)
+    while len(quiet.found) < len(taken):
+        time.sleep(0.01)
+    if written:
+        quiet.insist()
+    else:
+        with pytest.raises(SystemExit):
+            quiet.insist()
+        assert "other processes took up to 0.9 cores" in capsys.readouterr().err

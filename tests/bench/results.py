@@ -1,12 +1,15 @@
 """docs/results/bench.json: a list of rows, one system's replaced at a time, and its table as Markdown."""
 
 import json
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from lightning_modules.common.tables import markdown, terminal
+from lightning_modules.runtime.load import BUSY, Load
 from lightning_modules.runtime.provenance import commit, machine
 from tests.results import CHECKED_OUT, RESULTS
 
@@ -18,6 +21,35 @@ def row(name: str, value: float | None, unit: str, *, goal: str = "", peer: str 
     assert value is not None or why, name
     found = {"row": name, "value": value, "unit": unit, "goal": goal, "peer": peer}
     return {**found, "why": why} if why else found
+
+
+class Quiet:
+    """Watches, from when it is made, whether processes other than the bench's own were at work."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self.seconds, self.load, self.found = seconds, Load(), list[float]()
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self.seconds):
+            self.found.append(self.load.others())
+            self.load.again()
+
+    def worst(self) -> float:
+        """Cores that others took in the busiest of the stretches, the last one, however short, included."""
+        self._over.set()
+        return max([*self.found, self.load.others()])
+
+    def insist(self) -> None:
+        """Leaves with 1 when they took what makes timings worthless: a table of them would stand for years."""
+        if (worst := self.worst()) >= BUSY:
+            print(
+                f"error: other processes took up to {worst:.1f} cores while this was measured; nothing is written. "
+                "Run it again on a machine that has nothing else to do.",
+                file=sys.stderr,
+            )
+            sys.exit(1)
 
 
 def write(system: str, rows: list[dict[str, Any]], *, command: str) -> None:

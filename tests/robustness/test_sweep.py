@@ -77,13 +77,13 @@ def training(process, *overrides):
     runs = Path(next(a.removeprefix("paths.runs=") for a in process.args if a.startswith("paths.runs=")))
     end = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < end:
-        below = {p.pid: p for p in psutil.Process(process.pid).children(recursive=True)}
         for place in (p.parent for p in runs.glob("**/tracking.jsonl") if "train/loss" in p.read_text()):
-            given = OmegaConf.load(place / ".hydra" / "overrides.yaml")
-            holder = max(place.glob("lock.*"), key=lambda path: int(path.suffix[1:])).read_text()
-            if set(overrides) <= set(given) and holder and (found := below.get(json.loads(holder)["pid"])):
-                return found
-        time.sleep(0.02)
+            if set(overrides) <= set(OmegaConf.load(place / ".hydra" / "overrides.yaml")):
+                holder = max(place.glob("lock.*"), key=lambda path: int(path.suffix[1:])).read_text()
+                below = {p.pid: p for p in psutil.Process(process.pid).children(recursive=True)}
+                if holder and (found := below.get(json.loads(holder)["pid"])):
+                    return found
+        time.sleep(0.05)
     raise AssertionError("no such job began in two minutes")
 
 
