@@ -27,9 +27,11 @@ CONTAINERS: dict[str, Any] = {
 def adapter(hint: Any) -> TypeAdapter[Any] | None:
     """What checks a value against `hint`; None of one that pydantic cannot read, which is no reason to stop a run."""
     try:
-        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        made = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
     except Exception:
         return None
+    # One that names what is not there to be looked up is made, and raises at the first value.
+    return made if made.pydantic_complete else None
 
 
 def write(hint: Any) -> Any:
