@@ -100,7 +100,7 @@ def annotations(function: Callable[..., Any]) -> dict[str, Any]:
     """Type hints by parameter; one that names what only a type checker imports says nothing, and the others stay."""
     called = inspect.unwrap(function.__init__ if inspect.isclass(function) else function)
     try:
-        return get_typeannotations(called, include_extras=True)
+        return get_type_hints(called, include_extras=True)
     except NameError:
         found = {}
         for name, hint in inspect.get_annotations(called).items():

@@ -50,7 +50,7 @@ def verdict(hint, value):
 def test_every_value_is_judged_as_by_the_code_itself(target):
     function = get_object(target)
     kept = signatures.Signature.from_json(target, json.loads(json.dumps(signatures.read(function).to_json())))
-    own = typing.get_type_hints(function.__init__ if isinstance(function, type) else function, include_extras=True)
+    own = signatures.annotations(function)
     for name in kept.parameters:
         for value in VALUES:
             assert verdict(kept.hint(name), value) == verdict(own.get(name, typing.Any), value), (name, value)
