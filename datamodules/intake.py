@@ -55,7 +55,7 @@ class Intake:
         if self.cut.total():
             total = sum(sum(self.taken[split].values()) for split in self.cut if split in self.taken)
             found.append(
-                f"{self.name}: {self.cut.total():,} of {total:,} texts are longer than there is room for and are cut."
+                f"{self.name}: {self.cut.total():,} texts of {total:,} {self.unit}s are longer than there is room for: cut."
             )
         return found + [f"Warning: {self.name}: {text}" for text in self.warnings]
 

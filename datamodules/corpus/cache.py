@@ -6,7 +6,7 @@ Documents stream: memory does not grow with the corpus.
 import itertools
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,9 @@ def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("corpus: reading documents", total=None)
-        counts, left_out = _spool(source, folder)
+        counts, left_out = _spool(
+            source, folder, lambda told: progress.update(task, description=f"corpus: reading documents, {told}")
+        )
         if tokenizer is None:
             progress.update(task, description="corpus: training the tokenizer")
             training = itertools.chain.from_iterable(_read_spool(folder, "train", d) for d in counts)
@@ -89,7 +91,9 @@ def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> 
     }
 
 
-def _spool(source: Source, folder: Path) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
+def _spool(
+    source: Source, folder: Path, tell: Callable[[str], None]
+) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
     """One pass over the source: documents to a file per split and domain, each text once.
 
     Counts of documents by domain and split, and of those left out by domain and reason.
@@ -101,7 +105,9 @@ def _spool(source: Source, folder: Path) -> tuple[dict[str, dict[str, int]], dic
     for domain, texts in source.documents().items():
         counts[domain] = dict.fromkeys(SPLITS, 0)
         files = {split: open(folder / "spool" / f"{split}-{domain}", "w", encoding="utf-8") for split in SPLITS}  # noqa: SIM115
-        for text in texts:
+        for read, text in enumerate(texts, 1):
+            if read % BATCH == 0:
+                tell(f"{read:,} of {domain}")
             number = number_of(text, size=12)
             if not text.strip() or number in seen:
                 elsewhere = "there already" if seen.get(number) == domain else f"there already in {seen.get(number)}"

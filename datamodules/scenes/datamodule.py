@@ -92,6 +92,10 @@ class EncodedPairs(Batches):
             self._kept[number] = found
         return found
 
+    def cut(self) -> int:
+        """Responses longer than the reader's limit; no picture is opened for it."""
+        return sum(self.reader.response(text)[1] for pair in self.pairs for text in (pair.chosen, pair.rejected))
+
     def __getitems__(self, numbers: list[int]) -> Numbered:
         return Numbered(list(numbers), [self[n] for n in numbers])
 

@@ -57,12 +57,16 @@ class SVCO(SavesWhatTrains):
             if self.trainer.is_global_zero and not isinstance(self.trainer, InnerTrainer):
                 frozen = sum(p.numel() for p in self.vlm.net.parameters() if not p.requires_grad)
                 print(f"{frozen:,} of {self.count_parameters()['total']:,} parameters are frozen ({self.decided_by}).")
-            self.cut = sum(pair.cut for split in splits for pair in split)
+            cuts = {name: split.cut() for name, split in zip(("train", "val"), splits, strict=True)}
+            self.cut = sum(cuts.values())
             if self.cut and self.trainer.is_global_zero:
                 print(
                     f"{self.cut} responses are longer than model.max_response={self.vlm.reader.max_response} tokens and "
                     "are cut."
                 )
+                if intake := getattr(source, "intake", None):
+                    intake.cut.update(cuts)
+                    intake.tell()
 
     def on_fit_start(self) -> None:
         """Reference scores of every pair, by the model on its device; a resumed run has those of its checkpoint."""

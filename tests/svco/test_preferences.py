@@ -140,6 +140,31 @@ def test_an_objective_of_two_pictures_is_refused_by_the_field_that_lacks(folder)
         fit(folder, Objective(betas={"attend_mirror": 0.1, "image": 0.1}))
 
 
+def test_no_picture_is_opened_twice_before_the_first_step(folder, monkeypatch):
+    """Reading the file looks at each once, the reference scores once more, and counting what is cut at none."""
+    shown = []
+    own = preferences.Preference.images
+    monkeypatch.setattr(
+        preferences.Preference, "images", lambda pair, pixels=0: shown.append(pair) or own(pair, pixels)
+    )
+    data = PairsDataModule(
+        source=PreferenceSource(file=str(laid(folder, "plain")), val=4, test=4), global_batch=4, keep=False
+    )
+    data.prepare_data()
+    assert len(shown) == COUNT
+    before: list[int] = []
+    module = SVCO(
+        model=tiny_vlm(max_response=4), objective=Objective(betas=DPO), optimizer={"lr": 1e-3, "warmup_steps": 1}
+    )
+    monkeypatch.setattr(module, "on_train_start", lambda: before.append(len(shown)))
+    trainer = inner_trainer(max_steps=1, limit_val_batches=None, val_check_interval=1, check_val_every_n_epoch=None)
+    trainer.fit(module, datamodule=data)
+    trained_on = len(data.source.pairs("train")) + len(data.source.pairs("val"))
+    assert before == [COUNT + trained_on]
+    # All answers are longer than four tokens: two a pair.
+    assert data.source.intake.cut == {"train": 2 * len(data.source.pairs("train")), "val": 8}
+
+
 def test_our_pairs_are_a_file_for_trl(tmp_path, monkeypatch):
     """As TRL's DPO trainer loads one: `datasets` alone, pictures decoded, a conversation with one place for the picture."""
     import datasets
