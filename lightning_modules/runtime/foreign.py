@@ -38,7 +38,7 @@ def stored(client: MlflowClient, run_id: str) -> dict[str, Any]:
     except (MlflowException, OSError) as error:
         raise ValueError(f"run {run_id} has no config.yaml among its artifacts, so it cannot be replayed.") from error
     try:
-        plain = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        plain: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise ValueError(f"config.yaml of run {run_id} is no config: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(plain, dict) or not isinstance(plain.get("paths"), dict):

@@ -77,7 +77,9 @@ def note(
             show(cfg, files, sweep_report.counts(sweep), sweep_report.means(sweep, cfg))
     if status != "done":
         return float("nan")
-    return records.result(folder)["metrics"].get(cfg.objective_metric, float("nan"))
+    result = records.result(folder)
+    assert result is not None, f"{folder} is done and has no {records.RESULT}"
+    return result["metrics"].get(cfg.objective_metric, float("nan"))
 
 
 def show(cfg: DictConfig, files: list[Path], counts: dict[str, int], means: dict[str, float]) -> None:

@@ -134,7 +134,6 @@ def _work(
     )
     if resume and trainer.is_global_zero:
         say(f"Going on from {resume}.")
-    told = dict(folder=folder, tracker=tracker, resume=resume, expected=expected)
 
     def give_up(reason: str) -> None:
         (folder / "failure.txt").write_text(reason)
@@ -142,7 +141,9 @@ def _work(
             tracker.end("FAILED", reason=reason)
 
     with memory.out_of_memory_told(cfg, module), ranks.together(folder, give_up):
-        return _fit_and_test(cfg, trainer, module, datamodule, **told)
+        return _fit_and_test(
+            cfg, trainer, module, datamodule, folder=folder, tracker=tracker, resume=resume, expected=expected
+        )
 
 
 def _fit_and_test(

@@ -109,10 +109,10 @@ class Tracker(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         step = step or 0
         now = int(time.time() * 1000)
-        points = [[key, float(value), now, step] for key, value in metrics.items() if step > self._seen.get(key, -1)]
-        if points:
-            self._seen.update((key, step) for key, *_ in points)
-            self.journal.append("metrics", points=points)
+        fresh = {key: float(value) for key, value in metrics.items() if step > self._seen.get(key, -1)}
+        if fresh:
+            self._seen |= dict.fromkeys(fresh, step)
+            self.journal.append("metrics", points=[[key, value, now, step] for key, value in fresh.items()])
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The runtime logs the parameters; Lightning's own are module hyperparameters, of which there are none."""
@@ -153,7 +153,7 @@ def open_tracker(cfg: Any, *, folder: Path, shown: Shown) -> Tracker | None:
         name=cfg.run_name or naming.run_name(shown.overrides, cfg.seed, naming.apart()),
         artifact_location=cfg.logger.artifact_location,
     )
-    resolved = OmegaConf.to_container(cfg, resolve=True)
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     tracker.params(short_params(resolved) | shown.options)
     tracker.text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
     if not tracker.courier.away:
