@@ -129,7 +129,7 @@ def _parse(overrides: list[str]) -> tuple[list[str], list[Override]]:
         # Lightning tells the other ranks of a sweep's job its folder a second time.
         if len(same) > 1 and not (key.startswith("hydra.") and "LOCAL_RANK" in os.environ):
             name = f"{key}@{package}" if package else key
-            both = " and ".join(override.input_line for override in same)
+            both = " and ".join(map(_line, same))
             errors.append(f"{name} is given {len(same)} times, {both}; expected once (values of a sweep: {name}=A,B).")
     return errors, [same[0] for same in given.values()]
 
@@ -162,7 +162,7 @@ def _groups_of(parsed: list[Override], errors: list[str]) -> tuple[DictConfig | 
             right.append(override)
             # `backbone@source_backbone=hub` is an option of the group that stands at another key.
             at = f"@{override.package}" if override.package else ""
-            texts.append(f"{override.key_or_group}{at}={values[0]}" if values else override.input_line)
+            texts.append(f"{override.key_or_group}{at}={values[0]}" if values else _line(override))
     return _compose_strings(texts, errors), right
 
 
@@ -227,7 +227,7 @@ def _groups() -> list[str]:
 
 def _paths(node: DictConfig, prefix: str = "") -> Iterator[str]:
     for key in node:
-        path = f"{prefix}{key}"
+        path = prefix + str(key)
         if path == "hydra":
             continue
         yield path
@@ -274,10 +274,17 @@ def every_job(argv: list[str]) -> Iterator[tuple[str, DictConfig]]:
             yield " ".join(apart), cfg
 
 
+def _line(override: Override) -> str:
+    """As it was typed."""
+    assert override.input_line is not None
+    return override.input_line
+
+
 def _texts(override: Override) -> list[str]:
     # As it was typed: the run's folder is named by a digest of it.
     values = _alternatives(override) if override.is_sweep_override() else []
-    return [f"{override.input_line.split('=')[0]}={value}" for value in values] or [override.input_line]
+    line = _line(override)
+    return [f"{line.split('=')[0]}={value}" for value in values] or [line]
 
 
 def is_multirun(argv: list[str]) -> bool:

@@ -96,15 +96,16 @@ def nodes(cfg: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
             continue
         child = cfg._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
-            yield from nodes(child, f"{path}.{key}" if path else str(key))
+            name = str(key)
+            yield from nodes(child, f"{path}.{name}" if path else name)
 
 
 def _arguments(*, path: str, node: DictConfig, signature: signatures.Signature) -> list[str]:
     parameters = signature.parameters
     given = GIVEN.get(path, set())
     found = []
-    for key in node:
-        full = f"{path}.{key}" if path else str(key)
+    for key in map(str, node):
+        full = f"{path}.{key}" if path else key
         if key.startswith("_") or (not path and isinstance(node._get_node(key), DictConfig)) or key in ("hydra",):
             continue
         if OmegaConf.is_missing(node, key):
@@ -164,7 +165,8 @@ def _value(*, full: str, node: DictConfig, key: str, signature: signatures.Signa
 
 def _origin(node: DictConfig, key: str) -> str | None:
     """`balance.weight` for a value that is `${balance.weight}`: the key that a user sets."""
-    raw = node._get_node(key)._value() if node._get_node(key) is not None else None
+    found = node._get_node(key)
+    raw = found._value() if found is not None else None
     if isinstance(raw, str) and raw.startswith("${") and raw.endswith("}") and ":" not in raw:
         return raw[2:-1]
     return None

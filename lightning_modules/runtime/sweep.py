@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 from hydra.core.hydra_config import HydraConfig
@@ -43,11 +43,18 @@ class Stopped(BaseException):
     """The sweep was asked to stop: no further job."""
 
 
+class Told(Protocol):
+    """What can be told to stop: a process, or the jobs of a cluster."""
+
+    def send_signal(self, number: int, /) -> None: ...
+
+
 class Wish:
     """Whether this process was asked to stop, and the job that is to be told."""
 
     def __init__(self) -> None:
-        self.told, self.job = False, None
+        self.told = False
+        self.job: Told | None = None
 
     def listen(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -113,6 +120,7 @@ def start(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
         console.print(f"tracking server not reached ({type(error).__name__}): this sweep has no parent run.")
         return
     write_atomically(folder / records.SWEEP, json.dumps({"run_id": delivery.run_id, "uri": cfg.logger.tracking_uri}))
+    assert delivery.run_id is not None
     os.environ[PARENT_RUN] = delivery.run_id
 
 
@@ -140,7 +148,7 @@ def job(cfg: DictConfig) -> Job | float:
     command = [sys.executable, str(PROJECT / "main.py"), *overrides, f"hydra.run.dir={folder}"]
     folder.mkdir(parents=True, exist_ok=True)
     if "setup" in hydra_config.launcher:
-        given = OmegaConf.to_container(hydra_config.launcher)
+        given: Any = OmegaConf.to_container(hydra_config.launcher)
         return submit(Job(cfg, given, folder, overrides, command))
     console.print(f"Job {hydra_config.job.num}: {name}")
     (folder / "failure.txt").unlink(missing_ok=True)
