@@ -149,7 +149,11 @@ def count(cfg: DictConfig, datamodule: Any) -> tuple[Counted, pl.LightningModule
 
 def uncompiled(cfg: DictConfig) -> DictConfig:
     """The config of its module, whose operations are counted one by one."""
-    return OmegaConf.merge(cfg.module, {"compile": False}) if "compile" in cfg.module else cfg.module
+    if "compile" not in cfg.module:
+        return cfg.module
+    found = OmegaConf.merge(cfg.module, {"compile": False})
+    assert isinstance(found, DictConfig)
+    return found
 
 
 def made_from_sizes(cfg: DictConfig) -> bool:
