@@ -12,13 +12,14 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 import yaml
 from hydra.utils import get_object
+from omegaconf import DictConfig
 
 from lightning_modules.runtime import schema, signatures, system
 from lightning_modules.runtime.trust import CONF, OURS
 
 # Before them come the keys of conf/config.yaml; `parts` are fragments that options share.
-GROUPS = ("system", "model", "balance", "data", "backbone", "tuner", "preset", "objective", "optimizer")
-GROUPS += ("trainer", "callbacks", "logger", "debug", "experiment", "hydra", "parts")
+GROUPS: tuple[str, ...] = ("system", "model", "balance", "data", "backbone", "tuner", "preset", "objective")
+GROUPS += ("optimizer", "trainer", "callbacks", "logger", "debug", "experiment", "hydra", "parts")
 
 
 class Key(NamedTuple):
@@ -112,7 +113,7 @@ def takers() -> dict[str, tuple[Callable[..., Any], str]]:
     for name in ("moe", "prompt", "svco"):
         module = f"lightning_modules.{name}.checks"
         if (CONF.parent / f"{module.replace('.', '/')}.py").is_file():
-            plain |= system.checks_of({"checks": module}).plain
+            plain |= system.checks_of(DictConfig({"checks": module})).plain
     for path, function in plain.items():
         for name in inspect.signature(function).parameters:
             found[f"{path}.{name}" if path else name] = (function, name)
