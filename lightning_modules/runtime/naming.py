@@ -78,7 +78,7 @@ def means(groups: dict[str, list[dict[str, Any]]], metrics: Sequence[str]) -> di
     for setting, runs in groups.items():
         for metric in metrics:
             values = [run["metrics"][metric] for run in runs if metric in run["metrics"]]
-            name = setting.replace("=", ":").translate(str.maketrans(dict.fromkeys("{}[]'\",+~()", "")))
+            name = setting.replace("=", ":").translate(str.maketrans("", "", "{}[]'\",+~()"))
             if values:
                 found[f"{MEAN}{metric}/{name}"[:250]] = sum(values) / len(values)
     return found
