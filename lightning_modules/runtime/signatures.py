@@ -61,7 +61,11 @@ class Signature(NamedTuple):
     def hint(self, name: str) -> Any:
         """The annotation of a parameter, Any where there is none."""
         written = self.parameters[name].hint
-        return annotations(get_object(self.target)).get(name, Any) if written is None else hints.read(written)
+        if written is not None:
+            return hints.read(written)
+        function = get_object(self.target)
+        owners = function.__mro__ if inspect.isclass(function) else (function,)
+        return next((found[name] for owner in owners if name in (found := annotations(owner))), Any)
 
 
 def of(target: str) -> Signature:
@@ -77,17 +81,24 @@ def of(target: str) -> Signature:
 
 def read(function: Callable[..., Any], *, target: str = "") -> Signature:
     """From the code itself."""
-    annotated = annotations(function)
-    found = {
-        name: Parameter(
-            parameter.kind.name, parameter.default is parameter.empty, hints.write(annotated.get(name, Any))
-        )
-        for name, parameter in inspect.signature(function).parameters.items()
-    }
+    found = _own(function)
+    if inspect.isclass(function) and function.__module__.startswith(trust.OURS):
+        # `**shared` of a study goes to the class that it stands on: what that one takes is checked too.
+        for base in function.__mro__[1:]:
+            if any(p.kind == "VAR_KEYWORD" for p in found.values()) and base.__module__.startswith(trust.OURS):
+                found = {n: p._replace(required=False) for n, p in _own(base).items()} | found
     if not target:
         # A function that is at hand has no need of a name by which it could be found.
         target = f"{function.__module__}.{function.__qualname__}"
     return Signature(target, _name(function), found)
+
+
+def _own(function: Callable[..., Any]) -> dict[str, Parameter]:
+    annotated = annotations(function)
+    return {
+        name: Parameter(p.kind.name, p.default is p.empty, hints.write(annotated.get(name, Any)))
+        for name, p in inspect.signature(function).parameters.items()
+    }
 
 
 def _name(function: Callable[..., Any]) -> str:

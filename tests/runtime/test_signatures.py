@@ -1,5 +1,6 @@
 """What is kept of a signature says of every value what the code itself says."""
 
+import inspect
 import json
 import typing
 
@@ -50,8 +51,12 @@ def verdict(hint, value):
 def test_every_value_is_judged_as_by_the_code_itself(target):
     function = get_object(target)
     kept = signatures.Signature.from_json(target, json.loads(json.dumps(signatures.read(function).to_json())))
-    own = signatures.annotations(function)
-    for name in kept.parameters:
+    called = inspect.unwrap(function.__init__ if isinstance(function, type) else function)
+    try:
+        own = typing.get_type_hints(called, include_extras=True)
+    except NameError:  # of what only a type checker imports
+        own = signatures.annotations(function)
+    for name in inspect.signature(function).parameters:
         for value in VALUES:
             assert verdict(kept.hint(name), value) == verdict(own.get(name, typing.Any), value), (name, value)
 
@@ -85,3 +90,10 @@ def test_another_source_is_another_place(tmp_path, monkeypatch):
         places.append(signatures.place())
     assert places[0] != places[1]
     signatures.forget()
+
+
+def test_what_goes_on_to_the_class_below_is_checked_too():
+    found = signatures.read(get_object("lightning_modules.skill_neurons.studies.SkillNeurons"))
+    assert verdict(found.hint("rank_within"), "layer") == "right"
+    assert verdict(found.hint("rank_within"), "global") == ["Input should be 'layer' or 'model'"]
+    assert not found.needs("prompts"), "the class above may give it itself"
