@@ -17,6 +17,8 @@ SERIES ?= first
 U ?=
 EXTRA_vision := torchvision num2words
 EXTRA_quantize := bitsandbytes
+# A target without its variable is refused: `main.py replay=` would be asked for nothing.
+needs = test -n '$($(1))' || { echo "error: make $@ needs $(1): make $@ $(1)=$(2)" >&2; exit 2; }
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -30,6 +32,7 @@ $(READY): requirements.lock
 	@touch $@
 
 setup: $(READY) ## create .venv and install the lock; EXTRA=vision or quantize: what some vision-language models need
+	@test -z "$(EXTRA)" || test -n "$(EXTRA_$(EXTRA))" || { echo "error: EXTRA=$(EXTRA): there are vision and quantize" >&2; exit 2; }
 	@test -z "$(EXTRA)" || $(INSTALL) $(EXTRA_$(EXTRA))
 
 run: $(READY) ## the main job: micro-batch against global-batch balancing on real text (about ten minutes on two cores)
@@ -41,20 +44,26 @@ recipes: $(READY) ## every experiment: its command, what it answers, what it cos
 	@$(BIN)/python -m lightning_modules.runtime.recipes
 
 sweep: $(READY) ## a sweep: make sweep E=moe/scope O="seed=1,2,3"; the same command again goes on with it
+	@$(call needs,E,<experiment>)
 	$(BIN)/python main.py -m experiment=$(E) $(O)
 
 resume: sweep ## go on with a sweep that was stopped: the same as sweep, done jobs are skipped
 
 replay: $(READY) ## run a run or study of MLflow again and compare all metrics and tables: make replay RUN=<run id>
+	@$(call needs,RUN,<run id>)
 	$(BIN)/python main.py replay=$(RUN)
 
 diff: $(READY) ## what sets two runs apart: make diff A=<run id> B=<run id>
+	@$(call needs,A,<run id>)
+	@$(call needs,B,<run id>)
 	$(BIN)/python -m lightning_modules.runtime.diff $(A) $(B)
 
 look: $(READY) ## the page of a finished run, or of several side by side: make look RUN=<run id or folder>,<another>
+	@$(call needs,RUN,<run id or folder>)
 	$(BIN)/python main.py look=$(RUN)
 
 plan: $(READY) ## what a sweep would take, without training: make plan E=moe/scope O="seed=1,2,3"
+	@$(call needs,E,<experiment>)
 	$(BIN)/python main.py -m experiment=$(E) plan=true $(O)
 
 sync: $(READY) ## deliver to MLflow what runs could not; U=ADDRESS when the tracking server has another one now
@@ -93,6 +102,9 @@ bench: $(READY) ## speed against a bare loop and the Hugging Face Trainer; write
 	$(BIN)/python -m tests.bench.svco
 	$(BIN)/python -m tests.bench.prompt
 
+errors: $(READY) ## two hundred wrong commands and what each is answered; writes docs/results/errors.json
+	$(BIN)/python -m tests.robustness.errors
+
 soak: $(READY) ## twenty kills of a two-rank run, each resumed; writes docs/results/soak.json (about ten minutes)
 	$(BIN)/python -m tests.robustness.soak
 
@@ -116,7 +128,8 @@ claims: $(READY) ## every claim of the papers tried, goes on where it was stoppe
 report: $(READY) ## the claims table from the runs that MLflow has; writes docs/results/claims.md and .json
 	$(BIN)/python -m lightning_modules.claims.report
 
-ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (loopback only)
+ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (loopback only; of a machine far away it says how to reach it)
+	@echo "http://127.0.0.1:5000 on this machine alone. From another one: ssh -N -L 5000:127.0.0.1:5000 $${USER:-YOU}@$$(hostname), then the same address there."
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
 
 .venv-docs/.ready: docs/site/requirements.lock
@@ -146,4 +159,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run recipes sweep resume replay diff look plan sync test test-fast test-ui test-server test-slurm test-load mutants bench soak machines gpu families files claims report ui docs docs-serve lint format hooks clean-runs
+.PHONY: help setup run recipes sweep resume replay diff look plan sync test test-fast test-ui test-server test-slurm test-load mutants bench soak errors machines gpu families files claims report ui docs docs-serve lint format hooks clean-runs

@@ -1,8 +1,21 @@
 """Facet's only entry point: `python main.py experiment=moe/scope` runs, `-m` sweeps, `plan=true` and `replay=RUN`."""
 
-import contextlib
 import os
+import signal
 import sys
+
+
+def _stopped_early(number: int, _frame: object) -> None:
+    """Ctrl-C while Python imports: nothing is there that could be lost, and an import may catch what is raised in it."""
+    os.write(2, f"stopped by {signal.Signals(number).name}; nothing was begun\n".encode())
+    os._exit(128 + number)
+
+
+if __name__ == "__main__":
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, _stopped_early)
+
+import contextlib
 from pathlib import Path
 
 import hydra
@@ -25,26 +38,23 @@ def main(cfg: DictConfig) -> float | None:
         return sweep.job(cfg)
     from lightning_modules.runtime import errors, identity
     from lightning_modules.runtime.run import run
-    from lightning_modules.training.stop import Preempted
 
     hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
     try:
         result = run(
             cfg,
-            folder=Path(hydra_config.runtime.output_dir),
+            folder=folder,
             overrides=list(hydra_config.overrides.task),
             options=identity.options(hydra_config.runtime.choices),
         )
-    except Preempted as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(stop.code)
     except Exception as error:
-        errors.leave(error)
+        errors.leave(error, folder=folder)
     return result["metrics"].get(cfg.objective_metric)
 
 
 def start() -> int:
-    """Preflight, then a plan, a replay, a run or a sweep; the exit code."""
+    """Preflight, then a plan, a replay, a run or a sweep; the exit code (docs/runs.md has a table of them)."""
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         found = ".".join(map(str, sys.version_info[:2]))
         print(
@@ -54,47 +64,70 @@ def start() -> int:
     if "--version" in sys.argv[1:]:
         print(f"facet {naming.version()}")
         return 0
-    from lightning_modules.common.lock import HELD, HeldError, held
-    from lightning_modules.common.say import say
-    from lightning_modules.runtime import errors, preflight, records
+    from lightning_modules.training.stop import Preempted, stoppable
 
-    arguments = config.spelled_out(sys.argv[1:])
-    cfg = preflight.check(arguments)
-    if cfg is not None and cfg.plan:
-        from lightning_modules.runtime import plan
-
-        plan.show(plan.plans(preflight.every_job(arguments)))
-        return 0
-    if cfg is None:
-        main()
-        return 0
     try:
-        if cfg.look.runs:
-            from lightning_modules.runtime.look import look
+        with stoppable():
+            return _start()
+    except Preempted as stop:
+        print(stop, file=sys.stderr)
+        return stop.code
 
-            return look(cfg)
-        if cfg.replay:
-            from lightning_modules.runtime.replay import replay
 
-            return replay(cfg.replay, here=cfg)
-        if preflight.is_multirun(arguments):
-            from lightning_modules.runtime import sweep
+def _start() -> int:
+    from lightning_modules.common.lock import HELD, HeldError
+    from lightning_modules.runtime import errors, preflight
 
-            return sweep.run(cfg, main, arguments)
-        # Before Hydra writes the run's folder; of a run's ranks the first holds it for all.
-        place = preflight.folder(cfg)
-        with held(place / "lock") if rank() == 0 else contextlib.nullcontext():
-            # Here as well as in a run, which takes seconds of imports before it could say so.
-            if rank() == 0 and not cfg.fresh and records.result(place):
-                say(f"Already done: {place}/{records.RESULT} (fresh=true runs it again).")
-            else:
-                main()
-        return 0
+    runs = None
+    try:
+        arguments, cfg = preflight.take(config.spelled_out(sys.argv[1:]))
+        runs = Path(cfg.paths.runs) if cfg is not None else None
+        # Hydra reads its command line there.
+        sys.argv[1:] = arguments
+        with errors.raised():
+            return _do(arguments, cfg)
     except HeldError as other:
         print(f"error: {other}", file=sys.stderr)
         return HELD
     except Exception as error:
-        errors.leave(error)
+        errors.leave(error, folder=runs)
+        raise
+
+
+def _do(arguments: list[str], cfg: DictConfig | None) -> int:
+    from lightning_modules.common.lock import held
+    from lightning_modules.common.say import say
+    from lightning_modules.runtime import preflight, records
+
+    if cfg is None:
+        main()
+        return 0
+    if cfg.plan:
+        from lightning_modules.runtime import plan
+
+        plan.show(plan.plans(preflight.every_job(arguments)))
+        return 0
+    if cfg.look.runs:
+        from lightning_modules.runtime.look import look
+
+        return look(cfg)
+    if cfg.replay:
+        from lightning_modules.runtime.replay import replay
+
+        return replay(cfg.replay, here=cfg)
+    if preflight.is_multirun(arguments):
+        from lightning_modules.runtime import sweep
+
+        return sweep.run(cfg, main, arguments)
+    # Before Hydra writes the run's folder; of a run's ranks the first holds it for all.
+    place = preflight.folder(cfg)
+    with held(place / "lock") if rank() == 0 else contextlib.nullcontext():
+        # Here as well as in a run, which takes seconds of imports before it could say so.
+        if rank() == 0 and not cfg.fresh and records.result(place):
+            say(f"Already done: {place}/{records.RESULT} (fresh=true runs it again).")
+        else:
+            main()
+    return 0
 
 
 def rank() -> int:

@@ -61,6 +61,7 @@ def texts(tmp_path):
         for number in range(40):
             words = " ".join(f"{domain} {number * 7 % 11} of {number}" for _ in range(20))
             (tmp_path / "text" / domain / f"{number}.txt").write_text(words)
+    (tmp_path / "mvc.json").write_text("[]")
     return tmp_path
 
 

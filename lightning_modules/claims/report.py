@@ -25,6 +25,7 @@ from lightning_modules.claims.evidence import Row, finished, rows
 from lightning_modules.claims.pictures import Gallery
 from lightning_modules.claims.table import load_all
 from lightning_modules.claims.views import as_json, title, view
+from lightning_modules.common import credentials
 from lightning_modules.common.choices import nearest
 from lightning_modules.common.files import write_atomically
 from lightning_modules.runtime.provenance import machine
@@ -179,7 +180,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--uri", default=f"sqlite:///{PROJECT}/mlflow.db")
     given = parser.parse_args(argv)
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    client = MlflowClient(given.uri)
+    client = MlflowClient(credentials.real(credentials.keep(given.uri)))
     try:
         claims, runs = load_all(), finished(client)
         found = rows(claims, runs)

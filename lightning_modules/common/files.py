@@ -3,13 +3,19 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Beside the target, flushed to the disk, then renamed over it."""
+def private(path: str, flags: int) -> int:
+    """An opener of `open`: what is made is its owner's to read alone."""
+    return os.open(path, flags, 0o600)
+
+
+def write_atomically(path: Path, text: str, *, opener: Any = None) -> None:
+    """Beside the target, flushed to the disk, then renamed over it. opener: that of `open`."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        with open(beside, "w") as file:
+        with open(beside, "w", opener=opener) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -131,6 +131,5 @@ CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
     can_be_compiled,
     positions_suffice,
     schedule_is_in_order,
-    paths_are_there,
-    pretrained_is_there,
 )
+PLACES: tuple[Callable[[DictConfig], Iterator[str]], ...] = (paths_are_there, pretrained_is_there)

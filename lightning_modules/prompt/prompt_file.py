@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lightning_modules.common import credentials
 from lightning_modules.prompt import peft_folder
 from lightning_modules.prompt.backbone import Backbone
 
@@ -63,7 +64,9 @@ class PromptFile:
         from mlflow.exceptions import MlflowException
 
         try:
-            return cls.load(MlflowClient(tracking_uri).download_artifacts(str(run_id), f"export/{NAME}"))
+            return cls.load(
+                MlflowClient(credentials.real(tracking_uri)).download_artifacts(str(run_id), f"export/{NAME}")
+            )
         except (MlflowException, OSError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from lightning_modules.common.credentials import masked
+
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -22,7 +24,7 @@ class Tee:
         for line in lines:
             plain = ESCAPES.sub("", line).rstrip()
             if plain and "━" not in plain and "\r" not in plain:
-                self._file.write(f"{plain}\n")
+                self._file.write(f"{masked(plain)}\n")
         self._file.flush()
         return self._stream.write(text)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from lightning_modules.common import credentials
 from lightning_modules.runtime.journal import Entry, Journal
 
 # The journal is the retry: one of the client itself takes minutes, and creates a run twice whose first answer was lost.
@@ -38,7 +39,7 @@ class Delivery:
             from mlflow import MlflowClient
 
             with database_lock(self.uri):
-                client = MlflowClient(self.uri)
+                client = MlflowClient(credentials.real(self.uri))
                 client.search_experiments(max_results=1)
             self._client = client
         return self._client

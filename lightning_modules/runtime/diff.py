@@ -1,11 +1,13 @@
 """What sets two runs apart: `make diff A=RUN B=RUN`, or `python -m lightning_modules.runtime.diff RUN RUN`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from mlflow import MlflowClient
 from rich.console import Console
 
+from lightning_modules.common import credentials
 from lightning_modules.common.tables import terminal
 from lightning_modules.runtime import compare, foreign
 from lightning_modules.runtime.replay import get_run
@@ -34,7 +36,7 @@ def leaves(client: MlflowClient, run_id: str) -> dict[str, str]:
 
 def differences(client: MlflowClient, a: str, b: str) -> list[tuple[str, str, str, str]]:
     """(kind, name, in A, in B) of config, commit, packages and data, then of every metric and table that differs."""
-    runs = [get_run(client, run_id) for run_id in (a, b)]
+    runs = [get_run(client, run_id, key=key) for key, run_id in (("A", a), ("B", b))]
     configs = [leaves(client, run.info.run_id) for run in runs]
     found = [
         ("config", key, configs[0].get(key, "-"), configs[1].get(key, "-"))
@@ -55,14 +57,15 @@ def differences(client: MlflowClient, a: str, b: str) -> list[tuple[str, str, st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("a")
-    parser.add_argument("b")
+    parser.add_argument("a", help="a run's id, as the MLflow UI shows it")
+    parser.add_argument("b", help="another's")
     parser.add_argument("--uri", default=f"sqlite:///{PROJECT}/mlflow.db")
     given = parser.parse_args()
     try:
-        rows = differences(MlflowClient(given.uri), given.a, given.b)
+        rows = differences(MlflowClient(credentials.real(credentials.keep(given.uri))), given.a, given.b)
     except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+        print(f"error: {credentials.masked(str(error))}", file=sys.stderr)
+        raise SystemExit(2) from None
     if not rows:
         print("No difference in config, commit, packages, data, metrics or tables.")
         return

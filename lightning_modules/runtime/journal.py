@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.common.files import private
+
 Entry = dict[str, Any]
 
 
@@ -23,7 +25,8 @@ class Journal:
         self.existed = self.path.is_file()
         self._lock = threading.Lock()
         self._cut_torn_line()
-        self._file = open(self.path, "ab")  # noqa: SIM115, open as long as the run
+        # Its config names folders and files of its owner's.
+        self._file = open(self.path, "ab", opener=private)  # noqa: SIM115, open as long as the run
 
     def _cut_torn_line(self) -> None:
         if not self.existed:

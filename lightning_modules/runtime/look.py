@@ -13,6 +13,7 @@ from typing import Any
 from mlflow import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_modules.common import credentials
 from lightning_modules.look import page
 from lightning_modules.look.finished import Finished
 from lightning_modules.runtime import foreign, quiet, records, trust
@@ -38,7 +39,7 @@ def look(cfg: DictConfig) -> int:
     page.write(path, kind=pages[0]["kind"], title=pages[0]["title"], data=data)
     print(f"{path}: opens in any browser, without a network.", file=sys.stderr)
     if len(found) == 1 and not own and not Path(str(cfg.look.runs[0])).is_dir():
-        MlflowClient(cfg.logger.tracking_uri).log_artifact(str(cfg.look.runs[0]), str(path))
+        MlflowClient(credentials.real(cfg.logger.tracking_uri)).log_artifact(str(cfg.look.runs[0]), str(path))
     return 0
 
 
@@ -57,7 +58,7 @@ def finished(name: str, *, here: DictConfig, text: bool, own: Path | None) -> Fi
         raise ValueError(
             f"look={name}: expected a run's id as the MLflow UI shows it, or the folder of a finished run."
         )
-    client = MlflowClient(here.logger.tracking_uri)
+    client = MlflowClient(credentials.real(here.logger.tracking_uri))
     run = get_run(client, name, key="look")
     if run.info.status != "FINISHED":
         raise ValueError(f"look={name}: the run is {run.info.status}; expected a finished one.")

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 
+from lightning_modules.common import credentials
 from lightning_modules.common.lock import HELD, HeldError, held
 from lightning_modules.runtime import records, slurm
 from lightning_modules.runtime.courier import Delivery
@@ -86,7 +87,7 @@ def show(cfg: DictConfig, files: list[Path], counts: dict[str, int], means: dict
     """Report, counts and means as artifacts, tags and metrics of the parent run; a server that is away is passed over."""
     from mlflow import MlflowClient
 
-    client, parent = MlflowClient(cfg.logger.tracking_uri), os.environ[PARENT_RUN]
+    client, parent = MlflowClient(credentials.real(cfg.logger.tracking_uri)), os.environ[PARENT_RUN]
     try:
         for path in files:
             client.log_artifact(parent, str(path))
@@ -112,7 +113,7 @@ def close_child(folder: Path, cfg: DictConfig, *, status: str, reason: str) -> N
     try:
         # What the job wrote down and could not send any more goes first.
         Delivery(Journal(folder), uri=cfg.logger.tracking_uri, run_id=run_id).deliver()
-        client = MlflowClient(cfg.logger.tracking_uri)
+        client = MlflowClient(credentials.real(cfg.logger.tracking_uri))
         if client.get_run(run_id).info.status == "RUNNING":
             client.set_tag(run_id, "failure_reason", reason[:5000])
             client.set_terminated(run_id, status="KILLED" if status == "stopped" else "FAILED")

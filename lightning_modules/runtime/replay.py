@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from omegaconf import DictConfig
 from rich.console import Console
 
+from lightning_modules.common import credentials
 from lightning_modules.common.lock import held
 from lightning_modules.runtime import foreign, provenance
 from lightning_modules.runtime.compare import differences, record
@@ -33,7 +34,7 @@ def replay(run_id: str, *, here: DictConfig) -> int:
     """
     from lightning_modules.runtime.run import run
 
-    client = MlflowClient(here.logger.tracking_uri)
+    client = MlflowClient(credentials.real(here.logger.tracking_uri))
     original = get_run(client, run_id)
     folder, common = Path(here.paths.runs) / "replay" / original.info.run_id, Path(here.paths.cache)
     if not here.replay_from_cache:

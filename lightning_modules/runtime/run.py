@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from lightning_modules.common import making
+from lightning_modules.common import credentials, making
 from lightning_modules.common.files import write_atomically
 from lightning_modules.common.say import say
 from lightning_modules.look.page import LOOK
@@ -74,7 +74,7 @@ def _run(
             _finish(result, folder=folder, tracker=tracker)
     except BaseException as error:
         deaf()
-        reason = f"{type(error).__name__}: {errors.reason(error)}"
+        reason = credentials.masked(f"{type(error).__name__}: {errors.reason(error)}")
         if first:
             (folder / "failure.txt").write_text(reason)
         elif isinstance(error, Exception):

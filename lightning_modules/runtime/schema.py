@@ -4,6 +4,7 @@ A node with `_target_` is checked against the signature of its target; `Count` i
 without one are checked against the functions named in `PLAIN`.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,6 +41,9 @@ def _top(
     """The scalars at the top of conf/config.yaml."""
 
 
+def _paths(*, cache: str, runs: str, tracking: str, run: str) -> None: ...
+
+
 def _logger(*, tracking_uri: str | None, artifact_location: str | None) -> None: ...
 
 
@@ -47,6 +51,7 @@ def _logger(*, tracking_uri: str | None, artifact_location: str | None) -> None:
 PLAIN: dict[str, Callable[..., Any] | str] = {
     "": _top,
     "logger": _logger,
+    "paths": _paths,
     "optimizer": "lightning_modules.common.optimizer.adamw_with_schedule",
     "trainer": "pytorch_lightning.Trainer.__init__",
 }
@@ -140,6 +145,9 @@ def _value(*, full: str, node: DictConfig, key: str, signature: signatures.Signa
     if isinstance(value, DictConfig) and "_target_" in value:
         return []
     plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    # A mapping that stands elsewhere is looked at where it stands.
+    if not (isinstance(plain, dict) and origin != full) and (wrong := _number(plain)):
+        return [f"{origin} is {plain!r}; expected {wrong}."]
     # Asked for only now: of some only the code itself can tell.
     hint = signature.hint(key)
     adapter = hints.adapter(hint)
@@ -147,13 +155,14 @@ def _value(*, full: str, node: DictConfig, key: str, signature: signatures.Signa
         return []
     # YAML has lists where Python has tuples; strict validation tells them apart and must not.
     readings = [plain, tuple(plain)] if isinstance(plain, list) else [plain]
-    wanted = []
+    wanted: list[str] = []
     for reading in readings:
         try:
             adapter.validate_python(reading, strict=True)
             return []
         except ValidationError as error:
-            wanted = [e["msg"].removeprefix("Input should be ") for e in error.errors()]
+            found = [e["msg"].removeprefix("Input should be ") for e in error.errors() if e["loc"] or not wanted]
+            wanted = found or wanted
     if isinstance(plain, list) and getattr(hint, "__origin__", None) is tuple:
         wanted = [
             f"a list of {len(hint.__args__)} values that are each {wanted[0]}"
@@ -161,6 +170,19 @@ def _value(*, full: str, node: DictConfig, key: str, signature: signatures.Signa
             else f"a list of {len(hint.__args__)} values"
         ]
     return [f"{origin} is {plain!r}; expected {' or '.join(dict.fromkeys(wanted))}."]
+
+
+def _number(plain: Any) -> str:
+    """What is expected in the place of numbers that no computation takes, alone or in a list or mapping."""
+    parts = plain.values() if isinstance(plain, dict) else plain if isinstance(plain, list) else [plain]
+    for part in parts:
+        if isinstance(part, dict | list) and (wrong := _number(part)):
+            return wrong
+        if isinstance(part, float) and not math.isfinite(part):
+            return "a finite number"
+        if isinstance(part, int) and abs(part) >= 2**63:
+            return "an integer of at most 63 bits"
+    return ""
 
 
 def _origin(node: DictConfig, key: str) -> str | None:

@@ -61,11 +61,7 @@ class Signature(NamedTuple):
     def hint(self, name: str) -> Any:
         """The annotation of a parameter, Any where there is none."""
         written = self.parameters[name].hint
-        if written is not None:
-            return hints.read(written)
-        function = get_object(self.target)
-        owners = function.__mro__ if inspect.isclass(function) else (function,)
-        return next((found[name] for owner in owners if name in (found := annotations(owner))), Any)
+        return annotations(get_object(self.target)).get(name, Any) if written is None else hints.read(written)
 
 
 def of(target: str) -> Signature:
@@ -81,24 +77,17 @@ def of(target: str) -> Signature:
 
 def read(function: Callable[..., Any], *, target: str = "") -> Signature:
     """From the code itself."""
-    found = _own(function)
-    if inspect.isclass(function) and function.__module__.startswith(trust.OURS):
-        # `**shared` of a study goes to the class that it stands on: what that one takes is checked too.
-        for base in function.__mro__[1:]:
-            if any(p.kind == "VAR_KEYWORD" for p in found.values()) and base.__module__.startswith(trust.OURS):
-                found = {n: p._replace(required=False) for n, p in _own(base).items()} | found
+    annotated = annotations(function)
+    found = {
+        name: Parameter(
+            parameter.kind.name, parameter.default is parameter.empty, hints.write(annotated.get(name, Any))
+        )
+        for name, parameter in _parameters(function).items()
+    }
     if not target:
         # A function that is at hand has no need of a name by which it could be found.
         target = f"{function.__module__}.{function.__qualname__}"
     return Signature(target, _name(function), found)
-
-
-def _own(function: Callable[..., Any]) -> dict[str, Parameter]:
-    annotated = annotations(function)
-    return {
-        name: Parameter(p.kind.name, p.default is p.empty, hints.write(annotated.get(name, Any)))
-        for name, p in inspect.signature(function).parameters.items()
-    }
 
 
 def _name(function: Callable[..., Any]) -> str:
@@ -107,9 +96,37 @@ def _name(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{function.__qualname__}"
 
 
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Of a class of ours that hands `**shared` on, its bases' too, which it may give them itself; nothing is open then."""
+    found = dict(inspect.signature(function).parameters)
+    for base in _bases(function):
+        if handed_on := [name for name, p in found.items() if p.kind is p.VAR_KEYWORD]:
+            del found[handed_on[0]]
+            below = inspect.signature(base).parameters
+            found = {n: p if p.kind is p.VAR_KEYWORD else p.replace(default=None) for n, p in below.items()} | found
+    return found
+
+
+def _bases(function: Callable[..., Any]) -> list[type]:
+    """Classes of ours that a class of ours hands arguments on to."""
+    if not inspect.isclass(function) or not function.__module__.startswith(trust.OURS):
+        return []
+    return [b for b in function.__mro__[1:] if "__init__" in vars(b) and b.__module__.startswith(trust.OURS)]
+
+
 def annotations(function: Callable[..., Any]) -> dict[str, Any]:
-    """Type hints by parameter; one that names what only a type checker imports says nothing, and the others stay."""
-    called = inspect.unwrap(function.__init__ if inspect.isclass(function) else function)
+    """Type hints by parameter, of a class of ours those of its bases too (`_parameters`)."""
+    if not inspect.isclass(function):
+        return _annotations(function)
+    found: dict[str, Any] = {}
+    for each in (*reversed(_bases(function)), function):
+        found |= _annotations(inspect.getattr_static(each, "__init__"))
+    return found
+
+
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    """One that names what only a type checker imports says nothing, and the others stay."""
+    called = inspect.unwrap(function)
     try:
         return get_type_hints(called, include_extras=True)
     except NameError:

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
+from lightning_modules.common import credentials
 from lightning_modules.common.files import write_atomically
 from lightning_modules.common.lock import held
 from lightning_modules.runtime import devices, errors, forks, naming, outcome, provenance, records, slurm
@@ -210,7 +211,8 @@ def finish(cfg: DictConfig) -> int:
 
         status = "KILLED" if wish.told else "FAILED" if left else "FINISHED"
         try:
-            MlflowClient(cfg.logger.tracking_uri).set_terminated(os.environ[PARENT_RUN], status=status)
+            client = MlflowClient(credentials.real(cfg.logger.tracking_uri))
+            client.set_terminated(os.environ[PARENT_RUN], status=status)
         except Exception as error:
             console.print(f"tracking server not reached ({type(error).__name__}): the parent run was not ended.")
     if wish.told:

@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+from lightning_modules.common import credentials
 from lightning_modules.common.files import write_atomically
 from lightning_modules.common.lock import HeldError, held
 from lightning_modules.runtime import records
@@ -37,11 +38,13 @@ def _deliver(folder: Path, found: dict[str, int | str], uri: str | None) -> None
     start = next(entry for _, entry in journal.entries() if entry["kind"] == "start")
     try:
         known = records.run(folder) or {"uid": start["uid"], "run_id": None, "params": None}
-        delivery = Delivery(journal, uri=uri or start["uri"], run_id=known["run_id"])
+        delivery = Delivery(journal, uri=credentials.keep(uri) if uri else start["uri"], run_id=known["run_id"])
         found[str(folder)] = delivery.deliver()
         write_atomically(folder / records.RUN, json.dumps({**known, "run_id": delivery.run_id}, indent=1))
     except Exception as error:
-        found[str(folder)] = f"not delivered: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        found[str(folder)] = (
+            f"not delivered: {type(error).__name__}: {credentials.masked(str(error)).splitlines()[0][:200]}"
+        )
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from lightning_modules.common.files import write_atomically
+from lightning_modules.common import credentials
+from lightning_modules.common.files import private, write_atomically
 from lightning_modules.runtime import naming, records
 from lightning_modules.runtime.courier import Courier, Delivery
 from lightning_modules.runtime.journal import Journal
@@ -69,7 +70,7 @@ class Tracker(Logger):
 
     def _save_identity(self) -> None:
         self._known["run_id"] = self.delivery.run_id
-        write_atomically(self.folder / records.RUN, json.dumps(self._known, indent=1))
+        write_atomically(self.folder / records.RUN, json.dumps(self._known, indent=1), opener=private)
 
     @property
     def run_id(self) -> str | None:
@@ -94,10 +95,10 @@ class Tracker(Logger):
             self.tags({"param_drift": "; ".join(f"{k}: {a} -> {b}" for k, (a, b) in drift.items())[:5000]})
 
     def tags(self, tags: dict[str, str]) -> None:
-        self.journal.append("tags", tags={key: str(value)[:5000] for key, value in tags.items()})
+        self.journal.append("tags", tags={key: credentials.masked(str(value))[:5000] for key, value in tags.items()})
 
     def text(self, name: str, text: str) -> None:
-        self.journal.append("text", name=name, text=text)
+        self.journal.append("text", name=name, text=credentials.masked(text))
 
     def artifacts(self, path: Path, to: str | None = None) -> None:
         """A file or a folder; it is read when it is delivered."""
@@ -148,7 +149,7 @@ def open_tracker(cfg: Any, *, folder: Path, shown: Shown) -> Tracker | None:
     tracker = Tracker(
         tags=tags,
         folder=folder,
-        uri=cfg.logger.tracking_uri,
+        uri=credentials.keep(cfg.logger.tracking_uri),
         experiment=cfg.experiment_name,
         name=cfg.run_name or naming.run_name(shown.overrides, cfg.seed, naming.apart()),
         artifact_location=cfg.logger.artifact_location,
@@ -165,7 +166,8 @@ def short_params(resolved: dict[str, Any]) -> dict[str, str]:
     """What a person compares runs by: every leaf of the groups that define the science, as short strings."""
     params = {"seed": str(resolved["seed"])}
     for group in PARAM_GROUPS:
-        params |= {key: str(value)[:PARAM_LIMIT] for key, value in _leaves(resolved.get(group) or {}, group)}
+        leaves = _leaves(resolved.get(group) or {}, group)
+        params |= {key: credentials.masked(str(value))[:PARAM_LIMIT] for key, value in leaves}
     return {key: value for key, value in params.items() if "_target_" not in key}
 
 

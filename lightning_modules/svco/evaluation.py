@@ -142,6 +142,9 @@ def judging(source: Any, *, judged_on: str, pairs: int, seed: int = 0) -> Sequen
     return scene_pairs(count=pairs, seed=seed, split="test", prior=0.0, describe=0.5)
 
 
+JUDGED_ON = ("auto", "scenes", "pairs")
+
+
 def judges(source: Any, judged_on: str) -> str:
     """`scenes` or `pairs`."""
     if judged_on != "auto":

@@ -56,7 +56,7 @@ def load_vlm(
         )
     check_choice("model.dtype", dtype, DTYPES)
     more = dict(
-        attn_implementation=attention, dtype=DTYPES[dtype], use_safetensors=True, **_quantized(quantize, lora_rank)
+        attn_implementation=attention, dtype=DTYPES[dtype], use_safetensors=True, **quantized(quantize, lora_rank)
     )
     net = AutoModelForImageTextToText.from_pretrained(path, **more, **given)
     if adapter != path:
@@ -99,7 +99,7 @@ def _base_of(path: str) -> str:
     return base
 
 
-def _quantized(quantize: str | None, lora_rank: int) -> dict[str, Any]:
+def quantized(quantize: str | None, lora_rank: int) -> dict[str, Any]:
     """What `from_pretrained` is told of 4-bit weights. ValueError where they cannot be had or trained."""
     if quantize is None:
         return {}

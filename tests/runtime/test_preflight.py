@@ -144,7 +144,12 @@ def test_all_errors_come_at_once():
         ["experiment=prompt/transfer", "prompts.runs={sentiment_film: [0a1b]}"],
         ["experiment=prompt/project", "backbone@source_backbone=hub", "source_backbone.name=/a/folder"],
         ["experiment=prompt/project", "backbone@source_backbone=language_wide", "backbone=language_small"],
-        ["experiment=prompt/tune", "data=task_hub", "data.source.dataset=a.csv", "data.source.words={0: no, 1: yes}"],
+        [
+            "experiment=prompt/tune",
+            "data=task_hub",
+            "data.source.dataset=user/reviews",
+            "data.source.words={0: no, 1: yes}",
+        ],
     ],
     ids=lambda o: " ".join(o) or "nothing",
 )

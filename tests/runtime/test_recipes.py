@@ -46,7 +46,7 @@ def test_a_file_without_its_recipe_is_named(tmp_path):
 
 def help_text():
     config.register_resolvers(project=PROJECT)
-    with preflight._hydra():
+    with preflight.composing():
         return compose("config", return_hydra_config=True).hydra.help.template
 
 

@@ -1,0 +1,114 @@
+"""What of a prompt config costs nothing to make, and what stands in for the rest (`runtime/preflight/building.py`)."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from datamodules.tasks import Hub, Hubs, Language, TaskDataModule, Vader
+from datamodules.tasks.datamodule import VERBALISERS
+from datamodules.tasks.pretraining import PretrainingDataModule
+from lightning_modules.common.choices import check_choice
+from lightning_modules.prompt.backbones import HubBackbone, LanguageBackbone
+from lightning_modules.prompt.prompt_file import PromptFile
+from lightning_modules.prompt.prompts import Prompts
+from lightning_modules.prompt.tuners import INITS, Adapter, BitFit, FullFineTuning, LoRA, SoftPrompt
+from lightning_modules.runtime.preflight.building import UNKNOWN
+
+
+def choices_are_known(cfg: DictConfig) -> Iterator[str]:
+    yield from _choice("prompt.init", cfg.prompt.init, INITS)
+    if cfg.data.verbaliser is not None:
+        yield from _choice("data.verbaliser", cfg.data.verbaliser, VERBALISERS)
+
+
+def _choice(key: str, found: str, expected: Any) -> Iterator[str]:
+    try:
+        check_choice(key, found, expected)
+    except ValueError as error:
+        yield str(error)
+
+
+CHECKS = (choices_are_known,)
+
+
+class Unfetched:
+    """Stands in for MiniLM, whose wheel may have to be fetched."""
+
+    kind, max_positions = "encoder", 512
+
+    def needs(self) -> list[Any]:
+        return []
+
+
+def minilm(**_: Any) -> Unfetched:
+    return Unfetched()
+
+
+def hub_backbone(**given: Any) -> Any:
+    """Of a folder; a name on the hub is asked of the network when the run has begun."""
+    return HubBackbone(**given) if Path(given["name"]).expanduser().is_dir() else UNKNOWN
+
+
+def task_data(**given: Any) -> TaskDataModule:
+    """The data of a task whose name, template and words are right for the backbone, as far as that costs nothing."""
+    data = TaskDataModule(**given)
+    refuse_task(data)
+    return data
+
+
+def refuse_task(data: TaskDataModule, key: str = "task") -> None:
+    """ValueError for a name that the source has not, or a template that leaves the text no room.
+
+    A task of the controlled language is drawn, which takes a moment; others have to be read, or fetched.
+    """
+    check_choice(key, data.name, data.source_of_tasks.names())
+    if isinstance(data.backbone, LanguageBackbone):
+        data.template.encode([""], data.tokenizer)
+        if isinstance(data.source_of_tasks, Language):
+            _ = data.common
+
+
+def prompts(**given: Any) -> Prompts:
+    """`Prompts` whose start is one that there is."""
+    made = Prompts(**given)
+    start(made.soft(seed=0))
+    return made
+
+
+def start(tuner: SoftPrompt) -> SoftPrompt:
+    """ValueError where its file is not there, or of another length."""
+    if tuner.init == "file":
+        found = PromptFile.load(tuner.file).weight
+        if len(found) != tuner.length:
+            raise ValueError(
+                f"prompt.file={tuner.file} holds {len(found)} prompt tokens; expected prompt.length={tuner.length}; "
+                f"set it to {len(found)}."
+            )
+    if tuner.init == "text" and not str(tuner.text).strip():
+        raise ValueError(f"prompt.text is {tuner.text!r}; expected at least one word.")
+    return tuner
+
+
+def soft_prompt(**given: Any) -> SoftPrompt:
+    return start(SoftPrompt(**given))
+
+
+BUILDS: dict[str, Callable[..., Any]] = {
+    "datamodules.tasks.Language": Language,
+    "datamodules.tasks.Vader": Vader,
+    "datamodules.tasks.Hub": Hub,
+    "datamodules.tasks.Hubs": Hubs,
+    "datamodules.tasks.TaskDataModule": task_data,
+    "datamodules.tasks.pretraining.PretrainingDataModule": PretrainingDataModule,
+    "lightning_modules.prompt.backbones.LanguageBackbone": LanguageBackbone,
+    "lightning_modules.prompt.backbones.MiniLM": minilm,
+    "lightning_modules.prompt.backbones.HubBackbone": hub_backbone,
+    "lightning_modules.prompt.prompts.Prompts": prompts,
+    "lightning_modules.prompt.tuners.SoftPrompt": soft_prompt,
+    "lightning_modules.prompt.tuners.BitFit": BitFit,
+    "lightning_modules.prompt.tuners.Adapter": Adapter,
+    "lightning_modules.prompt.tuners.LoRA": LoRA,
+    "lightning_modules.prompt.tuners.FullFineTuning": FullFineTuning,
+}

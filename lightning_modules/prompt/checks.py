@@ -1,0 +1,72 @@
+"""What of a prompt config is wrong: tasks and words that are not there, prompts too long, files that are missing.
+
+All of it would also be found later: after minutes, where a language model has to be pretrained first.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from lightning_modules.common.bounds import Count, Positive, Share, Weight, Whole
+from lightning_modules.common.choices import nearest
+
+# Ends of names that are files; `organisation/model` is a name on the hub.
+FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".gz")
+
+
+def prompt(*, length: Count, init: str, text: str | None, file: str | None, from_run: str | None) -> None:
+    """The keys of `prompt`, which tuner and studies take."""
+
+
+def tuning(
+    *, steps: Count, batch: Count, lr: Positive, warmup_steps: Whole, min_lr_ratio: Share, weight_decay: Weight
+) -> None:
+    """The keys of `tuning`, of a run and of every prompt that a study trains."""
+
+
+PLAIN: dict[str, Callable[..., Any]] = {"prompt": prompt, "tuning": tuning}
+
+
+def heads_divide(cfg: DictConfig) -> Iterator[str]:
+    """Of every backbone that is made here."""
+    for name in ("backbone", "source_backbone"):
+        one = cfg.get(name)
+        if one is not None and "heads" in one and one.hidden_size % one.heads:
+            yield f"{name}.hidden_size is {one.hidden_size}; expected a multiple of {name}.heads, which is {one.heads}."
+
+
+def backbone_is_there(cfg: DictConfig) -> Iterator[str]:
+    """Of what is a path, not a hub name."""
+    for key in ("backbone", "source_backbone"):
+        name = (cfg.get(key) or {}).get("name")
+        if name and is_path(name) and not (Path(name).expanduser() / "config.json").is_file():
+            yield (
+                f"{key}.name={name}: no config.json there; expected a folder written by save_pretrained, such as the "
+                "export/ folder of a finished run, or a hub name."
+            )
+
+
+def dataset_is_there(cfg: DictConfig) -> Iterator[str]:
+    """Of what is a file or a folder, not a hub name."""
+    source = cfg.data.source
+    for key, given in {
+        "data.source": source,
+        **{f"data.source.tasks.{n}": s for n, s in source.get("tasks", {}).items()},
+    }.items():
+        name = given.get("dataset")
+        looks = name and (is_path(name) or name.lower().endswith(FILES))
+        if looks and not Path(name).expanduser().exists():
+            place = Path(name).expanduser()
+            beside = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
+            yield f"{key}.dataset={name} is not there{nearest(place.name, beside)}; expected a file, a folder or a hub name."
+
+
+def is_path(name: str) -> bool:
+    """`organisation/model` is a name on the hub."""
+    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+
+
+CHECKS = (heads_divide,)
+PLACES = (backbone_is_there, dataset_is_there)

@@ -1,0 +1,138 @@
+"""What is wrong with values by themselves and with one another: choices, types, ranges. Nothing of this machine is asked.
+
+One check a function, each naming the keys at odds; a system has its own in `checks.py` of its room.
+"""
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_modules.runtime import devices, schema, slurm, system
+
+NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
+SEED = 2**32 - 1
+LONGEST = 200  # characters; a file system takes 255 in a name
+
+
+def problems(cfg: DictConfig) -> list[str]:
+    found = schema.problems(cfg)
+    return found + system.asked(CHECKS, cfg) + system.asked(system.checks_of(cfg).checks, cfg)
+
+
+def seeds_are_seeds(cfg: DictConfig) -> Iterator[str]:
+    """Lightning's and numpy's generators take 32 bits."""
+    for path, node in schema.nodes(cfg):
+        value = node.get("seed") if "seed" in node and not OmegaConf.is_missing(node, "seed") else None
+        if isinstance(value, int) and SEED < value < 2**63 and not OmegaConf.is_interpolation(node, "seed"):
+            yield f"{path}.seed is {value}; expected at most {SEED}.".lstrip(".")
+
+
+def what_is_done_again(cfg: DictConfig) -> Iterator[str]:
+    if cfg.replay is not None and not re.fullmatch(r"[0-9a-f]+", cfg.replay):
+        yield f"replay={cfg.replay}: expected a run's id, hexadecimal digits as the MLflow UI shows them."
+    elif cfg.replay and cfg.logger.tracking_uri is None:
+        yield f"replay={cfg.replay} with logger=none: expected the tracking server that keeps the run."
+    several = [key for key, given in (("plan", cfg.plan), ("replay", cfg.replay), ("look", cfg.look.runs)) if given]
+    if len(several) > 1:
+        yield f"{' and '.join(several)} are given; expected one of them: they do different things with a run."
+
+
+def steps_are_counted(cfg: DictConfig) -> Iterator[str]:
+    if cfg.trainer.max_steps < 1:
+        yield f"trainer.max_steps is {cfg.trainer.max_steps}; expected at least 1: runs are counted in optimizer steps."
+
+
+def numbers_of_the_trainer(cfg: DictConfig) -> Iterator[str]:
+    """What Lightning divides by, or takes for something else than it says."""
+    for key in ("val_check_interval", "accumulate_grad_batches", "num_nodes"):
+        value = cfg.trainer.get(key)
+        if value is not None and value <= 0:
+            yield f"trainer.{key} is {value}; expected at least 1."
+    interval = cfg.trainer.get("val_check_interval")
+    if isinstance(interval, float) and not interval.is_integer():
+        yield f"trainer.val_check_interval is {interval}; expected a whole number of steps: an epoch has no end here."
+    for key in ("gradient_clip_val", "log_every_n_steps", "num_sanity_val_steps"):
+        value = cfg.trainer.get(key)
+        if value is not None and value < 0:
+            yield f"trainer.{key} is {value}; expected at least 0."
+
+
+def lightning_takes_them(cfg: DictConfig) -> Iterator[str]:
+    """Lightning's own objections, from a Trainer that is built on the CPU and thrown away."""
+    import pytorch_lightning as pl
+    from hydra.utils import instantiate
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    given: Any = dict(instantiate(cfg.trainer)) if "_target_" in cfg.trainer else OmegaConf.to_container(cfg.trainer)
+    # Where it runs is asked in `places`, and there may be no such machine here.
+    elsewhere = devices.submitted(cfg) or cfg.trainer.accelerator != "cpu"
+    if elsewhere:
+        given |= {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "precision": "32-true"}
+        given["strategy"] = given["strategy"] if given.get("strategy") in ("ddp", "auto") else "auto"
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pl.Trainer(logger=False, enable_checkpointing=False, **{**given, "enable_progress_bar": False})
+        return
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        told = " ".join(str(error).split())
+    finally:
+        logging.disable(logging.NOTSET)
+    yield f"trainer is not one that Lightning takes: {told}"
+
+
+def objective_is_logged(cfg: DictConfig) -> Iterator[str]:
+    split, _, name = cfg.objective_metric.partition("/")
+    if not name or split not in ("train", "val", "test", "moe", "prompt", "svco"):
+        yield f"objective_metric is {cfg.objective_metric!r}; expected split/name such as val/ppl."
+
+
+def names_stay_inside(cfg: DictConfig) -> Iterator[str]:
+    """Folders under runs/ are made of these names."""
+    if not NAME.fullmatch(cfg.experiment_name) or ".." in cfg.experiment_name.split("/"):
+        yield (
+            f"experiment_name is {cfg.experiment_name!r}; expected words of letters, digits, '.', '_' and '-' with '/' "
+            "between them, none of them '..': it names a folder under paths.runs."
+        )
+    elif max(map(len, cfg.experiment_name.split("/"))) > LONGEST:
+        yield f"experiment_name has a word of more than {LONGEST} characters; expected a shorter one: it names a folder."
+
+
+def batches_divide(cfg: DictConfig) -> Iterator[str]:
+    from datamodules.order import micro_batches_per_forward
+
+    if min(cfg.data.micro_batch, cfg.trainer.accumulate_grad_batches, cfg.trainer.get("num_nodes", 1)) < 1:
+        return
+    micro_batches_per_forward(
+        global_batch=cfg.data.global_batch,
+        micro_batch=cfg.data.micro_batch,
+        accumulate=cfg.trainer.accumulate_grad_batches,
+        ranks=devices.processes(cfg),
+    )
+    yield from ()
+
+
+def callbacks_are_known(cfg: DictConfig) -> Iterator[str]:
+    """One that is no mapping with `_target_` would be given to Lightning as it is."""
+    for name in cfg.callbacks or ():
+        one = cfg.callbacks[name]
+        if one is not None and not (isinstance(one, DictConfig) and "_target_" in one):
+            yield f"callbacks.{name} is {one!r}; expected null, which leaves it out, or a mapping with _target_."
+
+
+CHECKS = (
+    seeds_are_seeds,
+    what_is_done_again,
+    slurm.can_be_submitted,
+    batches_divide,
+    steps_are_counted,
+    numbers_of_the_trainer,
+    objective_is_logged,
+    names_stay_inside,
+    callbacks_are_known,
+)

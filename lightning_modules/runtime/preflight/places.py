@@ -1,0 +1,120 @@
+"""What of this machine is not as the config has it: folders, the tracking address, devices. Nothing is left behind."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from omegaconf import DictConfig
+
+from lightning_modules.common.choices import nearest
+from lightning_modules.common.credentials import masked
+from lightning_modules.runtime import devices, system
+
+# Scheme -> module that speaks it, of those that MLflow takes and Facet does not bring.
+DATABASES = {"postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"}
+ADDRESSES = ("sqlite", "http", "https", *DATABASES)
+ARTIFACTS = (
+    "",
+    "file",
+    "s3",
+    "gs",
+    "wasbs",
+    "abfss",
+    "dbfs",
+    "hdfs",
+    "ftp",
+    "sftp",
+    "http",
+    "https",
+    "mlflow-artifacts",
+)
+
+
+def problems(cfg: DictConfig) -> list[str]:
+    return system.asked(CHECKS, cfg) + system.asked(system.checks_of(cfg).places, cfg)
+
+
+def folders_can_be_written(cfg: DictConfig) -> Iterator[str]:
+    if cfg.plan:
+        return
+    for key in ("runs", "cache"):
+        yield from unwritable(f"paths.{key}", Path(str(cfg.paths[key])).expanduser())
+    for kind in ("run", "sweep"):
+        place = Path(cfg.hydra[kind].dir)
+        if not place.is_relative_to(Path(str(cfg.paths.runs))):
+            yield from unwritable(f"hydra.{kind}.dir", place)
+
+
+def unwritable(key: str, path: Path) -> Iterator[str]:
+    """Tried on the nearest folder that is there: what a mode says is not what a file system does, to root least of all."""
+    there = Path(os.path.abspath(path))
+    try:
+        while not os.path.lexists(there) and there != there.parent:
+            there = there.parent
+        if not there.is_dir():
+            yield f"{key}={path}: {there} is a file; expected a folder, or a path where one can be made."
+            return
+        os.rmdir(tempfile.mkdtemp(prefix=".facet-", dir=there))
+        longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+        if longest > 255:
+            yield f"{key}: a name of {longest} bytes in it; a file system takes 255."
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        yield f"{key}={path}: nothing can be written to {there} ({reason}); expected a folder of yours."
+
+
+def tracking_address(cfg: DictConfig) -> Iterator[str]:
+    if cfg.logger is None or not cfg.logger.get("tracking_uri"):
+        return
+    given = str(cfg.logger.tracking_uri)
+    if message := wrong_address(given):
+        yield f"logger.tracking_uri={masked(given)}: {message}"
+    elif given.startswith("sqlite:") and not cfg.plan:
+        yield from unwritable("logger.tracking_uri", database(given).parent)
+        if database(given).is_dir():
+            yield f"logger.tracking_uri={given}: {database(given)} is a folder; expected a file in it."
+    location = cfg.logger.get("artifact_location")
+    if location:
+        scheme = urlsplit(str(location)).scheme
+        if scheme not in ARTIFACTS:
+            yield (
+                f"logger.artifact_location={masked(str(location))}: {scheme}: is no store of MLflow's; expected a folder or "
+                f"one of {', '.join(filter(None, ARTIFACTS))}."
+            )
+        elif scheme in ("", "file") and not cfg.plan:
+            yield from unwritable("logger.artifact_location", Path(urlsplit(str(location)).path))
+
+
+def wrong_address(given: str) -> str:
+    """Why MLflow could not track to an address, '' where it could, whether or not somebody answers there."""
+    scheme, rest = given.partition("://")[::2]
+    dialect, _, driver = scheme.partition("+")
+    if not rest or scheme in ("", "file"):
+        return f"MLflow keeps runs in no folder any more; expected sqlite:///{Path(given).absolute()}/mlflow.db, say."
+    if dialect not in ADDRESSES:
+        near = nearest(dialect, list(ADDRESSES))
+        return f"{dialect}: is no address of a tracking server{near}; expected one of {', '.join(ADDRESSES)}."
+    try:
+        parts = urlsplit(given)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        return f"it cannot be read ({error}); expected http://HOST:PORT."
+    if dialect == "sqlite":
+        return "" if rest.startswith("/") and len(rest) > 1 else "expected sqlite:////ABSOLUTE/PATH/mlflow.db."
+    if not host:
+        return f"it names no host; expected {dialect}://HOST:PORT."
+    module = (driver or DATABASES[dialect]) if dialect in DATABASES else None
+    if module and find_spec(module) is None:
+        return f"{dialect} needs the Python package {module}, which is not installed in .venv."
+    return ""
+
+
+def database(uri: str) -> Path:
+    """The file of a SQLite address."""
+    return Path(uri.partition("///")[2].partition("?")[0])
+
+
+CHECKS = (devices.machine_has_the_devices, devices.precision_is_there, folders_can_be_written, tracking_address)

@@ -1,0 +1,49 @@
+"""What of an S-VCO config is wrong: sizes that do not divide, and models, pairs and benchmarks that are not there.
+
+A base model is pretrained in minutes where it is not kept; all of this is known before.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from lightning_modules.common.choices import nearest
+
+PATCH = 8  # pixels of the embedded model's, and of a rendered scene's grid
+
+
+def sizes_divide(cfg: DictConfig) -> Iterator[str]:
+    if cfg.model.get("width") and cfg.model.width % cfg.model.heads:
+        yield f"model.width is {cfg.model.width}; expected a multiple of model.heads, which is {cfg.model.heads}."
+    if "pixels" in cfg.model and (cfg.data.pixels % PATCH or cfg.data.pixels < PATCH):
+        near = max(PATCH, round(cfg.data.pixels / PATCH) * PATCH)
+        yield f"data.pixels is {cfg.data.pixels}; expected a multiple of {PATCH}; the nearest is {near}."
+
+
+def arms_are_there(cfg: DictConfig) -> Iterator[str]:
+    if not cfg.study.objectives:
+        yield "study.objectives is empty; expected objectives by name: +objective@study.objectives.NAME=OPTION adds one."
+    if not cfg.study.learning_rates:
+        yield "study.learning_rates is empty; expected at least one."
+
+
+def pairs_are_there(cfg: DictConfig) -> Iterator[str]:
+    source = cfg.data.source
+    for key, there in (("file", Path.is_file), ("images", Path.is_dir), ("archive", Path.is_file)):
+        if source.get(key) and not there(place := Path(source[key]).expanduser()):
+            beside = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
+            kind = "folder" if key == "images" else "file"
+            yield f"data.source.{key}={source[key]}: there is no such {kind}{nearest(place.name, beside)}."
+
+
+def benchmarks_are_there(cfg: DictConfig) -> Iterator[str]:
+    for name in ("pope", "mmvp", "mmhal"):
+        one = cfg.study[name]
+        for key, there in (("file", Path.is_file), ("images", Path.is_dir)):
+            if one and (key not in one or not there(Path(one[key]).expanduser())):
+                yield f"study.{name}.{key}={one.get(key)} is not there; expected study.{name}={{file: .., images: FOLDER}}."
+
+
+CHECKS = (sizes_divide, arms_are_there)
+PLACES = (pairs_are_there, benchmarks_are_there)
