@@ -142,7 +142,7 @@ def test_all_errors_come_at_once():
         ["callbacks.figures=null", "logger=none"],
         ["model=paper_3b"],
         ["experiment=prompt/transfer", "prompts.runs={sentiment_film: [0a1b]}"],
-        ["experiment=prompt/project", "backbone@source_backbone=hub", "source_backbone.name=/a/folder"],
+        ["experiment=prompt/project", "backbone@source_backbone=hub", "source_backbone.name=user/model"],
         ["experiment=prompt/project", "backbone@source_backbone=language_wide", "backbone=language_small"],
         [
             "experiment=prompt/tune",
