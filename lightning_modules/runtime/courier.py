@@ -19,6 +19,8 @@ from lightning_modules.runtime.journal import Entry, Journal
 # The journal is the retry: one of the client itself takes minutes, and creates a run twice whose first answer was lost.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+# It prints addresses, with the password that stands in one.
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 BATCH = 1000
 RUN_TAG = "facet.run"
