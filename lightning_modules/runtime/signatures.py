@@ -82,7 +82,7 @@ def read(function: Callable[..., Any], *, target: str = "") -> Signature:
         name: Parameter(
             parameter.kind.name, parameter.default is parameter.empty, hints.write(annotated.get(name, Any))
         )
-        for name, parameter in _parameters(function).items()
+        for name, parameter in _taken(function).items()
     }
     if not target:
         # A function that is at hand has no need of a name by which it could be found.
@@ -96,7 +96,7 @@ def _name(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{function.__qualname__}"
 
 
-def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def _taken(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Of a class of ours that hands `**shared` on, its bases' too, which it may give them itself; nothing is open then."""
     found = dict(inspect.signature(function).parameters)
     for base in _bases(function):
@@ -115,7 +115,7 @@ def _bases(function: Callable[..., Any]) -> list[type]:
 
 
 def annotations(function: Callable[..., Any]) -> dict[str, Any]:
-    """Type hints by parameter, of a class of ours those of its bases too (`_parameters`)."""
+    """Type hints by parameter, of a class of ours those of its bases too (`_taken`)."""
     if not inspect.isclass(function):
         return _annotations(function)
     found: dict[str, Any] = {}

@@ -25,7 +25,7 @@ UNKNOWN = Unknown()
 
 def is_done(cfg: DictConfig) -> bool:
     """Then nothing is made, and nobody should wait for what making it would say."""
-    return not (cfg.fresh or cfg.plan or cfg.replay) and records.result(Path(cfg.hydra.run.dir).absolute()) is not None
+    return not (cfg.fresh or cfg.plan or cfg.replay) and (Path(cfg.hydra.run.dir) / records.RESULT).is_file()
 
 
 def problems(cfg: DictConfig, *, told: list[str]) -> list[str]:
