@@ -75,7 +75,7 @@ MUTANTS = (
     (
         "the pixel limit forgotten",
         "datamodules/scenes/mvc.py",
-        "image.width * image.height > pixel_limit",
+        "image.width * image.height > limit",
         "False",
         "tests/svco/test_mvc.py",
     ),
