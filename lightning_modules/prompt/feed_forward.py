@@ -29,6 +29,7 @@ MOVES = frozenset(
     + ("permute", "reshape", "split", "squeeze", "to", "transpose", "type", "type_as", "unbind", "unsqueeze", "view")
 )
 _found: "WeakKeyDictionary[nn.Module, dict[str, tuple[str, ...]]]" = WeakKeyDictionary()
+_normed: "WeakKeyDictionary[nn.Module, dict[str, str]]" = WeakKeyDictionary()
 
 
 class _Made(NamedTuple):
@@ -69,6 +70,11 @@ def blocks_of(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
     return _found[model]
 
 
+def normed(model: nn.Module) -> dict[str, str]:
+    """Name of each down-projection of `blocks_of` that reads its neurons through a norm -> the norm's name, as in BitNet."""
+    return _normed.get(model, {})
+
+
 @torch.no_grad()
 def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
     inside = {id(m) for m in body.modules()}
@@ -80,6 +86,13 @@ def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
         if made is not None and made.active and re.search(r"\.\d+\.", name):
             read.append((name, tuple(sorted(made.by))))
 
+    norms: dict[frozenset[str], str] = {}
+
+    def meets_norm(name: str, given: tuple[Any, ...]) -> None:
+        made = getattr(given[0], "_made", None) if given else None
+        if made is not None and made.active:
+            norms[made.by] = name
+
     def behind(name: str, out: Any) -> None:
         out._made = _Made(frozenset((name,)), False)
 
@@ -87,6 +100,10 @@ def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
         for name, module in linear.items():
             hooks.enter_context(_handle(module.register_forward_pre_hook(lambda _m, a, n=name: before(n, a))))
             hooks.enter_context(_handle(module.register_forward_hook(lambda _m, _a, out, n=name: behind(n, out))))
+        for name, module in model.named_modules():
+            weight = getattr(module, "weight", None)
+            if id(module) in inside and isinstance(weight, Tensor) and weight.dim() == 1:
+                hooks.enter_context(_handle(module.register_forward_pre_hook(lambda _m, a, n=name: meets_norm(n, a))))
         words = torch.arange(3, 9, device=next(model.parameters()).device)[None]
         if "input_ids" not in signature(body.forward).parameters:
             raise ValueError(
@@ -95,6 +112,8 @@ def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
         with _Follow():
             body(input_ids=words)
     found = dict(read)
+    by_makers = {tuple(sorted(by)): name for by, name in norms.items()}
+    _normed[model] = {down: by_makers[ups] for down, ups in found.items() if ups in by_makers}
     if len(found) < len(read):
         raise ValueError(
             f"{type(model).__name__}: layers share the feed-forward block {read[0][0]}, so its neurons have no layer of "

@@ -33,7 +33,9 @@ def possible(cfg: DictConfig) -> bool:
 
     FACET_FORKS=0 in the environment starts every job as a command.
     """
-    if os.environ.get("FACET_FORKS") == "0":
+    # joblib's workers say "loky", a way to start processes that a fork of the server knows nothing of.
+    known = multiprocessing.get_start_method(allow_none=True) in (None, *multiprocessing.get_all_start_methods())
+    if os.environ.get("FACET_FORKS") == "0" or not known:
         return False
     return sys.platform == "linux" and devices.accelerator_of(cfg) == "cpu" and devices.processes(cfg) == 1
 

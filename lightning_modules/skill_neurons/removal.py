@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from lightning_modules.prompt.families import down_projections, up_projections
+from lightning_modules.prompt.feed_forward import normed
 
 if TYPE_CHECKING:
     from transformers.pytorch_utils import Conv1D
@@ -31,14 +32,10 @@ def pruned(model: nn.Module, *, keep_LF: Tensor, mean_LF: Tensor) -> nn.Module:
         keep_F = keep_LF[layer]
         if bool(keep_F.all()):
             continue
-        beside = model.get_submodule(name.rpartition(".")[0]).named_children()
-        scales = [
-            n for n, m in beside if isinstance(w := getattr(m, "weight", None), Tensor) and w.shape == keep_F.shape
-        ]
-        if scales:
+        if norm := normed(model).get(name):
             raise ValueError(
-                f"{type(model).__name__}: {scales[0]} beside {name} scales its neurons by all of them (BitNet), so none can "
-                "be taken out without changing the others. This family cannot be pruned."
+                f"{type(model).__name__}: {norm} before {name} scales its neurons by all of them (BitNet), so none can be "
+                "taken out without changing the others. This family cannot be pruned."
             )
         for up_name, up in up_projections(model, name).items():
             _replace(model, up_name, _rows(up, keep_F, up_name))

@@ -9,7 +9,7 @@ from datamodules.corpus import CorpusDataModule, SyntheticSource
 from lightning_modules.moe.head import Head
 from lightning_modules.moe.module import MoELM
 from lightning_modules.moe.pretrained import pretrained_moe
-from tests.families.moe import families, tiny_model
+from tests.families.moe import built, families
 from tests.moe.toy import fit
 
 WORDS = 304
@@ -109,7 +109,7 @@ def test_what_is_no_mixture_or_not_read_is_refused_in_true_words(tmp_path):
     LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
     with pytest.raises(ValueError, match="LlamaForCausalLM has no router beside experts: it is no mixture of experts"):
         pretrained_moe(pretrained=str(tmp_path / "llama"))
-    tiny_model(*families()["jetmoe"]).save_pretrained(tmp_path / "jetmoe")
+    built(*families()["jetmoe"]).save_pretrained(tmp_path / "jetmoe")
     with pytest.raises(ValueError, match="JetMoeForCausalLM: its JetMoeTopKGating hands out neither the numbers"):
         pretrained_moe(pretrained=str(tmp_path / "jetmoe"))
 
@@ -133,7 +133,7 @@ def test_layers_of_different_width_are_refused(olmoe):
 
 def test_padding_counts_neither_as_target_nor_as_context():
     """With an attention mask alone the loss is that of the text without its padding."""
-    module = MoELM(model=tiny_model(*families()["olmoe"]), micro_batch=1)
+    module = MoELM(model=built(*families()["olmoe"]), micro_batch=1)
     text = torch.randint(3, 64, (1, 9), generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0]])
     padded = {"input_ids": text[:, :-1], "targets": text[:, 1:], "attention_mask": mask}

@@ -102,7 +102,9 @@ def test_the_host_waits_for_no_step(spec):
         trainer = inner_trainer(max_steps=6)
         pretended.waits.clear()
         trainer.fit(module, datamodule=tiny.data(spec))
-    waits = {place: n for place, n in pretended.waits.items() if "training/inner.py" not in place}
+    # Weights are read once, before the first step: what is frozen is compared with that.
+    once = ("training/inner.py", "common/digests.py")
+    waits = {place: n for place, n in pretended.waits.items() if not any(name in place for name in once)}
     assert list(waits.values()) == [6] and "prompt/backbone.py" in next(iter(waits))
 
 

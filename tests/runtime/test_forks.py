@@ -29,6 +29,10 @@ def fork(folder, text, *words, silent=False, **environment):
     return forks.Fork([sys.executable, str(script), *words], environment={**os.environ, **environment}, silent=silent)
 
 
+# Where the tests run in a shell's background the signal is ignored.
+PYTHONS_OWN = "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [
@@ -39,7 +43,7 @@ def fork(folder, text, *words, silent=False, **environment):
         ("import os; os._exit(5)", 5),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
         ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGINT)", -signal.SIGINT),
+        (f"{PYTHONS_OWN}; os.kill(os.getpid(), signal.SIGINT)", -signal.SIGINT),
     ],
 )
 def test_exit_codes_are_those_of_a_command(tmp_path, text, code):
