@@ -2,19 +2,22 @@
 them costs more than any test does with them."""
 
 import atexit
+import faulthandler
 import io
 import os
 import queue
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-TIMEOUT = 180
+TIMEOUT = 180  # seconds without an answer
 _pools: dict[int, "Ranks"] = {}
 
 
@@ -22,15 +25,23 @@ def _serve(rank: int, ranks: int, folder: str, tasks: Any, results: Any) -> None
     torch.set_num_threads(1)
     # Lightning takes these processes for the trainer's ranks, and their group for its own: no port to be free.
     os.environ.update(WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), NODE_RANK="0")
+    stacks = open(Path(folder) / f"rank{rank}.txt", "w")  # noqa: SIM115, for as long as the process lives
+    faulthandler.dump_traceback_later(TIMEOUT - 20, file=stacks)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     while True:
+        faulthandler.cancel_dump_traceback_later()
         function, args = tasks.get()
+        faulthandler.dump_traceback_later(TIMEOUT - 20, file=stacks)
         try:
             content = io.BytesIO()
             torch.save(function(rank, ranks, *args), content)
             results.put((rank, content.getvalue(), ""))
         except Exception:
             results.put((rank, b"", traceback.format_exc()))
+
+
+class SilentRanksError(AssertionError):
+    """Ranks that neither answer nor say why; with what each of them was doing."""
 
 
 class Ranks:
@@ -53,13 +64,19 @@ class Ranks:
             try:
                 rank, content, problem = self.results.get(timeout=TIMEOUT)
             except queue.Empty:
-                raise AssertionError(
-                    f"ranks {sorted(set(range(len(self.tasks))) - set(found))} do not answer"
-                ) from None
+                raise SilentRanksError(self.silence(found)) from None
             if problem:
                 raise AssertionError(f"rank {rank}:\n{problem}")
             found[rank] = torch.load(io.BytesIO(content), weights_only=False)
         return [found[rank] for rank in sorted(found)]
+
+    def silence(self, found: dict[int, Any]) -> str:
+        told = [f"ranks {sorted(set(range(len(self.tasks))) - set(found))} do not answer"]
+        for rank, process in enumerate(self.processes):
+            state = "lives" if process.is_alive() else f"ended with {process.exitcode}"
+            file = Path(self.folder.name) / f"rank{rank}.txt"
+            told.append(f"rank {rank} {state}:\n{file.read_text() if file.is_file() else ''}")
+        return "\n".join(told)
 
     def close(self) -> None:
         for process in self.processes:
@@ -71,7 +88,17 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]
     """[function(rank, ranks, *args) for each rank]; ranks=1 stays in this process, without a process group."""
     if ranks == 1:
         return [function(0, 1, *args)]
-    pool = _pools.setdefault(ranks, None) or Ranks(ranks)
+    try:
+        return _run(function, ranks, args)
+    except SilentRanksError as silence:
+        # Seen twice in whole suites, never with these tests alone; the cause is not known. It is told, with the stacks of
+        # all ranks, and tried once more.
+        warnings.warn(f"{function.__name__}: {silence}", RuntimeWarning, stacklevel=2)
+        return _run(function, ranks, args)
+
+
+def _run(function: Callable[..., Any], ranks: int, args: tuple[Any, ...]) -> list[Any]:
+    pool = _pools.get(ranks) or Ranks(ranks)
     _pools[ranks] = pool
     try:
         return pool.run(function, args)
