@@ -14,6 +14,7 @@ from lightning_modules.common.lock import HeldError, held
 from lightning_modules.runtime import records
 from lightning_modules.runtime.courier import Delivery
 from lightning_modules.runtime.journal import Journal
+from lightning_modules.runtime.preflight.places import wrong_address
 
 
 def sync(folder: Path, *, uri: str | None = None) -> dict[str, int | str]:
@@ -54,6 +55,8 @@ def main() -> None:
         "--uri", help="the tracking server's address, when it is no more the one that runs were logged to"
     )
     given = parser.parse_args()
+    if given.uri and (wrong := wrong_address(given.uri)):
+        parser.error(f"--uri {credentials.masked(given.uri)}: {wrong}")
     outcome = sync(given.folder, uri=given.uri)
     for folder, what in outcome.items():
         print(f"{folder}: {what if isinstance(what, str) else f'{what} entries delivered'}")

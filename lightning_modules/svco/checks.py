@@ -29,12 +29,19 @@ def arms_are_there(cfg: DictConfig) -> Iterator[str]:
 
 
 def pairs_are_there(cfg: DictConfig) -> Iterator[str]:
-    source = cfg.data.source
+    yield from _missing("data.source", cfg.data.source)
+
+
+def candidates_are_there(cfg: DictConfig) -> Iterator[str]:
+    yield from _missing("study.candidates", cfg.study.candidates)
+
+
+def _missing(name: str, source: DictConfig) -> Iterator[str]:
     for key, there in (("file", Path.is_file), ("images", Path.is_dir), ("archive", Path.is_file)):
         if source.get(key) and not there(place := Path(source[key]).expanduser()):
             beside = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
             kind = "folder" if key == "images" else "file"
-            yield f"data.source.{key}={source[key]}: there is no such {kind}{nearest(place.name, beside)}."
+            yield f"{name}.{key}={source[key]}: there is no such {kind}{nearest(place.name, beside)}."
 
 
 def benchmarks_are_there(cfg: DictConfig) -> Iterator[str]:
@@ -46,4 +53,4 @@ def benchmarks_are_there(cfg: DictConfig) -> Iterator[str]:
 
 
 CHECKS = (sizes_divide, arms_are_there)
-PLACES = (pairs_are_there, benchmarks_are_there)
+PLACES = (pairs_are_there, candidates_are_there, benchmarks_are_there)
