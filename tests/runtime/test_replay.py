@@ -146,8 +146,8 @@ def test_an_unknown_run(two):
 
 def test_a_run_id_cannot_escape_its_folder(two):
     done = main(two[0], "replay=../../etc", check=False)
-    assert done.code == 1
-    assert "error: replay=../../etc: expected a run's id, hexadecimal digits" in done.text
+    assert done.code == 2
+    assert "replay=../../etc: expected a run's id, hexadecimal digits" in done.text
 
 
 def test_diff_tells_config_data_and_curve(tmp_path):

@@ -128,6 +128,7 @@ def callbacks_are_known(cfg: DictConfig) -> Iterator[str]:
 CHECKS = (
     seeds_are_seeds,
     what_is_done_again,
+    devices.studies_keep_their_weights,
     slurm.can_be_submitted,
     batches_divide,
     steps_are_counted,

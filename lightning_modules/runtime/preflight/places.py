@@ -57,7 +57,9 @@ def unwritable(key: str, path: Path) -> Iterator[str]:
         if not there.is_dir():
             yield f"{key}={path}: {there} is a file; expected a folder, or a path where one can be made."
             return
-        os.rmdir(tempfile.mkdtemp(prefix=".facet-", dir=there))
+        # A file without a name: whoever lists the folder at this moment does not meet it.
+        with tempfile.TemporaryFile(dir=there):
+            pass
         longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
         if longest > 255:
             yield f"{key}: a name of {longest} bytes in it; a file system takes 255."
