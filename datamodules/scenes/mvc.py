@@ -6,16 +6,17 @@ or as JSON lines; our own files also carry `category`.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from PIL import Image, ImageOps
 
 from datamodules import files
 from lightning_modules.common.files import write_atomically
 
+T = TypeVar("T")
 TEXTS = ("instruction_prompt", "chosen_response", "rejected_response")
 IMAGES = ("chosen_images", "rejected_images")
 FIELDS = ("system_prompt", "instruction_prompt", *IMAGES, "chosen_response", "rejected_response")
@@ -119,20 +120,36 @@ def read(
     """
     if not path.exists() and not path.is_symlink():
         raise ValueError(f"{path}: no such MVC file; experiment=svco/build_mvc makes one.")
-    pairs, bad = [], []
-    for line, record in _records(path):
+
+    def made(_where: str, record: Any) -> Pair:
+        pair = replace(_pair(record, images or path.parent), pixel_limit=pixel_limit)
+        check_pair(pair)
+        return pair
+
+    records = ((f"{path}, line {line}", record) for line, record in _records(path))
+    return usable(path, records, made, skip_bad=skip_bad, unit="record")
+
+
+def usable(
+    path: Path, rows: Iterable[tuple[str, Any]], made: Callable[[str, Any], T], *, skip_bad: bool, unit: str
+) -> tuple[list[T], list[str]]:
+    """(what `made` makes of each place and row, why each bad one was left out). rows: where each stands, and what it is.
+
+    ValueError naming the place of the first bad one, unless `skip_bad`; also where none is good.
+    """
+    found: list[T] = []
+    bad: list[str] = []
+    for where, row in rows:
         try:
-            pair = replace(_pair(record, images or path.parent), pixel_limit=pixel_limit)
-            check_pair(pair)
-            pairs.append(pair)
+            found.append(made(where, row))
         except ValueError as error:
-            message = f"{path}, line {line}: {error}"
+            message = f"{where}: {error}"
             if not skip_bad:
-                raise ValueError(f"{message} data.source.skip_bad=true leaves such records out.") from None
+                raise ValueError(f"{message} data.source.skip_bad=true leaves such {unit}s out.") from None
             bad.append(message)
-    if not pairs:
-        raise ValueError(f"{path} holds no usable record{': ' + bad[0] if bad else ''}.")
-    return pairs, bad
+    if not found:
+        raise ValueError(f"{path} holds no usable {unit}{': ' + bad[0] if bad else ''}.")
+    return found, bad
 
 
 def write(path: Path, pairs: Sequence[Pair]) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from datamodules.files import TABLES, kind_of, rows
-from datamodules.scenes.mvc import PIXEL_LIMIT, Pair, mark_in, open_image, opened
+from datamodules.scenes.mvc import PIXEL_LIMIT, Pair, mark_in, open_image, opened, usable
 from lightning_modules.common.files import sha256
 
 FIELDS = ("prompt", "chosen", "rejected", "images")
@@ -54,18 +54,12 @@ def read(
     images: what relative paths count from, the file's own folder by default. ValueError naming the row and field of the
     first bad row, unless `skip_bad`; also where no row is good.
     """
-    found, bad = [], []
-    for where, row in _rows(path):
-        try:
-            found.append(_preference(row, images or (path if path.is_dir() else path.parent), where, pixel_limit))
-        except ValueError as error:
-            message = f"{where}: {error}"
-            if not skip_bad:
-                raise ValueError(f"{message} data.source.skip_bad=true leaves such rows out.") from None
-            bad.append(message)
-    if not found:
-        raise ValueError(f"{path} holds no usable row{': ' + bad[0] if bad else ''}.")
-    return found, bad
+    beside = images or (path if path.is_dir() else path.parent)
+
+    def made(where: str, row: dict[str, Any]) -> Preference:
+        return _preference(row, beside, where, pixel_limit)
+
+    return usable(path, _rows(path), made, skip_bad=skip_bad, unit="row")
 
 
 def write(path: Path, pairs: Sequence[Pair]) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.files import TABLES, kind_of, rows
+from lightning_modules.common.files import beside
 
 KEY = "data.source"
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
@@ -134,13 +135,9 @@ def _not_loaded(dataset: str, place: Path, error: Exception) -> ValueError:
             except ValueError as own:
                 reason = str(own)
                 break
-    near = difflib.get_close_matches(place.name, _beside(place), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(place.name, beside(place), n=1, cutoff=0.5)
     hint = f"; the nearest is {place.parent / near[0]}" if near and not place.exists() else ""
     return ValueError(
         f"{KEY}.dataset={dataset}: not loaded ({reason}). Expected the name of a dataset on the hub, with the network or "
         f"its cache at hand, a folder of data files, or a {', '.join(READ)} file{hint}."
     )
-
-
-def _beside(place: Path) -> list[str]:
-    return [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []

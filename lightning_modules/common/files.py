@@ -24,6 +24,16 @@ def write_atomically(path: Path, text: str, *, opener: Any = None) -> None:
         beside.unlink(missing_ok=True)
 
 
+def is_path(name: str) -> bool:
+    """Whether it can only be a place on this machine: `organisation/model` is a name on the hub."""
+    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+
+
+def beside(place: Path) -> list[str]:
+    """Names of what lies where `place` should."""
+    return [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
+
+
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

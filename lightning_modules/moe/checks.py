@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from datamodules.order import LAYOUTS
 from lightning_modules.common.bounds import Count, Weight, Whole
 from lightning_modules.common.choices import check_choice
+from lightning_modules.common.files import is_path
 from lightning_modules.moe.families import check_shape
 from lightning_modules.runtime.devices import processes
 
@@ -113,9 +114,8 @@ def pretrained_is_there(cfg: DictConfig) -> Iterator[str]:
         return
     # The model's own folder, where it is both, is named as the model's.
     for name, key in {tokenizer: "data.tokenizer", pretrained: "model.pretrained"}.items():
-        is_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or Path(name).is_dir()
         wanted = "config.json" if key == "model.pretrained" else "tokenizer_config.json"
-        if is_path and not (Path(name) / wanted).is_file():
+        if (is_path(name) or Path(name).is_dir()) and not (Path(name) / wanted).is_file():
             yield (
                 f"{key}={name}: no {wanted} there; expected a folder written by save_pretrained, such as the export/ folder "
                 "of a finished run, or a hub name."

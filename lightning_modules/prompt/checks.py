@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from lightning_modules.common.bounds import Count, Positive, Share, Weight, Whole
 from lightning_modules.common.choices import nearest
+from lightning_modules.common.files import beside, is_path
 
 # Ends of names that are files; `organisation/model` is a name on the hub.
 FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".gz")
@@ -59,13 +60,8 @@ def dataset_is_there(cfg: DictConfig) -> Iterator[str]:
         looks = name and (is_path(name) or name.lower().endswith(FILES))
         if looks and not Path(name).expanduser().exists():
             place = Path(name).expanduser()
-            beside = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
-            yield f"{key}.dataset={name} is not there{nearest(place.name, beside)}; expected a file, a folder or a hub name."
-
-
-def is_path(name: str) -> bool:
-    """`organisation/model` is a name on the hub."""
-    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+            near = nearest(place.name, beside(place))
+            yield f"{key}.dataset={name} is not there{near}; expected a file, a folder or a hub name."
 
 
 CHECKS = (heads_divide,)

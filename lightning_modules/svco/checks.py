@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lightning_modules.common.choices import nearest
+from lightning_modules.common.files import beside
 
 PATCH = 8  # pixels of the embedded model's, and of a rendered scene's grid
 
@@ -39,9 +40,8 @@ def candidates_are_there(cfg: DictConfig) -> Iterator[str]:
 def _missing(name: str, source: DictConfig) -> Iterator[str]:
     for key, there in (("file", Path.is_file), ("images", Path.is_dir), ("archive", Path.is_file)):
         if source.get(key) and not there(place := Path(source[key]).expanduser()):
-            beside = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
             kind = "folder" if key == "images" else "file"
-            yield f"{name}.{key}={source[key]}: there is no such {kind}{nearest(place.name, beside)}."
+            yield f"{name}.{key}={source[key]}: there is no such {kind}{nearest(place.name, beside(place))}."
 
 
 def benchmarks_are_there(cfg: DictConfig) -> Iterator[str]:
