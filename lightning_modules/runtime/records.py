@@ -4,8 +4,11 @@ One that is empty counts as not there: what was to be written did not reach the 
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
+
+from lightning_modules.common.files import private, write_atomically
 
 RESULT, RUN, SWEEP = "result.json", "run.json", "sweep.json"
 
@@ -19,6 +22,18 @@ def run(folder: Path) -> dict[str, Any] | None:
     """`uid`, `run_id` and `params`: which MLflow run the folder belongs to. None before there is one."""
     remedy = "delete it, and the run is found again by tracking.jsonl, or set fresh=true to begin another one"
     return _read(folder / RUN, ("uid", "run_id", "params"), remedy)
+
+
+def write_run(folder: Path, known: dict[str, Any]) -> None:
+    """What `run` reads, for its owner alone."""
+    write_atomically(folder / RUN, json.dumps(known, indent=1), opener=private)
+
+
+def wrong_id(key: str, run_id: str) -> str:
+    """Why it is the id of no run of MLflow, '' where it may be one: what is not may lead out of a folder."""
+    if re.fullmatch(r"[0-9a-f]+", run_id):
+        return ""
+    return f"{key}={run_id}: expected a run's id, hexadecimal digits as the MLflow UI shows them."
 
 
 def sweep(folder: Path) -> dict[str, Any] | None:

@@ -5,7 +5,6 @@ one what was downloaded and nothing that was trained. Taken from the common one,
 """
 
 import importlib.metadata
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from rich.console import Console
 
 from lightning_modules.common import credentials
 from lightning_modules.common.lock import held
-from lightning_modules.runtime import foreign, provenance
+from lightning_modules.runtime import foreign, provenance, records
 from lightning_modules.runtime.compare import differences, record
 
 # Folders of the cache that hold nothing trained.
@@ -79,8 +78,8 @@ def furnish(own: Path, common: Path, *, anew: bool) -> None:
 def get_run(client: MlflowClient, run_id: str, *, key: str = "replay") -> Any:
     from mlflow.exceptions import MlflowException
 
-    if not re.fullmatch(r"[0-9a-f]+", run_id):
-        raise ValueError(f"{key}={run_id}: expected a run's id, hexadecimal digits as the MLflow UI shows them.")
+    if wrong := records.wrong_id(key, run_id):
+        raise ValueError(wrong)
     try:
         return client.get_run(run_id)
     except MlflowException as error:

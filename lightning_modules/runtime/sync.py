@@ -4,12 +4,10 @@
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from lightning_modules.common import credentials
-from lightning_modules.common.files import write_atomically
 from lightning_modules.common.lock import HeldError, held
 from lightning_modules.runtime import records
 from lightning_modules.runtime.courier import Delivery
@@ -41,7 +39,7 @@ def _deliver(folder: Path, found: dict[str, int | str], uri: str | None) -> None
         known = records.run(folder) or {"uid": start["uid"], "run_id": None, "params": None}
         delivery = Delivery(journal, uri=credentials.keep(uri) if uri else start["uri"], run_id=known["run_id"])
         found[str(folder)] = delivery.deliver()
-        write_atomically(folder / records.RUN, json.dumps({**known, "run_id": delivery.run_id}, indent=1))
+        records.write_run(folder, {**known, "run_id": delivery.run_id})
     except Exception as error:
         found[str(folder)] = (
             f"not delivered: {type(error).__name__}: {credentials.masked(str(error)).splitlines()[0][:200]}"

@@ -1,6 +1,5 @@
 """MLflow as the record of a run. Nothing here waits for the server: all goes through the journal."""
 
-import json
 import os
 import time
 import uuid
@@ -13,7 +12,6 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from lightning_modules.common import credentials
-from lightning_modules.common.files import private, write_atomically
 from lightning_modules.runtime import naming, records
 from lightning_modules.runtime.courier import Courier, Delivery
 from lightning_modules.runtime.journal import Journal
@@ -70,7 +68,7 @@ class Tracker(Logger):
 
     def _save_identity(self) -> None:
         self._known["run_id"] = self.delivery.run_id
-        write_atomically(self.folder / records.RUN, json.dumps(self._known, indent=1), opener=private)
+        records.write_run(self.folder, self._known)
 
     @property
     def run_id(self) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_modules.runtime import devices, schema, slurm, system
+from lightning_modules.runtime import devices, records, schema, slurm, system
 
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 SEED = 2**32 - 1
@@ -32,8 +32,8 @@ def seeds_are_seeds(cfg: DictConfig) -> Iterator[str]:
 
 
 def what_is_done_again(cfg: DictConfig) -> Iterator[str]:
-    if cfg.replay is not None and not re.fullmatch(r"[0-9a-f]+", cfg.replay):
-        yield f"replay={cfg.replay}: expected a run's id, hexadecimal digits as the MLflow UI shows them."
+    if cfg.replay is not None and (wrong := records.wrong_id("replay", cfg.replay)):
+        yield wrong
     elif cfg.replay and cfg.logger.tracking_uri is None:
         yield f"replay={cfg.replay} with logger=none: expected the tracking server that keeps the run."
     several = [key for key, given in (("plan", cfg.plan), ("replay", cfg.replay), ("look", cfg.look.runs)) if given]
