@@ -157,12 +157,9 @@ class Prompts:
     def _tune_together(self, task: str, seed: int) -> None:
         """Tune this prompt, and with it what else is expected and not kept, in one training; they wait in `_tuned`."""
         datas = {(task, seed): self.datamodule(task, seed=seed)}
-        for other in self._expected:
-            if (
-                len(datas) < self.together
-                and other not in self._tuned
-                and not self.thing(other[0], seed=other[1]).is_kept
-            ):
+        while self._expected and len(datas) < self.together:
+            other = self._expected.pop(0)
+            if other not in self._tuned and not self.thing(other[0], seed=other[1]).is_kept:
                 datas.setdefault(other, self.datamodule(other[0], seed=other[1]))
         modules = {each: self._module(self.soft(seed=each[1]), self.tuning) for each in datas}
         with seeded(seed):

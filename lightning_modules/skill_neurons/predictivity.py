@@ -134,12 +134,14 @@ def find(
     permutations: int = 0,
     balanced: bool = False,
     seed: int = 0,
+    baseline: Tensor | None = None,
 ) -> Tensor:
     """Predictivity [1 + permutations, L, F] with one prompt: baseline on `train`, accuracy on `dev`.
 
-    labels_N: of `dev` in its order. Row 0 is the task's; the others are the null of permuted labels.
+    labels_N: of `dev` in its order. Row 0 is the task's; the others are the null of permuted labels. baseline: that of
+    `baseline_LPF`, where it is there already.
     """
-    base = baseline_LPF(backbone, train, prompt)
+    base = baseline_LPF(backbone, train, prompt) if baseline is None else baseline
     labels_RN = permuted_labels(labels_N, permutations=permutations, seed=seed)
     counts = count_above(backbone, dev, prompt, baseline_LPF=base, labels_RN=labels_RN, classes=classes)
     return predictivity_RLF(counts, balanced=balanced)

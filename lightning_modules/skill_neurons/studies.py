@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from datamodules.tasks.datamodule import TaskDataModule
 from lightning_modules.common.bounds import Count, Share, Whole
-from lightning_modules.common.digests import digest
+from lightning_modules.common.digests import digest, digest_of_weights
 from lightning_modules.common.making import Thing
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.prompts import Prompts
@@ -51,6 +51,7 @@ class PromptStudy:
         self.tasks = list(tasks or prompts.source.names())
         self.share, self.rank_within, self.balanced, self.permutations = share, rank_within, balanced, permutations
         self._found: dict[tuple[str, str], Tensor] = {}
+        self._baselines: dict[tuple[str, str], Tensor] = {}
 
     def prepare(self) -> None:
         for task in self.tasks:
@@ -87,6 +88,13 @@ class PromptStudy:
         """A prompt [P, H] per trial."""
         return [self.prompts.prompt(task, seed=seed, trial=t).weight for t, seed in enumerate(self.seeds())]
 
+    def baseline_LPF(self, task: str, prompt: Tensor, backbone: Backbone) -> Tensor:
+        """Of the task's training texts under `prompt`: a pass over them, once."""
+        key = (task, f"{digest_of_weights({'prompt': prompt})} {id(backbone)}")
+        if key not in self._baselines:
+            self._baselines[key] = sn.baseline_LPF(backbone, self.prompts.data(task).fixed("train"), prompt)
+        return self._baselines[key]
+
     def predictivity(self, task: str, *, kind: str = "tuned", backbone: Backbone | None = None) -> Tensor:
         """[1 + permutations, L, F], mean over trials; row 0 with the true labels, the others the null.
 
@@ -107,6 +115,7 @@ class PromptStudy:
                     permutations=self.permutations,
                     balanced=self.balanced,
                     seed=seed,
+                    baseline=self.baseline_LPF(task, prompt, backbone),
                 )
                 for prompt, seed in zip(self.starts(task, kind, backbone), self.seeds(), strict=False)
             ]
@@ -171,10 +180,10 @@ class SkillNeurons(PromptStudy):
     def significance(self, task: str) -> Significance:
         """Of the mean predictivity over the trials' prompts."""
         data = self.prompts.data(task)
-        trials = []
-        for prompt in self.tuned(task):
-            base = sn.baseline_LPF(self.backbone, data.fixed("train"), prompt)
-            trials.append(signs(self.backbone, data.fixed("val"), prompt, baseline_LPF=base))
+        trials = [
+            signs(self.backbone, data.fixed("val"), prompt, baseline_LPF=self.baseline_LPF(task, prompt, self.backbone))
+            for prompt in self.tuned(task)
+        ]
         return of_labellings(
             trials,
             data.examples("val").labels,
