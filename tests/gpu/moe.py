@@ -13,6 +13,7 @@ from lightning_modules.moe.callbacks.aux_free_bias import AuxFreeBias
 from lightning_modules.moe.callbacks.expert_frequency_sync import MODES, ExpertFrequencySync
 from lightning_modules.moe.models import build_moe, count_parameters
 from lightning_modules.moe.module import MoELM
+from lightning_modules.training.inner import inner_trainer
 from tests.gpu.place import Place, Row, measured
 from tests.moe.toy import ToyData
 from tests.results import PROJECT
@@ -83,20 +84,8 @@ class Clock(pl.Callback):
 
 
 def train(place: Place, sizes: Sizes, module: pl.LightningModule, callbacks: list[Any], steps: int) -> None:
-    trainer = pl.Trainer(
-        **place.trainer(),
-        callbacks=callbacks,
-        max_steps=steps,
-        precision="bf16-mixed",
-        gradient_clip_val=1.0,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    settings = dict(callbacks=callbacks, precision="bf16-mixed", gradient_clip_val=1.0, **place.trainer())
+    trainer = inner_trainer(max_steps=steps, **settings)
     trainer.fit(module, datamodule=sizes.data(steps))
 
 

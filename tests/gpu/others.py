@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.scenes.pairs import scene_pairs
 from datamodules.scenes.reader import Reader
@@ -15,6 +15,7 @@ from datamodules.tasks import Language
 from lightning_modules.prompt.backbones import LanguageBackbone
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.prompts import Loaded, Prompts
+from lightning_modules.prompt.together import TunedTogether
 from lightning_modules.svco.embedded import build_llava, build_processor
 from lightning_modules.svco.losses import SCORES
 from lightning_modules.svco.models import VLM, prepared
@@ -86,43 +87,37 @@ def prompts(place: Place, folder: str, examples: int = 512) -> Prompts:
     return Prompts(backbone=spec, source=language, tuning=tuning, cache=folder, length=LENGTH)
 
 
-def tuned_together(made: Prompts, starts_KPH: Tensor, *, steps: int) -> Tensor:
-    """`steps` of AdamW on K prompts of one task in one batch: the sum of their losses, whose gradients do not mix."""
-    examples = made.datamodule(TASK, seed=0).training
-    size, number = made.tuning["batch"], len(starts_KPH)
-    weight = nn.Parameter(starts_KPH.clone())
-    optimizer = torch.optim.AdamW([weight], lr=made.tuning["lr"], weight_decay=0.0)
-    for turn in range(steps):
-        begin = turn * size % (len(examples) - size + 1)
-        batch = made.backbone.placed(examples[begin : begin + size])
-        each = {n: batch[n].repeat(number, *[1] * (batch[n].dim() - 1)) for n in ("input_ids", "attention_mask", "ask")}
-        scores = made.backbone.scores({**batch, **each}, weight.repeat_interleave(size, 0), lean=True)
-        losses = nn.functional.cross_entropy(scores, batch["labels"].repeat(number), reduction="none")
-        optimizer.zero_grad()
-        (losses.sum() / size).backward()
-        optimizer.step()
-    return weight.detach()
-
-
 def together(place: Place) -> Iterator[Row]:
-    """Against prompts as studies tune them today, one by one."""
+    """Against prompts as studies tune them by default, one by one."""
     number, steps = (32, 20) if place.large else (3, 2)
     with tempfile.TemporaryDirectory() as folder, place.taken():
         made = prompts(place, folder, 512 if place.large else 64)
-        draw = torch.Generator().manual_seed(0)
-        starts_KPH = torch.randn(number, LENGTH, made.backbone.width, generator=draw).to(place.device)
 
-        def alone() -> None:
-            for seed in range(number):
+        def modules(count: int) -> list[PromptTuning]:
+            found = [
+                PromptTuning(backbone=Loaded(made.backbone), tuner=made.soft(seed=s), lr=0.01) for s in range(count)
+            ]
+            for module in found:
+                # Its weights are hashed there, which says nothing of the speed.
+                module.on_fit_start = module.on_fit_end = lambda: None  # type: ignore[method-assign]
+            return found
+
+        def alone(count: int) -> list[Tensor]:
+            found = modules(count)
+            for seed, module in enumerate(found):
                 with seeded(seed):
-                    module = PromptTuning(backbone=Loaded(made.backbone), tuner=made.soft(seed=seed), lr=0.01)
-                    module.on_fit_start = module.on_fit_end = lambda: None
                     inner_trainer(max_steps=steps).fit(module, datamodule=made.datamodule(TASK, seed=seed))
+            return [module.tuner.weight.detach() for module in found]
 
-        apart = torch.cat([tuned_together(made, one[None], steps=steps) for one in starts_KPH[:2]])
-        found = tuned_together(made, starts_KPH, steps=steps)
-        difference = float((found[:2] - apart).abs().max())
-        fast, slow = place.seconds(lambda: tuned_together(made, starts_KPH, steps=steps)), place.seconds(alone)
+        def at_once() -> list[Tensor]:
+            found = modules(number)
+            training = TunedTogether(found, [made.datamodule(TASK, seed=seed) for seed in range(number)])
+            inner_trainer(max_steps=steps).fit(training, training.steps(steps))
+            return [module.tuner.weight.detach() for module in found]
+
+        apart, found = alone(2), at_once()
+        difference = max(float((a - b).abs().max()) for a, b in zip(apart, found[:2], strict=True))
+        fast, slow = place.seconds(at_once), place.seconds(lambda: alone(number))
     case = f"prompt: {number} prompts in one batch"
     yield compared(case, steps=steps, equal_to="each alone", difference=difference, limit=1e-4)
     yield measured("prompt", f"{number} prompts in one batch / one by one", slow / fast, "x", goal=">= 10")
