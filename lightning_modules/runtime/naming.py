@@ -50,21 +50,18 @@ def _short(override: str) -> str:
     return f"{key.rpartition('.')[2]}={value}" if "." in key else value
 
 
-def command(overrides: Iterable[str], *flags: str) -> str:
-    """What computes the run again, without where it was kept and watched: addresses may hold a password.
-
-    flags: `-m` of a sweep.
-    """
+def command(overrides: Iterable[str]) -> str:
+    """What computes the run again, without where it was kept and watched: addresses may hold a password."""
     kept = [o for o in overrides if identifies(o) or o.partition("=")[0] in ("seed", "threads")]
-    return shlex.join(["python", "main.py", *flags, *kept])
+    return shlex.join(["python", "main.py", *kept])
 
 
-def source(overrides: Sequence[str], *flags: str, commit: str) -> dict[str, str]:
-    """Tags that MLflow shows as source, version and description of a run, or with `-m` of a sweep."""
+def source(overrides: Sequence[str], *, commit: str) -> dict[str, str]:
+    """Tags that MLflow shows as source, version and description of a run, or of a sweep, whose `-m` is among `overrides`."""
     return {
         "mlflow.source.name": "main.py",
         "mlflow.source.type": "LOCAL",
-        "mlflow.note.content": f"```bash\n{command(overrides, *flags)}\n```\n",
+        "mlflow.note.content": f"```bash\n{command(overrides)}\n```\n",
         "facet.version": version(),
         **({"mlflow.source.git.commit": commit} if commit else {}),
     }

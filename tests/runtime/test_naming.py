@@ -43,6 +43,11 @@ def test_the_command_of_a_run_holds_no_address():
     assert "password" not in str(told)
 
 
+def test_the_command_of_a_sweep_is_the_one_given():
+    told = naming.source(["-m", "experiment=moe/scope", "seed=1,2", "paths.runs=/a"], commit="")
+    assert told["mlflow.note.content"] == "```bash\npython main.py -m experiment=moe/scope seed=1,2\n```\n"
+
+
 def test_names_of_means_are_names_that_mlflow_takes():
     from mlflow.utils.validation import _validate_metric_name
 
