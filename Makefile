@@ -14,6 +14,7 @@ S ?= moe,prompt,transfer,svco
 C ?=
 SCALE ?= small
 SERIES ?= first
+KEEP ?=
 U ?=
 EXTRA_vision := torchvision num2words
 EXTRA_quantize := bitsandbytes
@@ -125,8 +126,8 @@ files: $(READY) ## awkward files of every reader, read or refused in words; writ
 claims: $(READY) ## every claim of the papers tried, goes on where it was stopped: make claims S=moe C=moe/global_lowers_ppl SCALE=gpu SERIES=confirmation
 	$(BIN)/python -m lightning_modules.claims.run --systems $(S) --claims "$(C)" --scale $(SCALE) --series $(SERIES)
 
-report: $(READY) ## the claims table from the runs that MLflow has; writes docs/results/claims.md and .json
-	$(BIN)/python -m lightning_modules.claims.report
+report: $(READY) ## the claims table from the runs that MLflow has; writes docs/results/claims.md and .json; KEEP=1: with the rows that stand there
+	$(BIN)/python -m lightning_modules.claims.report $(if $(KEEP),--keep)
 
 ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (loopback only; of a machine far away it says how to reach it)
 	@echo "http://127.0.0.1:5000 on this machine alone. From another one: ssh -N -L 5000:127.0.0.1:5000 $${USER:-YOU}@$$(hostname), then the same address there."

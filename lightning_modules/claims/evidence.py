@@ -9,10 +9,42 @@ from typing import NamedTuple
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from lightning_modules.claims import power
 from lightning_modules.claims import statistics as st
 from lightning_modules.claims.claim import Claim, Trial
+from lightning_modules.runtime.provenance import machine
 
 PAGE = 1000
+
+
+class Origin(NamedTuple):
+    """Where a row's runs came from.
+
+    commit: every commit that they were made at, 12 digits each. minutes: run id -> its length. experiments: run id ->
+    its experiment in MLflow; empty of runs that this MLflow does not have. fixed_in: the commit since which the claim is
+    what it is, '' where that is not known. fixed_before_runs: whether every run was made at that commit or after it.
+    """
+
+    commit: str = ""
+    machine: str = ""
+    minutes: Mapping[str, float] = {}
+    experiments: Mapping[str, str] = {}
+    fixed_in: str = ""
+    fixed_before_runs: bool | None = None
+
+
+class Strength(NamedTuple):
+    """What a verdict could have seen, and whether it hangs on the margin (`claims.power`).
+
+    power: of the claim's test at its margin with the seeds it had, at `alpha`, what Holm leaves to one test of the
+    family. seeds: that 80% would take, None where there is no spread or it is hopeless. sensitivity: factor of the
+    margin -> verdict.
+    """
+
+    alpha: float
+    power: float
+    seeds: int | None
+    sensitivity: Mapping[str, str]
 
 
 class Row(NamedTuple):
@@ -31,6 +63,8 @@ class Row(NamedTuple):
     finding: st.Finding | None
     p_holm: float
     verdict: str
+    origin: Origin = Origin()
+    strength: Strength | None = None
 
     @property
     def key(self) -> str:
@@ -42,6 +76,15 @@ class Row(NamedTuple):
     @property
     def seeds(self) -> list[int]:
         return list(self.values)
+
+    @property
+    def effects(self) -> list[float]:
+        return [self.claim.effect(values) for values in self.values.values()]
+
+    @property
+    def minutes(self) -> float:
+        """On two cores, a run on each; what rows share is in each of them."""
+        return sum(self.origin.minutes.values()) / 2
 
     def arm(self, name: str) -> list[float]:
         return [values[name] for values in self.values.values()]
@@ -74,23 +117,50 @@ def finished(client: MlflowClient) -> dict[str, Run]:
     return found
 
 
-def rows(claims: Mapping[str, Claim], runs: Mapping[str, Run]) -> list[Row]:
-    """A row for every trial, verdicts included; rows without any run are there too, and say so."""
+def rows(claims: Mapping[str, Claim], runs: Mapping[str, Run], kept: Mapping[str, Row] | None = None) -> list[Row]:
+    """A row for every trial, verdicts included; rows without any run are there too, and say so.
+
+    kept: rows of an earlier table by their key (`kept.load`); one with as many seeds as `runs` have stands in their place.
+    """
     measured = [_measured(name, claim, trial, runs) for name, claim in claims.items() for trial in claim.trials]
+    for number, row in enumerate(measured):
+        old = (kept or {}).get(row.key)
+        if old and old.values and len(old.values) >= len(row.values):
+            measured[number] = old
     families: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number, row in enumerate(measured):
-        families[row.claim.paper, row.trial.scale, row.trial.data, row.trial.series].append(number)
+        if row.finding is not None:
+            families[row.claim.paper, row.trial.scale, row.trial.data, row.trial.series].append(number)
     for members in families.values():
-        found = [measured[n].finding for n in members]
-        corrected = st.holm([math.nan if f is None else f.p_for for f in found])
-        for number, p_holm in zip(members, corrected, strict=True):
-            measured[number] = _judged(measured[number], p_holm)
+        p_for = [found.p_for for n in members if (found := measured[n].finding)]
+        for place, (number, p_holm) in enumerate(zip(members, st.holm(p_for), strict=True)):
+            measured[number] = _judged(measured[number], p_holm, others=p_for[:place] + p_for[place + 1 :])
     return measured
+
+
+def judgeable(
+    name: str, claim: Claim, trial: Trial, values: dict[int, dict[str, float]], runs: dict[int, dict[str, str]]
+) -> Row:
+    """A row of measurements by seed and arm, not judged yet; seeds without a finite effect are missing."""
+    whole = {seed: own for seed, own in values.items() if math.isfinite(claim.effect(own))}
+    effects = [claim.effect(own) for own in whole.values()]
+    return Row(
+        name,
+        claim,
+        trial,
+        values=whole,
+        runs={seed: runs[seed] for seed in whole},
+        missing=tuple(seed for seed in claim.seeds_of(trial) if seed not in whole),
+        finding=st.find(effects, rule=claim.rule, margin=claim.margin) if effects else None,
+        p_holm=math.nan,
+        verdict=st.INCONCLUSIVE,
+    )
 
 
 def _measured(name: str, claim: Claim, trial: Trial, runs: Mapping[str, Run]) -> Row:
     values: dict[int, dict[str, float]] = {}
     ids: dict[int, dict[str, str]] = {}
+    found: dict[str, Run] = {}
     for seed in claim.seeds_of(trial):
         own: dict[str, float] = {}
         own_ids: dict[str, str] = {}
@@ -100,18 +170,33 @@ def _measured(name: str, claim: Claim, trial: Trial, runs: Mapping[str, Run]) ->
             elif (job := claim.job(trial, arm, seed)) and (run := runs.get(job.folder)):
                 own[arm] = run.data.metrics.get(claim.metric_of(trial, arm), math.nan)
                 own_ids[arm] = run.info.run_id
-        if len(own) == len(claim.arms) and math.isfinite(claim.effect(own)):
+                found[run.info.run_id] = run
+        if len(own) == len(claim.arms):
             values[seed], ids[seed] = own, own_ids
-    missing = tuple(seed for seed in claim.seeds_of(trial) if seed not in values)
-    effects = [claim.effect(v) for v in values.values()]
-    finding = st.find(effects, rule=claim.rule, margin=claim.margin) if effects else None
-    return Row(name, claim, trial, values, ids, missing, finding, math.nan, st.INCONCLUSIVE)
+    row = judgeable(name, claim, trial, values, ids)
+    used = sorted({run for by_arm in row.runs.values() for run in by_arm.values()})
+    return row._replace(
+        origin=Origin(
+            commit=", ".join(sorted({found[run].data.tags.get("git.commit", "unknown")[:12] for run in used})),
+            machine=machine() if used else "",
+            minutes={run: (found[run].info.end_time - found[run].info.start_time) / 60_000 for run in used},
+            experiments={run: found[run].info.experiment_id for run in used},
+        )
+    )
 
 
-def _judged(row: Row, p_holm: float) -> Row:
+def _judged(row: Row, p_holm: float, *, others: list[float]) -> Row:
     if row.finding is None:
         return row
     claim = row.claim
     needed = claim.needed(row.trial)
     said = st.verdict(row.finding, p_holm=p_holm, rule=claim.rule, margin=claim.margin, needed=needed)
-    return row._replace(p_holm=p_holm, verdict=said)
+    rule, margin, effects = claim.rule, claim.margin, row.effects
+    spread, alpha = power.spread(effects), power.level(1 + sum(not math.isnan(p) for p in others))
+    strength = Strength(
+        alpha,
+        power.power(spread, len(effects), rule=rule, margin=margin, alpha=alpha),
+        power.seeds_for(spread, rule=rule, margin=margin, alpha=alpha),
+        power.sensitivity(effects, rule=rule, margin=margin, needed=needed, others=others),
+    )
+    return row._replace(p_holm=p_holm, verdict=said, strength=strength)

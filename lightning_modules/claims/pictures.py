@@ -35,7 +35,8 @@ class Gallery:
 
     def artifacts(self, claim: str, arm: str, path: str) -> list[Path]:
         """The artifact `path` of every seed's run of an arm; none when the claim has no run or the run no such file."""
-        if claim not in self.rows:
+        # Of a row that was kept the runs are in another MLflow.
+        if claim not in self.rows or not self.rows[claim].origin.experiments:
             return []
         found = []
         for runs in self.rows[claim].runs.values():

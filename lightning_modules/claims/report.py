@@ -1,7 +1,8 @@
-"""`make report`: the claims table from MLflow alone, as claims.json and claims.md, logged on a run of its own.
+"""`make report`: the claims table from MLflow, as claims.json and claims.md, logged on a run of its own.
 
-    python -m lightning_modules.claims.report [--out FOLDER] [--uri sqlite:///mlflow.db]
+    python -m lightning_modules.claims.report [--out FOLDER] [--uri sqlite:///mlflow.db] [--keep]
 
+With --keep a row that docs/results/claims.json has with as many seeds stays as it was measured there.
 The same runs give the same files, byte for byte: nothing in them is of the moment they were written.
 """
 
@@ -19,16 +20,17 @@ import yaml
 from mlflow import MlflowClient
 
 from lightning_modules.claims import figures as draw
+from lightning_modules.claims import kept
 from lightning_modules.claims import statistics as st
 from lightning_modules.claims.claim import SYSTEMS
 from lightning_modules.claims.evidence import Row, finished, rows
-from lightning_modules.claims.pictures import Gallery
+from lightning_modules.claims.fixed import with_fixed
+from lightning_modules.claims.pictures import PICTURES, Gallery
 from lightning_modules.claims.table import load_all
 from lightning_modules.claims.views import as_json, title, view
 from lightning_modules.common import credentials
 from lightning_modules.common.choices import nearest
 from lightning_modules.common.files import write_atomically
-from lightning_modules.runtime.provenance import machine
 from lightning_modules.runtime.sweep import PROJECT
 
 RESULTS = PROJECT / "docs" / "results"
@@ -88,15 +90,14 @@ def sentences(found: Sequence[Row]) -> str:
     return text
 
 
-def write(
-    found: Sequence[Row], *, client: MlflowClient, out: Path, discussion: Path, runs: Mapping[str, Any]
-) -> list[Path]:
-    """Every file of the report; their paths. What was there before is replaced file by file."""
-    by_id = {run.info.run_id: run for run in runs.values()}
-    commits = {run: r.data.tags.get("git.commit", "unknown")[:12] for run, r in by_id.items()}
-    experiments = {run: r.info.experiment_id for run, r in by_id.items()}
+def write(found: Sequence[Row], *, client: MlflowClient, out: Path, discussion: Path) -> list[Path]:
+    """Every file of the report; their paths. What was there before is replaced file by file.
+
+    A picture that is drawn from files of runs which are in another MLflow stays as it is.
+    """
     why = load_discussion(discussion, found)
     (out / "claims").mkdir(parents=True, exist_ok=True)
+    later = {r.name for r in found if r.finding and r.trial.series != "first" and r.verdict != st.INCONCLUSIVE}
     sections, pictures = [], {}
     plots = forests(found)
     for system in SYSTEMS:
@@ -106,22 +107,27 @@ def write(
         for name, figure in shown.items():
             pictures[f"{system}_{name}"] = out / "claims" / f"{system}_{name}.png"
             figure.savefig(pictures[f"{system}_{name}"], metadata={"Software": None})
-        views = [
-            view(r, commits, experiments, "" if r.verdict == st.REPRODUCED else why.get(r.key) or why.get(r.name, ""))
-            for r in own
-        ]
-        images = [f"{system}_{n}" for n in shown]
+        views = [view(r, _reason(r, why), later=r.name in later and r.trial.series == "first") for r in own]
+        there = {path.stem for path in (out / "claims").glob(f"{system}_*.png")}
+        images = [name for n in ("forest", *PICTURES[system]) if (name := f"{system}_{n}") in there]
         left = [f"{v['title']} ({v['trial'].scale}, {v['trial'].data})" for v in views if not v["measured"]]
         shown_views = [v for v in views if v["measured"]]
-        told = dict(rows=shown_views, left=left, images=images, tally=tally(own), effort=_effort(own, by_id))
+        told = dict(rows=shown_views, left=left, images=images, tally=tally(own), effort=_effort(own))
         sections.append({"title": TITLES[system], **told})
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
-    text = environment.get_template("report.md.jinja").render(sections=sections, verdicts=VERDICTS, machine=machine())
+    machines = "; ".join(sorted({row.origin.machine for row in found if row.finding}))
+    told_all = dict(verdicts=VERDICTS, machine=machines, steady=steady(found))
+    text = environment.get_template("report.md.jinja").render(sections=sections, **told_all)
     write_atomically(out / "claims.md", text.rstrip() + "\n")
-    write_atomically(out / "claims.json", json.dumps([as_json(row, commits) for row in found], indent=1) + "\n")
+    write_atomically(out / "claims.json", json.dumps([as_json(row) for row in found], indent=1) + "\n")
     return [*pictures.values(), out / "claims.md", out / "claims.json"]
+
+
+def _reason(row: Row, why: Mapping[str, str]) -> str:
+    """What is said beside a row; of a reproduced one only what was written for it alone."""
+    return why.get(row.key) or ("" if row.verdict == st.REPRODUCED else why.get(row.name, ""))
 
 
 def tally(found: Sequence[Row]) -> dict[str, int]:
@@ -129,11 +135,17 @@ def tally(found: Sequence[Row]) -> dict[str, int]:
     return {verdict: sum(row.verdict == verdict and row.finding is not None for row in found) for verdict in VERDICTS}
 
 
-def _effort(own: Sequence[Row], by_id: Mapping[str, Any]) -> str:
+def steady(found: Sequence[Row]) -> dict[str, int]:
+    """How many rows are decided, and how many of these are decided alike at half and at twice the margin."""
+    decided = [row for row in found if row.strength and row.verdict != st.INCONCLUSIVE]
+    alike = [row for row in decided if row.strength and set(row.strength.sensitivity.values()) == {row.verdict}]
+    return {"decided": len(decided), "alike": len(alike)}
+
+
+def _effort(own: Sequence[Row]) -> str:
     """How many runs are behind the rows, and how long they took one after the other."""
-    used = [by_id[run].info for run in {run for row in own for runs in row.runs.values() for run in runs.values()}]
-    hours = sum(info.end_time - info.start_time for info in used) / 3_600_000
-    return f"{len(used)} runs, {hours:.1f} hours one after the other" if used else ""
+    minutes = {run: length for row in own for run, length in row.origin.minutes.items()}
+    return f"{len(minutes)} runs, {sum(minutes.values()) / 60:.1f} hours one after the other" if minutes else ""
 
 
 def _pictured(own: Sequence[Row]) -> list[Row]:
@@ -178,18 +190,22 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="default: docs/results, or runs/claims if that would lose rows there")
     parser.add_argument("--uri", default=f"sqlite:///{PROJECT}/mlflow.db")
+    parser.add_argument(
+        "--keep", action="store_true", help="rows of docs/results/claims.json stay, if no more is known"
+    )
     given = parser.parse_args(argv)
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     client = MlflowClient(credentials.real(credentials.keep(given.uri)))
     try:
         claims, runs = load_all(), finished(client)
-        found = rows(claims, runs)
+        old = kept.load(RESULTS / "claims.json", claims) if given.keep else {}
+        found = [with_fixed(row) for row in rows(claims, runs, old)]
         if not any(row.finding for row in found):
             raise ValueError(f"{given.uri} holds no run of a claim; start with `make claims`.")
         gone = [] if given.out else lost(found, RESULTS / "claims.json")
         out = given.out or (OWN if gone else RESULTS)
         out.mkdir(parents=True, exist_ok=True)
-        files = write(found, client=client, out=out, discussion=RESULTS / "claims_discussion.yaml", runs=runs)
+        files = write(found, client=client, out=out, discussion=RESULTS / "claims_discussion.yaml")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

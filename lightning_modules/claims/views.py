@@ -2,19 +2,25 @@
 
 import math
 import re
-from collections.abc import Mapping
 from typing import Any
 
+from lightning_modules.claims import power
+from lightning_modules.claims import statistics as st
 from lightning_modules.claims.evidence import Row
 from lightning_modules.common.tables import Estimate, mean_ci
-from lightning_modules.runtime.provenance import machine
 
+# What a claim may cost to be asked again, in minutes on two cores.
+AFFORDABLE = 40
 UI = "http://127.0.0.1:5000"
 
 
-def as_json(row: Row, commits: Mapping[str, str]) -> dict[str, Any]:
-    """A row with all that its verdict follows from; numbers that are not there are null."""
-    found, claim = row.finding, row.claim
+def as_json(row: Row) -> dict[str, Any]:
+    """A row with all that its verdict follows from; numbers that are not there are null.
+
+    power, power_alpha, seeds_for_80: `evidence.Strength`. sensitivity: the verdict at half and at twice the margin.
+    minutes: of the row's runs on two cores. fixed_in, fixed_before_runs, commit, machine: `evidence.Origin`.
+    """
+    found, claim, strength = row.finding, row.claim, row.strength
     ids = sorted({run for runs in row.runs.values() for run in runs.values()})
 
     def number(value: float) -> float | None:
@@ -42,15 +48,23 @@ def as_json(row: Row, commits: Mapping[str, str]) -> dict[str, Any]:
         "series": row.trial.series,
         "values": {str(seed): dict(values) for seed, values in row.values.items()},
         "seeds_missing": list(row.missing),
-        "commit": ", ".join(sorted({commits[run] for run in ids})),
-        "machine": machine(),
+        "runs_of": {str(seed): dict(runs) for seed, runs in row.runs.items()},
+        "power": number(strength.power) if strength else None,
+        "power_alpha": strength.alpha if strength else None,
+        "seeds_for_80": strength.seeds if strength else None,
+        "sensitivity": dict(strength.sensitivity) if strength else {},
+        "minutes": round(row.minutes, 1) if ids else None,
+        "fixed_in": row.origin.fixed_in or None,
+        "fixed_before_runs": row.origin.fixed_before_runs,
+        "commit": row.origin.commit,
+        "machine": row.origin.machine,
         "commands": row.commands(),
     }
 
 
-def view(row: Row, commits: Mapping[str, str], experiments: Mapping[str, str], discussion: str) -> dict[str, Any]:
-    """A row as the templates show it: strings."""
-    found, claim = row.finding, row.claim
+def view(row: Row, discussion: str, *, later: bool = False) -> dict[str, Any]:
+    """A row as the templates show it: strings. later: whether a later series decided the claim."""
+    found, claim, strength = row.finding, row.claim, row.strength
     effect = f"{found.effect:+.3g}" if found else "–"
     interval = f"[{found.low:+.3g}, {found.high:+.3g}]" if found and found.n > 1 else ""
     arms = [
@@ -62,7 +76,7 @@ def view(row: Row, commits: Mapping[str, str], experiments: Mapping[str, str], d
         for arm, given in claim.arms.items()
     ]
     links = [
-        {"seed": seed, "runs": [{"arm": arm, "id": run, "url": _url(run, experiments)} for arm, run in runs.items()]}
+        {"seed": seed, "runs": [{"arm": arm, "id": run, "url": _url(run, row)} for arm, run in runs.items()]}
         for seed, runs in row.runs.items()
     ]
     return {
@@ -80,12 +94,49 @@ def view(row: Row, commits: Mapping[str, str], experiments: Mapping[str, str], d
         "arms": arms,
         "commands": row.commands(),
         "links": links,
-        "commit": ", ".join(sorted({commits[run] for runs in row.runs.values() for run in runs.values()})),
+        "power": f"{strength.power:.2f}" if strength and not math.isnan(strength.power) else "–",
+        "half": _short(strength.sensitivity["0.5"], row.verdict) if strength else "–",
+        "twice": _short(strength.sensitivity["2"], row.verdict) if strength else "–",
+        "minutes": f"{row.minutes:.0f}" if found else "–",
+        "origin": row.origin,
+        "settled_by": settled_by(row, later=later),
         "discussion": discussion,
         "short": f"make claims C={row.name}"
         + (" SCALE=gpu" if row.trial.scale == "gpu" else "")
         + (" SERIES=confirmation" if row.trial.series == "confirmation" else ""),
     }
+
+
+def settled_by(row: Row, *, later: bool = False) -> str:
+    """Of an open row, how many seeds would give the test 80% power at the margin, and whether that is affordable.
+
+    later: whether a later series decided the claim.
+    """
+    if row.verdict != st.INCONCLUSIVE or row.strength is None:
+        return ""
+    if later:
+        return "A later series decided it."
+    claim, strength, seeds = row.claim, row.strength, len(row.seeds)
+    test = f"80% power at the margin beside the other claims (one-sided p < {strength.alpha:.2g})"
+    if strength.seeds is None:
+        return f"No number of seeds that could be run gives {test}: the effects of the seeds are too far apart."
+    if strength.seeds <= seeds:
+        return (
+            f"{strength.seeds} seeds give {test}, and this series had {seeds}: more of the same would hardly settle it, as "
+            "the effect lies about where the rule divides."
+        )
+    told = f"By the spread of these seeds {strength.seeds} give {test}: {_cost(row, strength.seeds)}."
+    if claim.rule == "superiority" and row.finding and row.finding.effect > claim.margin:
+        seen = row.finding.effect
+        fewer = power.seeds_for(power.spread(row.effects), rule=claim.rule, margin=seen, alpha=strength.alpha)
+        told += f" Were the effect as large as seen here, {fewer} would do: {_cost(row, fewer)}." if fewer else ""
+    return told
+
+
+def _cost(row: Row, seeds: int) -> str:
+    minutes = row.minutes / len(row.seeds) * seeds
+    fits = "within" if minutes <= AFFORDABLE else "over"
+    return f"{minutes:.0f} minutes on two cores, {fits} the {AFFORDABLE} that a claim may take"
 
 
 def title(row: Row) -> str:
@@ -116,5 +167,11 @@ def _anchor(row: Row) -> str:
     return re.sub("[/@_+]", "-", row.key)
 
 
-def _url(run: str, experiments: Mapping[str, str]) -> str:
-    return f"{UI}/#/experiments/{experiments[run]}/runs/{run}"
+def _short(verdict: str, now: str) -> str:
+    return "same" if verdict == now else verdict
+
+
+def _url(run: str, row: Row) -> str:
+    """'' of a run that is in another MLflow."""
+    experiment = row.origin.experiments.get(run)
+    return f"{UI}/#/experiments/{experiment}/runs/{run}" if experiment else ""

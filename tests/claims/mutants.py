@@ -4,6 +4,8 @@ ROOM = "lightning_modules/claims/"
 STATISTICS, EVIDENCE, CLAIM, REPORT, VIEWS = (
     ROOM + f"{name}.py" for name in ("statistics", "evidence", "claim", "report", "views")
 )
+POWER, KEPT, FIXED = (ROOM + f"{name}.py" for name in ("power", "kept", "fixed"))
+POWERS, OLD = (f"tests/claims/test_{name}.py" for name in ("power", "kept"))
 RULES, ROWS, FILES = (f"tests/claims/test_{name}.py" for name in ("statistics", "report", "claim"))
 
 MUTANTS = (
@@ -33,4 +35,20 @@ MUTANTS = (
     ("an arm counted backwards", CLAIM, "sum(weight * values[name]", "sum(abs(weight) * values[name]", FILES),
     ("fields that nobody knows are taken", CLAIM, 'extra="forbid"', 'extra="ignore"', FILES),
     ("a report of the moment", VIEWS, '"runs": ids', '"runs": [str(id(ids))]', ROWS),
+    ("power without Holm", POWER, "st.ALPHA / family", "st.ALPHA", ROWS),
+    ("power of a normal test", POWER, "stats.t.isf(alpha, df)", "stats.norm.isf(alpha)", POWERS),
+    ("power of one side of two", POWER, "(2 * stats.norm.cdf(", "(stats.norm.cdf(", POWERS),
+    ("one seed too many", POWER, "(low, middle) if enough(middle)", "(low, middle + 1) if enough(middle)", POWERS),
+    (
+        "a margin that is not halved",
+        POWER,
+        "rule=rule, margin=factor * margin)\n",
+        "rule=rule, margin=margin)\n",
+        POWERS,
+    ),
+    ("kept rows give way", EVIDENCE, "len(old.values) >= len(row.values)", "len(old.values) > len(row.values)", OLD),
+    ("kept rows of other seeds", KEPT, "if seed not in claim.seeds_of(trial)]", "if seed is None]", OLD),
+    ("the edge of a shallow clone is the beginning", FIXED, '== "true" else', '== "no" else', OLD),
+    ("words move the day a claim was fixed", FIXED, 'include={"metric",', 'include={"statement", "metric",', OLD),
+    ("runs before their claim pass", FIXED, 'git("merge-base", first, later)', 'git("merge-base", first, first)', OLD),
 )

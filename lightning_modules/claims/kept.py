@@ -1,0 +1,55 @@
+"""The rows of a table that was written before, read back from its claims.json: measurements and where they came from.
+
+Verdicts in it are not read: they follow from the measurements by the claims of today.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.claims.claim import Claim, Trial
+from lightning_modules.claims.evidence import Origin, Row, judgeable
+
+
+def load(path: Path, claims: Mapping[str, Claim]) -> dict[str, Row]:
+    """Rows by key; what is no claim any more is left out.
+
+    Raises:
+        ValueError: with file and row, where a row is of other arms or seeds than its claim has now.
+    """
+    found = {}
+    for entry in json.loads(path.read_text()) if path.is_file() else []:
+        claim = claims.get(entry["claim"])
+        trial = _trial(entry, claim) if claim else None
+        if claim and trial:
+            found[entry["row"]] = _row(entry, claim, trial, path)
+    return found
+
+
+def _trial(entry: Mapping[str, Any], claim: Claim) -> Trial | None:
+    known_by = ("experiment", "series", "scale")
+    return next((t for t in claim.trials if all(getattr(t, k) == entry[k] for k in known_by)), None)
+
+
+def _row(entry: Mapping[str, Any], claim: Claim, trial: Trial, path: Path) -> Row:
+    values = {int(seed): dict(own) for seed, own in entry["values"].items()}
+    if other := next((own for own in values.values() if set(own) != set(claim.arms)), None):
+        raise ValueError(
+            f"{path}: {entry['row']} has the arms {sorted(other)}; the claim has {sorted(claim.arms)} now."
+        )
+    if wrong := [seed for seed in values if seed not in claim.seeds_of(trial)]:
+        raise ValueError(
+            f"{path}: {entry['row']} has seed {wrong[0]}; the claim has {list(claim.seeds_of(trial))} now."
+        )
+    runs = {int(seed): dict(own) for seed, own in entry["runs_of"].items()}
+    # Only their sum is kept, so each is its mean.
+    each = 2 * (entry["minutes"] or 0.0) / max(1, len(entry["runs"]))
+    origin = Origin(
+        commit=entry["commit"],
+        machine=entry["machine"],
+        minutes=dict.fromkeys(entry["runs"], each),
+        fixed_in=entry["fixed_in"] or "",
+        fixed_before_runs=entry["fixed_before_runs"],
+    )
+    return judgeable(entry["claim"], claim, trial, values, runs)._replace(origin=origin)
