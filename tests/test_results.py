@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from lightning_modules.runtime import provenance
 from tests.bench import results as bench
 from tests.results import note, took_its_steps
 
@@ -18,6 +19,17 @@ def test_a_row_replaces_the_one_of_its_key_and_only_when_asked(tmp_path, monkeyp
     for case, ok in (("b", False), ("a", True), ("b", True)):
         note("cases", key=("case",), command="make", folder=tmp_path, case=case, ok=ok)
     assert rows() == [("a", True), ("b", True)]
+
+
+def test_a_copy_without_its_history_is_told_its_commit(monkeypatch):
+    monkeypatch.setattr(provenance, "git", lambda *_: "")
+    monkeypatch.delenv("FACET_COMMIT", raising=False)
+    assert provenance.commit() == "unknown"
+    monkeypatch.setenv("FACET_COMMIT", "0123456789ab")
+    assert provenance.commit() == "0123456789ab"
+    monkeypatch.undo()
+    monkeypatch.setenv("FACET_COMMIT", "0123456789ab")
+    assert provenance.commit() != "0123456789ab"
 
 
 def test_a_training_that_differs_fails():

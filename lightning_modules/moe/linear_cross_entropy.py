@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# What stays in a CPU's cache; and logits enough to fill a GPU, 256 MiB of them.
+CPU_CHUNK, LOGITS = 256, 2**26
+
 
 class _LinearCrossEntropy(torch.autograd.Function):
     """Takes the gradient while a chunk's logits are at hand: one pass over them instead of four."""
@@ -56,12 +59,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def linear_cross_entropy(
-    *, hidden_TH: Tensor, weight_VH: Tensor, targets_T: Tensor, valid_T: Tensor | None = None, chunk: int = 256
+    *,
+    hidden_TH: Tensor,
+    weight_VH: Tensor,
+    targets_T: Tensor,
+    valid_T: Tensor | None = None,
+    chunk: int | None = None,
 ) -> Tensor:
     """Mean over valid tokens of the cross-entropy of hidden @ weight.T, in nats; equal to doing it in two steps.
 
     targets_T: int64. valid_T: bool, all when None; no valid token gives 0. Gradients flow to hidden and weight.
+    chunk: tokens whose logits lie in memory at once; None: what suits the device.
     """
+    if chunk is None:
+        chunk = CPU_CHUNK if hidden_TH.device.type == "cpu" else max(CPU_CHUNK, LOGITS // len(weight_VH))
     dtype = torch.promote_types(hidden_TH.dtype, torch.float32)
     weight_T = torch.ones_like(targets_T, dtype=dtype) if valid_T is None else valid_T.to(dtype)
     scale_T = weight_T / weight_T.sum().clamp(min=1)

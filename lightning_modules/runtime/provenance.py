@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -62,8 +63,8 @@ def parameters(module: pl.LightningModule) -> dict[str, int]:
 
 
 def commit() -> str:
-    """Short hash of the checkout, `-dirty` when it differs from it."""
-    return git("describe", "--always", "--abbrev=12", "--dirty") or "unknown"
+    """Short hash of the checkout, `-dirty` when it differs from it; without its history, what FACET_COMMIT says."""
+    return git("describe", "--always", "--abbrev=12", "--dirty") or os.environ.get("FACET_COMMIT", "unknown")
 
 
 def machine() -> str:

@@ -24,7 +24,7 @@ NOTHING_TO_DO_IT_WITH = 2
 
 def cases() -> dict[str, Callable[[Any], Iterator[dict[str, Any]]]]:
     """In the order of what one wants to know first."""
-    from tests.gpu import losses, moe, others, processes
+    from tests.gpu import command_line, losses, moe, others
 
     return {
         "losses": losses.losses,
@@ -35,7 +35,8 @@ def cases() -> dict[str, Callable[[Any], Iterator[dict[str, Any]]]]:
         "together": others.together,
         "finder": others.finder,
         "matrix": others.matrix,
-        "processes": processes.processes,
+        "processes": command_line.processes,
+        "command line": command_line.systems,
         "compiled": moe.compiled,
     }
 

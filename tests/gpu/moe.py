@@ -42,23 +42,30 @@ class Sizes:
     """Of the model, a global batch, and a run: steps that are not counted, then steps that are."""
 
     def __init__(self, place: Place) -> None:
-        large = place.large
+        self.device, self.large = place.device, (large := place.large)
         config = OmegaConf.load(PROJECT / "conf" / "model" / f"{'base' if large else 'tiny'}.yaml")
         self.model: Any = OmegaConf.to_container(config)
         self.words = 4096 if large else 64
-        self.length, self.sequences, self.micro = (1024, 32, 2) if large else (16, 4, 2)
+        # Micro-batches that fill the device, and several of them, as the scopes differ in what they add over those.
+        self.length, self.micro, self.accumulate = (1024, 16, 4) if large else (16, 2, 2)
         self.warm, self.steps = (8, 20) if large else (1, 2)
         self.segments = 13 if large else 3
 
-    def build(self, scope: str, *, experts: str = "grouped_mm") -> Any:
+    def build(self, scope: str) -> Any:
         family = "deepseek_v3" if scope == "aux_free" else "qwen3_moe"
         settings = {k: v for k, v in self.model.items() if k not in ("_target_", "vocab_size", "family")}
-        settings |= {"experts_implementation": experts}
+        if self.large:
+            settings["device"] = str(self.device)
         torch.manual_seed(0)
         return build_moe(vocab_size=self.words, family=family, **settings)
 
     def data(self, steps: int) -> Text:
-        return Text(words=self.words, length=self.length, sequences=self.sequences, steps=steps)
+        return Text(words=self.words, length=self.length, sequences=self.micro, steps=steps)
+
+    @property
+    def tokens(self) -> int:
+        """Of a step."""
+        return self.accumulate * self.micro * self.length
 
     def flops(self, model: Any) -> float:
         """Of a token's forward and backward: two operations a weight it meets, thrice; causal attention beside."""
@@ -76,7 +83,7 @@ class Clock(pl.Callback):
         self.place, self.at, self.begins = place, at, dict[int, float]()
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step in self.at:
+        if trainer.global_step in self.at and trainer.global_step not in self.begins:
             self.begins[trainer.global_step] = self.place.now()
 
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -85,7 +92,7 @@ class Clock(pl.Callback):
 
 def train(place: Place, sizes: Sizes, module: pl.LightningModule, callbacks: list[Any], steps: int) -> None:
     settings = dict(callbacks=callbacks, precision="bf16-mixed", gradient_clip_val=1.0, **place.trainer())
-    trainer = inner_trainer(max_steps=steps, **settings)
+    trainer = inner_trainer(max_steps=steps, accumulate_grad_batches=sizes.accumulate, **settings)
     trainer.fit(module, datamodule=sizes.data(steps))
 
 
@@ -107,7 +114,7 @@ def speed(place: Place, scope: str, *, compile: bool = False) -> tuple[float, fl
     place.forget_peak()
     train(place, sizes, module, [clock, *callbacks], last)
     took = clock.begins[last] - clock.begins[sizes.warm]
-    tokens = sizes.steps * sizes.sequences * sizes.length / took
+    tokens = sizes.steps * sizes.tokens / took
     return tokens, tokens * sizes.flops(module.model), place.peak_gib()
 
 

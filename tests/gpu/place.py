@@ -1,6 +1,7 @@
 """Where a case of `make gpu` runs and how large it is: a GPU, or in its own test a small one on what there is."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ class Place(NamedTuple):
     """trainer: what a Lightning trainer is told of the machine. name: of the device, for tables.
 
     large: the sizes that are worth measuring; else the smallest that run. processes: how many devices there are to share.
+    at_once: how many commands may run beside each other.
     """
 
     name: str
@@ -23,6 +25,7 @@ class Place(NamedTuple):
     trainer: Callable[[], dict[str, Any]]
     large: bool
     processes: int
+    at_once: int = 1
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
@@ -59,6 +62,7 @@ def gpu() -> Place:
         trainer=lambda: {"accelerator": "gpu", "devices": 1},
         large=True,
         processes=torch.cuda.device_count(),
+        at_once=max(1, (os.cpu_count() or 1) // 2),
     )
 
 

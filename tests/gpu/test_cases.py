@@ -9,8 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from lightning_modules.moe import compiled
 from lightning_modules.runtime.memory import ATTENTION
 from tests import pretended
-from tests.gpu import losses, moe, others, processes
+from tests.gpu import command_line, losses, moe, others
 from tests.gpu.place import CPU, Place
+from tests.moe.toy import experts_as_on_a_gpu
 
 DEVICE = Place(
     name="a pretended device",
@@ -67,8 +68,7 @@ def test_the_share_of_a_known_peak():
 def test_flops_are_those_that_torch_counts():
     """But for attention, which torch counts as if every token saw those behind it as well."""
     sizes = moe.Sizes(CPU)
-    # torch knows no grouped product.
-    model = sizes.build("micro", experts="sorted").eval()
+    model = sizes.build("micro").eval()
     text = sizes.data(1).train_batch(0)
     with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         model(input_ids=text["input_ids"]).logits.sum().backward()
@@ -107,6 +107,7 @@ def test_finder_and_matrix(case):
 
 
 def test_compiled(monkeypatch):
+    experts_as_on_a_gpu(monkeypatch)
     whole = torch.compile
     monkeypatch.setattr(compiled.torch, "compile", lambda call, **how: whole(call, backend="aot_eager", **how))
     rows = found(moe.compiled, CPU)
@@ -114,12 +115,14 @@ def test_compiled(monkeypatch):
     assert rows[0]["value"] > 0
 
 
-def test_one_device_is_no_several():
-    assert [row["why"] for row in found(processes.processes)] == ["not measured: one a pretended device"] * 2
+def test_a_command_that_fails_says_why(tmp_path):
+    with pytest.raises(RuntimeError, match="(?s)main.py debug=smok: .*no such option; the nearest is 'smoke'"):
+        command_line.metrics(tmp_path / "run", "debug=smok")
 
 
 @pytest.mark.machines
 @pytest.mark.processes
-@pytest.mark.skipif(os.environ.get("FACET_RESULTS") != "1", reason="three runs by the command line: in make machines")
-def test_several_processes():
-    assert [row["ok"] for row in found(processes.processes, CPU)] == [True, True]
+@pytest.mark.skipif(os.environ.get("FACET_RESULTS") != "1", reason="runs by the command line: in make machines")
+@pytest.mark.parametrize("case", [command_line.processes, command_line.systems])
+def test_by_the_command_line(case):
+    assert [row["case"] for row in found(case, CPU) if not row["ok"]] == []

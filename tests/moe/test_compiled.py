@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from lightning_modules.moe import compiled
 from lightning_modules.moe.checks import can_be_compiled
 from tests.golden import FOLDER
-from tests.moe.toy import fit, tiny_model
+from tests.moe.toy import experts_as_on_a_gpu, fit, tiny_model
 from tests.results import took_its_steps
 
 # Compiling to machine code takes a minute: only where the table is renewed. The graph is the same.
@@ -54,6 +54,16 @@ def test_activations_that_are_computed_again(family):
     assert graphs()[1] == 0
     assert found.loss == pytest.approx(expected.loss, abs=1e-5)
     assert found.lbl == pytest.approx(expected.lbl, abs=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_the_way_of_a_gpu_is_one_graph(precision, monkeypatch):
+    experts_as_on_a_gpu(monkeypatch)
+    expected, _, _ = fit(steps=3, model=tiny_model(), precision=precision)
+    found, _, _ = fit(steps=3, model=tiny_model(), precision=precision, compile=True)
+    assert graphs()[0] >= 1
+    assert graphs()[1] == 0
+    assert found.loss == pytest.approx(expected.loss, abs=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.strategies import DDPStrategy
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from lightning_modules.moe import experts
 from lightning_modules.moe.models import build_moe
 from lightning_modules.moe.module import MoELM
 
@@ -15,6 +17,11 @@ def tiny_model(family="qwen3_moe", **changes):
     torch.manual_seed(0)
     sizes = dict(hidden_size=32, layers=2, heads=2, kv_heads=2, experts=8, top_k=2, expert_width=16, max_positions=64)
     return build_moe(vocab_size=WORDS, family=family, **{**sizes, **changes})
+
+
+def experts_as_on_a_gpu(monkeypatch):
+    """The way of a GPU, which the CPU can go too."""
+    monkeypatch.setitem(ALL_EXPERTS_FUNCTIONS._global_mapping, "sorted", experts.grouped_experts)
 
 
 def loader(batches):
