@@ -3,17 +3,18 @@
 A batch is a list of `Encoded` pairs with their numbers: rows of different lengths are packed where they are used.
 """
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader
 
 from datamodules.order import ORDER_VERSION
-from datamodules.ordered import Batches, OrderedDataModule, same
+from datamodules.ordered import OrderedDataModule, same
+from datamodules.scenes.encodings import GIGABYTES, EncodedPairs, encoded, read_ahead
 from datamodules.scenes.file_source import FileSource
 from datamodules.scenes.pairs import ScenePair, scene_pairs
-from datamodules.scenes.reader import Encoded, Reader
-from lightning_modules.common.bounds import Count, Share, Whole
+from lightning_modules.common.bounds import Count, Share, Weight, Whole
 from lightning_modules.common.digests import digest
 
 
@@ -66,45 +67,12 @@ class SceneSource:
         return scene_pairs(count=self.counts[split], split=split, **self.settings, **more)
 
 
-class Numbered(NamedTuple):
-    """A batch: numbers of the pairs in their split, and the pairs."""
-
-    numbers: list[int]
-    pairs: list[Encoded]
-
-
-class EncodedPairs(Batches):
-    """Pairs as `reader` reads them; kept once read when `keep` (small images)."""
-
-    def __init__(self, pairs: list[Any], reader: Reader, *, pixels: int, keep: bool) -> None:
-        self.pairs, self.reader, self.pixels, self.sizes = pairs, reader, pixels, [len(pairs)]
-        self._kept: dict[int, Encoded] | None = {} if keep else None
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, number: int) -> Encoded:
-        if self._kept is not None and number in self._kept:
-            return self._kept[number]
-        pair = self.pairs[number]
-        found = self.reader.encode(pair, pair.images(self.pixels))
-        if self._kept is not None:
-            self._kept[number] = found
-        return found
-
-    def cut(self) -> int:
-        """Responses longer than the reader's limit; no picture is opened for it."""
-        return sum(self.reader.response(text)[1] for pair in self.pairs for text in (pair.chosen, pair.rejected))
-
-    def __getitems__(self, numbers: list[int]) -> Numbered:
-        return Numbered(list(numbers), [self[n] for n in numbers])
-
-
 class PairsDataModule(OrderedDataModule):
     """Args:
     source: `SceneSource`, `MVCSource` or `PreferenceSource`.
     global_batch: pairs of one optimizer step over ranks and accumulation; eval_batch: of one forward of validation.
     pixels: side of a rendered scene. keep: keep encoded pairs in memory.
+    cache_dir: where those of a user's file are kept, encoded once, when they take at most `encoded_gb` gigabytes.
     """
 
     def __init__(
@@ -118,11 +86,15 @@ class PairsDataModule(OrderedDataModule):
         keep: bool = True,
         seed: Whole = 0,
         workers: Whole = 0,
+        cache_dir: str | None = None,
+        encoded_gb: Weight = GIGABYTES,
     ) -> None:
         super().__init__()
         self.source, self.global_batch, self.micro_batch = source, global_batch, micro_batch
         self.eval_batch, self.pixels, self.keep = eval_batch, pixels, keep
         self.seed, self.workers = seed, workers
+        self.cache_dir, self.encoded_gb = cache_dir, encoded_gb
+        self._end: Callable[[], None] | None = None
         self._splits: dict[str, EncodedPairs] = {}
 
     def prepare_data(self) -> None:
@@ -130,13 +102,30 @@ class PairsDataModule(OrderedDataModule):
         if isinstance(self.source, FileSource):
             self.source.intake.tell()
 
+    def setup(self, stage: str) -> None:
+        """Encoding begins beside what comes before the first step, in the order in which it asks for pairs."""
+        assert self.trainer is not None
+        if stage == "fit" and self.cache_dir and self.trainer.is_global_zero:
+            self._end = read_ahead([self.split(name) for name in ("test", "train", "val")])
+
+    def teardown(self, stage: str) -> None:
+        if self._end:
+            self._end()
+            self._end = None
+
     def split(self, name: str) -> EncodedPairs:
         """The pairs of a split as the model in training reads them."""
         if name not in self._splits:
             assert self.trainer is not None
             model: Any = self.trainer.lightning_module
-            self._splits[name] = EncodedPairs(
-                self.source.pairs(name), model.vlm.reader, pixels=self.pixels, keep=self.keep
+            self._splits[name] = encoded(
+                self.source,
+                name,
+                model.vlm.reader,
+                pixels=self.pixels,
+                keep=self.keep,
+                cache_dir=self.cache_dir,
+                gigabytes=self.encoded_gb,
             )
         return self._splits[name]
 

@@ -123,6 +123,10 @@ class FileSource:
     def content(self) -> dict[str, str]:
         return {"sha256": sha256(self.file)}
 
+    def contents(self, split: str) -> list[list[str]]:
+        """Of each pair what a model reads: its texts, and checksums of its pictures."""
+        return [[p.system, p.instruction, p.chosen, p.rejected, *self.shown(p)] for p in self.pairs(split)]
+
     def picture_sums(self) -> Iterable[str]:
         """A checksum each."""
         return {sum_ for pair in self.sums for sum_ in pair}

@@ -1,12 +1,17 @@
 """What a model reads: prompts with and without the image, answers, pixels, all through its own processor and template."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import PIL
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor
+
+from lightning_modules.common.digests import digest
 
 LLAVA_15 = "USER: {image}{question} ASSISTANT:"
 # Whose words are known although their processors bring no chat template.
@@ -57,6 +62,20 @@ class Reader:
                 f"the model's {self.kind} has no chat template, so nothing says how its questions and answers are put; "
                 "expected one saved with the processor (chat_template.jinja)."
             )
+
+    @cached_property
+    def content(self) -> str:
+        """A digest of all that encoding follows from beside the pairs; the same wherever the processor was loaded from."""
+        about = self.processor.to_dict()
+        images = about.pop("image_processor", None) or self.processor.image_processor.to_dict()
+        fast = getattr(self.tokenizer, "backend_tokenizer", None)
+        words = json.loads(fast.to_str()) if fast else self.tokenizer.get_vocab()
+        # Set by each call, whatever the last one was.
+        words = {name: value for name, value in words.items() if name not in ("padding", "truncation")}
+        marks = [type(self.tokenizer).__name__, self.tokenizer.special_tokens_map]
+        versions = [transformers.__version__, PIL.__version__]
+        whole = [about, images, words, marks, self.template, self.max_response, versions]
+        return digest(json.loads(json.dumps(whole, default=str)))
 
     @property
     def pali(self) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules.scenes import language
+from datamodules.scenes.encodings import EncodedPairs
 from datamodules.scenes.pairs import ScenePair, generator, scene_pairs, scenes
 from datamodules.scenes.render import render
 from datamodules.scenes.world import CATEGORIES, VALUES, Scene
@@ -95,16 +96,16 @@ def scored(vlm: VLM, rows: Sequence[Row], *, batch: int = 64) -> list[Tensor]:
 
 
 @torch.no_grad()
-def evaluate_pairs(vlm: VLM, *, pairs: Sequence[Any], pixels: Count = 48) -> Found:
+def evaluate_pairs(vlm: VLM, *, pairs: Sequence[Any], pixels: Count = 48, encoded: EncodedPairs | None = None) -> Found:
     """Of `evaluate` what asks for pairs alone, of any source: paired accuracy and log-probabilities.
 
     A category's benchmark is the share of its pictures under which their own response is the likelier one; without a
-    picture one of the two is always right.
+    picture one of the two is always right. encoded: `pairs`, and perhaps more behind them, as the model reads them.
     """
     training = vlm.training
     vlm.eval()
     found = Found({}, {}, {})
-    _pairs(vlm, pairs, found, pixels)
+    _pairs(vlm, pairs, found, pixels, encoded=encoded)
     vlm.train(training)
     own = (
         torch.stack([found.scores[a] > found.scores[b] for a, b in (("ww", "wl"), ("ll", "lw")) if a in found.scores])
@@ -126,12 +127,16 @@ def judged(
     pairs: Count = 240,
     seed: Whole = 0,
     pixels: Count = 48,
+    encoded: EncodedPairs | None = None,
 ) -> Found:
-    """On toy scenes, `scenes`, or on the test pairs of `source`, `pairs`; `auto`: on scenes what learns from scenes."""
+    """On toy scenes, `scenes`, or on the test pairs of `source`, `pairs`; `auto`: on scenes what learns from scenes.
+
+    encoded: the source's test split as the model reads it.
+    """
     check_choice("judged_on", judged_on, ("auto", "scenes", "pairs"))
     test = judging(source, judged_on=judged_on, pairs=pairs, seed=seed)
     if judges(source, judged_on) == "pairs":
-        return evaluate_pairs(vlm, pairs=test, pixels=pixels)
+        return evaluate_pairs(vlm, pairs=test, pixels=pixels, encoded=encoded)
     return evaluate(vlm, pairs=test, scenes_each=scenes_each, seed=seed, pixels=pixels)
 
 
@@ -152,11 +157,19 @@ def judges(source: Any, judged_on: str) -> str:
     return "scenes" if source.scenes else "pairs"
 
 
-def _pairs(vlm: VLM, pairs: Sequence[Any], found: Found, pixels: int, *, batch: int = 32) -> None:
-    parts = []
+def _pairs(
+    vlm: VLM,
+    pairs: Sequence[Any],
+    found: Found,
+    pixels: int,
+    *,
+    encoded: EncodedPairs | None = None,
+    batch: int = 32,
+) -> None:
+    parts, source = [], encoded or EncodedPairs(pairs, vlm.reader, pixels=pixels)
     for start in range(0, len(pairs), batch):
-        encoded = [vlm.reader.encode(p, p.images(pixels)) for p in pairs[start : start + batch]]
-        parts.append(pair_scores(vlm, encoded, SCORES if len(encoded[0].prompt_l) else OF_ONE))
+        read = [source[n] for n in range(start, min(start + batch, len(pairs)))]
+        parts.append(pair_scores(vlm, read, SCORES if len(read[0].prompt_l) else OF_ONE))
     s = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     found.scores, found.categories = s, [pair.category for pair in pairs]
     both = "ll" in s

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from datamodules.scenes.datamodule import Source
+from datamodules.scenes.encodings import encoded
 from datamodules.scenes.pairs import scene_pairs
 from lightning_modules.common import metric_names as names
 from lightning_modules.common.bounds import Count, Positive, Whole
@@ -102,9 +103,14 @@ class Arms:
         return judging(self.settings.source, judged_on=self.judged_on, pairs=self.test_pairs)
 
     def measured(self, vlm: VLM) -> Found:
+        source, pixels, place = self.settings.source, self.settings.pixels, self.settings.cache_dir
+        read = (
+            None if self.on_scenes else encoded(source, "test", vlm.reader, pixels=pixels, keep=False, cache_dir=place)
+        )
         return judged(
             vlm.to(device()),
-            source=self.settings.source,
+            source=source,
+            encoded=read,
             judged_on=self.judged_on,
             scenes_each=self.scenes_each,
             pairs=self.test_pairs,

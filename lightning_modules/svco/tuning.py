@@ -99,7 +99,11 @@ def _train(place: Path, vlm: VLM, *, objective: Objective, lr: float, settings: 
 def fit(vlm: VLM, *, objective: Objective, lr: float, settings: Settings) -> dict[str, float]:
     """Train `vlm` in place; validation metrics of the last step (the rule of every arm: no best step is picked)."""
     data = PairsDataModule(
-        source=settings.source, global_batch=settings.global_batch, pixels=settings.pixels, seed=settings.seed
+        source=settings.source,
+        global_batch=settings.global_batch,
+        pixels=settings.pixels,
+        seed=settings.seed,
+        cache_dir=settings.cache_dir,
     )
     optimizer: dict[str, Any] = dict(lr=lr, warmup_steps=max(1, settings.steps // 20), weight_decay=0.02)
     module = SVCO(model=vlm, objective=objective, optimizer=optimizer)

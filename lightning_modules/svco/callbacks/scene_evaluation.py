@@ -28,7 +28,9 @@ class SceneEvaluation(pl.Callback):
 
     def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> Found:
         data = trainer.datamodule
-        return module.asked(lambda: judged(module.vlm, source=data.source, pixels=data.pixels, **self.settings))
+        on_pairs = judges(data.source, self.settings["judged_on"]) == "pairs"
+        settings = {**self.settings, "encoded": data.split("test") if on_pairs else None}
+        return module.asked(lambda: judged(module.vlm, source=data.source, pixels=data.pixels, **settings))
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Of the base model; a resumed run has what its checkpoint says of it."""
