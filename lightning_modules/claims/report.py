@@ -20,7 +20,7 @@ import yaml
 from mlflow import MlflowClient
 
 from lightning_modules.claims import figures as draw
-from lightning_modules.claims import kept
+from lightning_modules.claims import kept, learned, talk
 from lightning_modules.claims import statistics as st
 from lightning_modules.claims.claim import SYSTEMS
 from lightning_modules.claims.evidence import Row, finished, rows
@@ -114,6 +114,9 @@ def write(found: Sequence[Row], *, client: MlflowClient, out: Path, discussion: 
         shown_views = [v for v in views if v["measured"]]
         told = dict(rows=shown_views, left=left, images=images, tally=tally(own), effort=_effort(own))
         sections.append({"title": TITLES[system], **told})
+    for system, figure in talk.figures(found).items():
+        pictures[f"{system}_learned"] = out / "claims" / f"{system}_learned.png"
+        figure.savefig(pictures[f"{system}_learned"], metadata={"Software": None})
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
@@ -122,7 +125,11 @@ def write(found: Sequence[Row], *, client: MlflowClient, out: Path, discussion: 
     text = environment.get_template("report.md.jinja").render(sections=sections, **told_all)
     write_atomically(out / "claims.md", text.rstrip() + "\n")
     write_atomically(out / "claims.json", json.dumps([as_json(row) for row in found], indent=1) + "\n")
-    return [*pictures.values(), out / "claims.md", out / "claims.json"]
+    files = [*pictures.values(), out / "claims.md", out / "claims.json"]
+    if page := learned.page(found, steady=steady(found), tally=tally(found)):
+        write_atomically(out / "learned.md", page)
+        files.append(out / "learned.md")
+    return files
 
 
 def _reason(row: Row, why: Mapping[str, str]) -> str:
@@ -214,7 +221,7 @@ def main(argv: Sequence[str]) -> int:
     if out == RESULTS:
         put_in_readme(PROJECT / "README.md", sentences(found))
     run = log(client, files, found)
-    print(f"{out}/claims.md, claims.json and {len(files) - 2} figures; MLflow run {run}.")
+    print(f"{out}/claims.md, claims.json and {sum(f.suffix == '.png' for f in files)} figures; MLflow run {run}.")
     return 0
 
 
