@@ -44,7 +44,9 @@ def test_without_a_row_that_it_speaks_of_there_is_no_page(found):
 
 def marks(figure, face):
     """(x, y) of every mark of a colour."""
-    lines = [line for axis in figure.axes for line in axis.get_lines() if line.get_marker() not in ("None", None, "_", "")]
+    lines = [
+        line for axis in figure.axes for line in axis.get_lines() if line.get_marker() not in ("None", None, "_", "")
+    ]
     of_colour = [line for line in lines if to_rgb(line.get_markerfacecolor()) == to_rgb(face)]
     return [(float(x), float(y)) for line in of_colour for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)]
 
