@@ -12,12 +12,13 @@ from datamodules.intake import Intake
 from datamodules.order import ORDER_VERSION
 from datamodules.ordered import Batch, Batches, OrderedDataModule, same
 from datamodules.tasks.task import Task
-from datamodules.tasks.template import Template, collate, label_ids
+from datamodules.tasks.template import Template, collate, default_of
+from datamodules.tasks.words import Tokens, label_ids, pad_of, tokens_of
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.choices import check_choice
 from lightning_modules.common.digests import digest
 
-VERBALISERS = ("token", "prototype")
+VERBALISERS = ("token", "sum", "mean", "prototype")
 
 
 class Source(Protocol):
@@ -61,9 +62,10 @@ class TaskDataModule(OrderedDataModule):
 
     Args:
         prompt_length: positions kept for a soft prompt, P.
-        template: see `Template`; None takes the default of the backbone's kind.
-        verbaliser: `token`: a class is its label word's logit; `prototype`: the cosine to its embedded phrase; None:
-            `prototype` for a bare encoder, `token` for a language model.
+        template: see `Template`; None takes `default_of` the backbone's kind.
+        verbaliser: `token`: a class is its label word's logit; `sum`, `mean`: the log-probabilities of its label word's
+            tokens, added up or on average; `prototype`: the cosine to its embedded phrase; None: `prototype` for a bare
+            encoder, `token` for a language model. A class of several words has the mean of theirs.
         batch: examples of an optimizer step; eval_batch of them a forward elsewhere.
     """
 
@@ -86,8 +88,8 @@ class TaskDataModule(OrderedDataModule):
         check_choice("data.verbaliser", verbaliser, VERBALISERS)
         self.source_of_tasks, self.name, self.backbone = source, task, backbone
         # Words are read out where a mask stands, also of an encoder without a head.
-        kind = "masked" if backbone.kind == "encoder" and verbaliser == "token" else backbone.kind
-        self.template = Template(template, kind, prompt_length, backbone.max_positions)
+        self._kind = "masked" if backbone.kind == "encoder" and verbaliser != "prototype" else backbone.kind
+        self._pattern, self._prompt_length = template, prompt_length
         self.verbaliser, self.global_batch, self.eval_batch = verbaliser, batch, eval_batch
         self.seed, self.workers = seed, workers
 
@@ -113,23 +115,52 @@ class TaskDataModule(OrderedDataModule):
         return self.backbone.tokenizer()
 
     @cached_property
+    def template(self) -> Template:
+        pattern = self._pattern or default_of(self._kind, self.tokenizer)
+        return Template(pattern, self._kind, self._prompt_length, self.backbone.max_positions)
+
+    @cached_property
     def pad(self) -> int:
-        token = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if token is None else token
+        return pad_of(self.tokenizer)
+
+    @cached_property
+    def label_tokens(self) -> tuple[tuple[Tokens, ...], ...]:
+        """Of every word of every class."""
+        single = self.verbaliser == "token"
+        return tokens_of(self.task.label_words, self.tokenizer, task=self.task.name, single=single)
+
+    @property
+    def _spare(self) -> int:
+        """Positions that label words take beside the asked one; a decoder has its own."""
+        if self.verbaliser not in ("sum", "mean") or self._kind == "seq2seq":
+            return 0
+        return max(len(word) for of_class in self.label_tokens for word in of_class) - 1
 
     @cached_property
     def common(self) -> Batch:
         """What every batch of the task carries: the prompt's place and the classes' words."""
-        at = {"prompt_at": self.template.encode([""], self.tokenizer)["prompt_at"]}
+        slots = [slot for slot, _ in self.template.parts()]
+        at = {
+            "prompt_at": self.template.encode([""], self.tokenizer, spare=self._spare)["prompt_at"],
+            "kept": self.template.prompt_length if "prompt" in slots else 0,
+        }
         if self.verbaliser == "token":
-            return {**at, "label_ids": label_ids(self.task.classes, self.tokenizer)}
+            return {**at, **label_ids(self.label_tokens)}
+        if self.verbaliser in ("sum", "mean"):
+            moves = "mask" in slots and "prompt" in slots and slots.index("mask") < slots.index("prompt")
+            return {**at, "label_words": self.label_tokens, "reading": self.verbaliser, "prompt_moves": moves}
+        if self.task.words:
+            raise ValueError(
+                f"task {self.task.name}: a class has several words; data.verbaliser=prototype embeds one phrase a class. "
+                "Expected one each, or data.verbaliser=token, sum or mean."
+            )
         phrases = self.tokenizer(list(self.task.classes))["input_ids"]
         made = collate(phrases, pad=self.pad)
         named = {"phrase_ids": made["input_ids"], "phrase_mask": made["attention_mask"], "phrases": digest(phrases)}
         return {**at, **named}
 
     def examples(self, split: str) -> Examples:
-        encoded = self.template.encode(self.task.texts[split], self.tokenizer)
+        encoded = self.template.encode(self.task.texts[split], self.tokenizer, spare=self._spare)
         if encoded["cut"]:
             self.intake.cut[split] = encoded["cut"]
             self.intake.tell()

@@ -29,7 +29,7 @@ class Hub:
         data_files: {the dataset's split: file}, for files of other names; `dataset` is then csv, json or parquet.
         text: a column, or a pair of them, which `join` goes between.
         label: column of the class; a class is named by its name or its number.
-        words: {class: label word}; rows of other classes are left out.
+        words: {class: label word, or a list of several}; rows of other classes are left out.
         splits: {train, val, test: the dataset's split}, null a part of `train`'s; without it the usual names, or a part.
         train, val, test: examples of a split at most.
     """
@@ -40,7 +40,7 @@ class Hub:
         name: str,
         dataset: str,
         text: str | Sequence[str],
-        words: Mapping[str | int, str],
+        words: Mapping[str | int, str | Sequence[str]],
         config: str | None = None,
         revision: str | None = None,
         data_files: Mapping[str, str] | None = None,
@@ -59,7 +59,7 @@ class Hub:
         self.data_files = dict(data_files) if data_files else None
         self.text = [text] if isinstance(text, str) else list(text)
         self.label, self.join = label, join
-        self.words = {str(c): str(word) for c, word in words.items()}
+        self.words = {str(c): _words(c, given) for c, given in words.items()}
         self.splits = dict(splits) if splits else None
         for role in self.splits or ():
             check_choice(f"{KEY}.splits", role, SPLITS)
@@ -103,7 +103,10 @@ class Hub:
             self._balance(found_labels, {role: parts[1][role] for role in roles}, intake)
         intake.warn_of_few_tests()
         order = {role: texts[role] for role in SPLITS}, {role: labels[role] for role in SPLITS}
-        return Task(self.name, self.skill, tuple(self.words.values()), *order, hint=self.hint, intake=intake)
+        every = tuple(self.words.values())
+        several = every if any(len(of_class) > 1 for of_class in every) else ()
+        first = tuple(of_class[0] for of_class in every)
+        return Task(self.name, self.skill, first, *order, hint=self.hint, intake=intake, words=several)
 
     def _balance(self, there: list[int], taken: dict[str, list[int]], intake: Intake) -> None:
         """Count what a split of equally many of each class takes; warn of a class that makes the others small."""
@@ -174,6 +177,16 @@ class Hub:
                 )
         cleaned = [" ".join(part.split()) for part in parts]
         return self.join.join(cleaned) if any(cleaned) else ""
+
+
+def _words(c: str | int, given: Any) -> tuple[str, ...]:
+    words = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Sequence) else ()
+    if not words or not all(isinstance(word, str) and word.strip() for word in words):
+        raise ValueError(
+            f"{KEY}.words: class {c!r} has {given!r}; expected its label word, or a list of several, as text: quote what is "
+            "a number, true or null."
+        )
+    return words
 
 
 def label_of(value: Any, wanted: Container[str], place: str) -> str | None:

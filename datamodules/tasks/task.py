@@ -12,6 +12,7 @@ SPLITS = ("train", "val", "test")
 class Task:
     """`texts[split]` and `labels[split]` of equal length; `classes[c]` is the label word (or phrase) of class c.
 
+    words: every label word of every class, where some class has several; `classes` are the first of each.
     skill: what a solver must be able to do; tasks of one skill are "similar". hint: words that name the skill, the text of
     a hard prompt. intake: what its reader left out, where it counted.
     """
@@ -24,6 +25,7 @@ class Task:
     hint: str = ""
     extra: dict[str, str] = field(default_factory=dict)
     intake: Intake | None = field(default=None, compare=False)
+    words: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         for split in SPLITS:
@@ -35,13 +37,24 @@ class Task:
                     f"{len(self.classes)} classes. Bring more examples, or leave the class out."
                 )
 
+    @property
+    def label_words(self) -> tuple[tuple[str, ...], ...]:
+        """The words of each class, one or several."""
+        return self.words or tuple((word,) for word in self.classes)
+
     def fingerprint(self) -> str:
         """16 hex digits over texts, labels and label words."""
-        return digest([self.name, self.classes, self.texts, self.labels])
+        return digest([self.name, self.classes, self.texts, self.labels, *([self.words] if self.words else [])])
 
     def datasheet(self) -> dict[str, object]:
         sizes = {split: len(self.labels[split]) for split in SPLITS}
-        return {"task": self.name, "skill": self.skill, "classes": len(self.classes), "words": self.classes, **sizes}
+        return {
+            "task": self.name,
+            "skill": self.skill,
+            "classes": len(self.classes),
+            "words": self.words or self.classes,
+            **sizes,
+        }
 
 
 def balanced_split(

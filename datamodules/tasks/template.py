@@ -1,18 +1,18 @@
 """From a task's texts to token numbers with room for a prompt; every fault of a template is told here.
 
-Shape legend: N examples, T positions, C classes, W tokens of a label phrase.
+Shape legend: N examples, T positions.
 """
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+
+from datamodules.tasks.words import pad_of
 
 SLOT = re.compile(r"\{(\w+)\}")
-SLOTS = ("mask", "prompt", "text", "cls", "sep")
+SLOTS = ("mask", "prompt", "text", "bos", "cls", "sep")
 DEFAULTS = {
     "masked": "{mask}{prompt}{text}{sep}",
     "encoder": "{cls}{prompt}{text}{sep}",
@@ -21,29 +21,32 @@ DEFAULTS = {
 }
 
 
+def default_of(kind: str, tokenizer: Any) -> str:
+    """The kind's; of a causal LM whose own tokenizer begins each text with BOS, as it was trained, with {bos} first."""
+    bos = tokenizer.bos_token_id
+    begins = kind == "causal" and bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+    return f"{'{bos}' if begins else ''}{DEFAULTS[kind]}"
+
+
 @dataclass(frozen=True)
 class Template:
-    """Text with the slots {mask}, {prompt}, {text}, {cls} and {sep}; what stands between them is text of its own.
+    """Text with the slots {mask}, {prompt}, {text}, {bos}, {cls} and {sep}; what stands between is text of its own.
 
     The prompt stands before the text, so that its positions are the same in every example. {mask} is where the answer is
     read: a causal LM has no mask token and is asked at the position before it, an encoder-decoder at its
     decoder's start.
 
     Args:
-        text: the template; None takes the kind's default, the paper's `[MASK], prompt, text` for a masked LM.
+        pattern: the template; `default_of` has that of each kind, the paper's `[MASK], prompt, text` for a masked LM.
         kind: of the backbone (`families.kind_of`).
         prompt_length: positions kept for a soft prompt.
         max_positions: the longest input the backbone takes; longer texts are cut.
     """
 
-    text: str | None
+    pattern: str
     kind: str
     prompt_length: int
     max_positions: int
-
-    @property
-    def pattern(self) -> str:
-        return self.text or DEFAULTS[self.kind]
 
     def parts(self) -> list[tuple[str, str]]:
         """[(slot or "words", literal)], checked."""
@@ -69,14 +72,15 @@ class Template:
             )
         return found
 
-    def encode(self, texts: list[str], tokenizer: Any) -> dict[str, Any]:
+    def encode(self, texts: list[str], tokenizer: Any, *, spare: int = 0) -> dict[str, Any]:
         """Rows of token numbers, `ask`, `prompt_at` and how many texts were `cut`.
 
-        ValueError when no text would fit beside the template.
+        spare: positions that are left free, for further tokens of a label word. ValueError when no text would fit beside
+        the template.
         """
         parts = self.parts()
         fixed = {i: self._fixed(slot, words, tokenizer) for i, (slot, words) in enumerate(parts) if slot != "text"}
-        room = self.max_positions - sum(map(len, fixed.values()))
+        room = self.max_positions - spare - sum(map(len, fixed.values()))
         if room < 1:
             fits = self.prompt_length + room - 1
             near = f"prompt.length={fits}" if fits >= 0 else "a template of fewer words"
@@ -104,12 +108,20 @@ class Template:
         if slot == "words":
             return tokenizer(words, add_special_tokens=False)["input_ids"]
         if slot == "prompt":
-            return [_pad(tokenizer)] * self.prompt_length
-        if slot == "mask":
-            return [] if self.kind == "causal" else [tokenizer.mask_token_id]
-        token = tokenizer.cls_token_id if slot == "cls" else tokenizer.sep_token_id
-        token = tokenizer.eos_token_id if token is None and slot == "sep" else token
-        return [] if token is None else [token]
+            return [pad_of(tokenizer)] * self.prompt_length
+        if slot == "mask" and self.kind == "causal":
+            return []
+        # Where texts are not ended by a separator they are by EOS.
+        names = {"mask": ("mask",), "bos": ("bos",), "cls": ("cls",), "sep": ("sep", "eos")}[slot]
+        for name in names:
+            if (token := getattr(tokenizer, f"{name}_token_id")) is not None:
+                return [token]
+        told = " or ".join(name if name == "mask" else name.upper() for name in names)
+        asked = slot == "mask" and self.kind == "masked"
+        remedy = "a masked language model is asked where one stands" if asked else f"leave {{{slot}}} out of it"
+        raise ValueError(
+            f"data.template is {self.pattern!r} but the backbone's tokenizer has no {told} token; {remedy}."
+        )
 
 
 def collate(rows: list[list[int]], *, pad: int) -> dict[str, Any]:
@@ -119,36 +131,3 @@ def collate(rows: list[list[int]], *, pad: int) -> dict[str, Any]:
     for n, row in enumerate(rows):
         ids[n, : len(row)], mask[n, : len(row)] = torch.tensor(row), 1
     return {"input_ids": ids, "attention_mask": mask}
-
-
-def label_ids(words: tuple[str, ...], tokenizer: Any) -> Tensor:
-    """The token of each class's word [C]; ValueError naming the word that is not one known token of its own."""
-    found = []
-    for word in words:
-        readings = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (f" {word}", word)]
-        single = [r for r in readings if len(r) == 1 and r[0] != tokenizer.unk_token_id]
-        if not single:
-            known = [t for t in readings[1] if t != tokenizer.unk_token_id]
-            pieces = " ".join(map(str, tokenizer.convert_ids_to_tokens(readings[1])))
-            what = (
-                f"is {len(readings[1])} tokens of this backbone ({pieces})" if known else "is unknown to this backbone"
-            )
-            near = [tokenizer.decode(known[:1]).strip()] if known else _nearest(word, tokenizer)
-            raise ValueError(
-                f"data.label_words: {word!r} {what}; expected a word that is one token, or data.verbaliser=prototype"
-                f"{f'; the nearest is {near[0]!r}' if near else ''}."
-            )
-        found.append(single[0][0])
-    if len(set(found)) < len(found):
-        raise ValueError(
-            f"data.label_words: {', '.join(words)}: two classes have the same token; expected different words."
-        )
-    return torch.tensor(found)
-
-
-def _nearest(word: str, tokenizer: Any) -> list[str]:
-    return difflib.get_close_matches(word, list(tokenizer.get_vocab()), n=1, cutoff=0.0)
-
-
-def _pad(tokenizer: Any) -> int:
-    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

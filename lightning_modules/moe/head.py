@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from lightning_modules.common.body import body_of
 from lightning_modules.moe.linear_cross_entropy import linear_cross_entropy
 
 if TYPE_CHECKING:
@@ -24,15 +25,6 @@ if TYPE_CHECKING:
 CHUNK = 1024
 # Logits of these sizes tell a bias (0), rounding (1) and a cap (100).
 PROBES = (0.0, 1.0, 100.0)
-
-
-def body_of(model: nn.Module) -> nn.Module:
-    """The model without its head: what hands hidden states to it."""
-    from transformers import PreTrainedModel
-
-    inner = [child for child in model.children() if isinstance(child, PreTrainedModel)]
-    assert len(inner) == 1, f"{type(model).__name__} has {len(inner)} bodies"
-    return inner[0]
 
 
 class Head:

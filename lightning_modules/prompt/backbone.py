@@ -2,19 +2,22 @@
 
 It is the model's own forward, from token numbers to logits: a prompt takes the place of what the word embedding gives, and
 the hidden states that its head reads are cut to the asked position. So no family is special, and no head runs where nobody
-asks. Shape legend: B examples, T positions, H hidden width, V words, C classes, W tokens of a label phrase, P prompt tokens.
+asks. Shape legend: B examples, T positions, H hidden width, V words, C classes, W tokens of a label word or phrase, P prompt
+tokens.
 """
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.common.body import body_of
 from lightning_modules.common.digests import digest_of_weights
-from lightning_modules.prompt.families import body_of, down_projections, kind_of, start_token, word_embedding
+from lightning_modules.prompt.families import down_projections, kind_of, start_token, word_embedding
+from lightning_modules.prompt.label_words import word_scores
 
 Batch = dict[str, Any]
 # Families whose last layer is attention, then a feed-forward block that sees each position by itself.
@@ -25,8 +28,9 @@ class Backbone(nn.Module):
     """Any transformers masked, causal or encoder-decoder LM, or a bare encoder, with one way to ask it.
 
     A batch holds input_ids and attention_mask [B, T], padded on the right, `ask` [B], the position whose output is read,
-    `prompt_at`, where a soft prompt's P reserved positions begin, and the classes' words: label_ids [C], or phrase_ids and
-    phrase_mask [C, W] for prototypes, with `phrases`, their name. It may lie on another device.
+    `prompt_at`, where a soft prompt's `kept` = P positions begin, and the classes' words: label_ids [C], or [C, N] beside
+    label_share; or label_words, each a tuple of W tokens, beside their `reading`; or phrase_ids and phrase_mask [C, W] for
+    prototypes, with `phrases`, their name. It may lie on another device.
     """
 
     # transformers gives a model most of its attributes at run time.
@@ -70,18 +74,30 @@ class Backbone(nn.Module):
         only the asked position goes through the feed-forward block; equal up to rounding, but neurons of that layer are
         then seen at that position alone, so analyses do without.
         """
+        return self.logits_behind(batch, prompt, (), lean=lean)[:, 0]
+
+    def logits_behind(
+        self, batch: Batch, prompt: Tensor | None, further: Sequence[int], *, lean: bool = False
+    ) -> Tensor:
+        """Logits [B, W, V] at the asked position and behind each of the W - 1 tokens `further`, which follow it.
+
+        They are put into every text there; of an encoder-decoder the decoder has said them.
+        """
         batch = self.placed(batch)
+        wanted = 1 + len(further)
+        if further:
+            batch = {**batch, "said": further} if self.kind == "seq2seq" else _with(batch, further)
         if self.kind == "encoder":
             hidden_BTH = self._run(body_of(self.model), batch, prompt)[0]
-            return hidden_BTH[_rows(batch), batch["ask"]] @ word_embedding(self.model).weight.T
+            return _asked(hidden_BTH, batch, wanted) @ word_embedding(self.model).weight.T
         with contextlib.ExitStack() as hooks:
             if self.kind != "seq2seq" and (body := body_of(self.model)) is not self.model:
-                hooks.enter_context(_after(body, lambda out: _cut(out, batch)))
+                hooks.enter_context(_after(body, lambda out: _cut(out, batch, wanted)))
             if lean and self.model.config.model_type in LEAN:
                 layer = self.model.base_model.encoder.layer[-1]
-                hooks.enter_context(_after(layer.attention, lambda out: _cut(out, batch)))
+                hooks.enter_context(_after(layer.attention, lambda out: _cut(out, batch, wanted)))
             logits = self._run(self.model, batch, prompt).logits
-        return logits[:, 0] if logits.shape[1] == 1 else logits[_rows(batch), batch["ask"]]
+        return logits if logits.shape[1] == wanted else _asked(logits, batch, wanted)
 
     def mean_state(self, batch: Batch, prompt: Tensor | None = None) -> Tensor:
         """The last hidden states' mean over positions [B, H]; of an encoder-decoder the decoder's only one."""
@@ -100,12 +116,18 @@ class Backbone(nn.Module):
         return self.mean_state(batch, prompt) if "phrase_ids" in batch else self.logits(batch, prompt, lean=lean)
 
     def scores(self, batch: Batch, prompt: Tensor | None = None, *, lean: bool = False) -> Tensor:
-        """Class scores [B, C]: logits of the label words, or 20 x cosine to the embedded label phrases."""
+        """Class scores [B, C]: logits of the label words, their tokens' log-probabilities where a batch has label_words, or
+        20 x cosine to the embedded label phrases.
+        """
         batch = self.placed(batch)
+        if "label_words" in batch:
+            return word_scores(self, batch, prompt, lean=lean)
         return self.of_classes(self.answer(batch, prompt, lean=lean), batch)
 
     def of_classes(self, answer: Tensor, batch: Batch) -> Tensor:
-        """Class scores [B, C] by what `answer` gave, for the words of `batch`."""
+        """Class scores [B, C] by what `answer` gave, for the words of `batch`; of several words a class their mean."""
+        if "label_share" in batch:
+            return (answer[:, batch["label_ids"]] * batch["label_share"]).sum(-1)
         if "phrase_ids" not in batch:
             return answer[:, batch["label_ids"]]
         return 20.0 * nn.functional.normalize(answer, dim=-1) @ self._prototype(batch).T
@@ -120,17 +142,17 @@ class Backbone(nn.Module):
         if "use_cache" in inspect.signature(module.forward).parameters:
             asked["use_cache"] = False
         if self.kind == "seq2seq":
-            asked["decoder_input_ids"] = torch.full_like(batch["input_ids"][:, :1], start_token(self.model))
+            said = torch.tensor([start_token(self.model), *batch.get("said", ())], device=ids.device)
+            asked["decoder_input_ids"] = said.expand(len(ids), -1)
         with _prompted(word_embedding(self.model), prompt, at):
             return module(**asked)
 
     def _kept(self, batch: Batch) -> Tensor | None:
         """What stands where a place is kept and no prompt is given: padding that is seen, and counted as a word is."""
-        pad, at = self.tokenizer.pad_token_id, batch["prompt_at"]
-        if pad is None or pad == self.tokenizer.eos_token_id:
+        pad, length = self.tokenizer.pad_token_id, batch.get("kept", 0)
+        if not length or pad is None or pad == self.tokenizer.eos_token_id:
             return None
-        kept_T = (batch["input_ids"][0, at:] == pad) & batch["attention_mask"][0, at:].bool()
-        return self.words(torch.full((int(kept_T.long().cumprod(0).sum()),), pad))
+        return self.words(torch.full((length,), pad))
 
     @torch.no_grad()
     def _prototype(self, batch: Batch) -> Tensor:
@@ -172,6 +194,28 @@ def _rows(batch: Batch) -> Tensor:
     return torch.arange(len(batch["ask"]), device=batch["ask"].device)
 
 
+def _asked(found_BTX: Tensor, batch: Batch, wanted: int) -> Tensor:
+    """[B, W, X]: of W = `wanted` positions from the asked one on."""
+    at_BW = batch["ask"][:, None] + torch.arange(wanted, device=batch["ask"].device)
+    return found_BTX[_rows(batch)[:, None], at_BW]
+
+
+def _with(batch: Batch, further: Sequence[int]) -> Batch:
+    """The batch with the tokens `further` behind the asked position of every text, and what stood there behind them."""
+    ids_BT, ask_B1, count = batch["input_ids"], batch["ask"][:, None], len(further)
+    at_T = torch.arange(ids_BT.shape[1] + count, device=ids_BT.device)
+    behind_BT = at_T - ask_B1
+    source_BT = torch.where(behind_BT > count, at_T - count, torch.minimum(at_T, ask_B1))
+    tokens_BT = torch.tensor([0, *further], device=ids_BT.device)[behind_BT.clamp(0, count)]
+    put_BT = (behind_BT > 0) & (behind_BT <= count)
+    return {
+        **batch,
+        "input_ids": torch.where(put_BT, tokens_BT, ids_BT.gather(1, source_BT)),
+        "attention_mask": batch["attention_mask"].gather(1, source_BT),
+        "prompt_at": batch.get("prompt_at", 0) + (count if batch["prompt_moves"] else 0),
+    }
+
+
 @contextlib.contextmanager
 def _after(module: nn.Module, change: Callable[[Any], Any]) -> Iterator[None]:
     """While it lasts, `change` stands behind the module's forward; None leaves its output as it is."""
@@ -182,15 +226,15 @@ def _after(module: nn.Module, change: Callable[[Any], Any]) -> Iterator[None]:
         handle.remove()
 
 
-def _cut(out: Any, batch: Batch) -> Any:
-    """A module's output with its hidden states [B, T, H] at the asked position alone, [B, 1, H]."""
+def _cut(out: Any, batch: Batch, wanted: int) -> Any:
+    """A module's output with its hidden states [B, T, H] at the W = `wanted` asked positions alone, [B, W, H]."""
     hidden_BTH = out[0]
-    if hidden_BTH.shape[1] == 1:
+    if hidden_BTH.shape[1] == wanted:
         return out
-    asked_B1H = hidden_BTH[_rows(batch), batch["ask"]][:, None]
+    asked_BWH = _asked(hidden_BTH, batch, wanted)
     if isinstance(out, tuple):
-        return asked_B1H, *out[1:]
-    out[next(iter(out))] = asked_B1H
+        return asked_BWH, *out[1:]
+    out[next(iter(out))] = asked_BWH
     return out
 
 

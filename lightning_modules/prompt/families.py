@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from lightning_modules.common.body import body_of
 from lightning_modules.prompt.feed_forward import blocks_of
 
 if TYPE_CHECKING:
@@ -70,11 +71,6 @@ def kind_of(model: nn.Module) -> str:
     if name in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
         return "masked"
     return "causal" if name in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() else "encoder"
-
-
-def body_of(model: "PreTrainedModel") -> nn.Module:
-    """All of a model but its head."""
-    return model.base_model
 
 
 def word_embedding(model: "PreTrainedModel") -> Any:

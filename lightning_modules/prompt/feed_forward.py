@@ -6,7 +6,7 @@ layers' outputs: attention mixes positions and a norm mixes neurons, so neither 
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from inspect import signature
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -33,10 +33,14 @@ _normed: "WeakKeyDictionary[nn.Module, dict[str, str]]" = WeakKeyDictionary()
 
 
 class _Made(NamedTuple):
-    """Which linear layers made a tensor, and whether an activation came behind them."""
+    """Which linear layers made a tensor, and what the first activation behind them read, if there was one."""
 
     by: frozenset[str]
-    active: bool
+    before: Tensor | None = None
+
+    @property
+    def active(self) -> bool:
+        return self.before is not None
 
 
 class _Follow(TorchFunctionMode):
@@ -52,7 +56,8 @@ class _Follow(TorchFunctionMode):
             # Met something else of its size: attention's output, a residual stream, a state.
             return out
         by = frozenset().union(*(m.by for m in made))
-        tag = _Made(by, name in ACTIVATIONS or any(m.active for m in made))
+        read = next((m.before for m in made if m.active), None)
+        tag = _Made(by, given[0] if read is None and name in ACTIVATIONS else read)
         for tensor in out if isinstance(out, list | tuple) else (out,):
             if isinstance(tensor, Tensor) and tensor is not None:
                 tensor._made = tag  # type: ignore[attr-defined]
@@ -75,6 +80,29 @@ def normed(model: nn.Module) -> dict[str, str]:
     return _normed.get(model, {})
 
 
+@contextmanager
+def gates_read(model: nn.Module, body: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """While it lasts: name of each down-projection whose neurons a gate multiplies -> what the gate's activation last read.
+
+    A neuron fires where that is above 0; the product's sign may come from the other factor. Its shape is the neurons'.
+    """
+    blocks, found = blocks_of(model, body), dict[str, Tensor]()
+    gated = [name for name, ups in blocks.items() if sum(_outputs(model, up) for up in ups) == 2 * _width(model, name)]
+
+    def see(name: str, given: tuple[Any, ...]) -> None:
+        if (read := given[0]._made.before) is not None:
+            found[name] = read.reshape(given[0].shape)
+
+    with ExitStack() as hooks:
+        for name in {up for down in gated for up in blocks[down]}:
+            hooks.enter_context(_marked(name, model.get_submodule(name)))
+        for name in gated:
+            site = model.get_submodule(name)
+            hooks.enter_context(_handle(site.register_forward_pre_hook(lambda _m, a, n=name: see(n, a))))
+        with _Follow():
+            yield found
+
+
 @torch.no_grad()
 def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
     inside = {id(m) for m in body.modules()}
@@ -93,13 +121,10 @@ def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
         if made is not None and made.active:
             norms[made.by] = name
 
-    def behind(name: str, out: Any) -> None:
-        out._made = _Made(frozenset((name,)), False)
-
     with ExitStack() as hooks:
         for name, module in linear.items():
             hooks.enter_context(_handle(module.register_forward_pre_hook(lambda _m, a, n=name: before(n, a))))
-            hooks.enter_context(_handle(module.register_forward_hook(lambda _m, _a, out, n=name: behind(n, out))))
+            hooks.enter_context(_marked(name, module))
         for name, module in model.named_modules():
             weight = getattr(module, "weight", None)
             if id(module) in inside and isinstance(weight, Tensor) and weight.dim() == 1:
@@ -126,6 +151,24 @@ def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
             "blocks of one width."
         )
     return found
+
+
+def _marked(name: str, module: nn.Module) -> AbstractContextManager[None]:
+    """While it lasts, what a linear layer gives is known to be of its making."""
+
+    def mark(_module: nn.Module, _given: Any, out: Any) -> None:
+        out._made = _Made(frozenset((name,)))
+
+    return _handle(module.register_forward_hook(mark))
+
+
+def _width(model: nn.Module, name: str) -> int:
+    return width_of(model.get_submodule(name))
+
+
+def _outputs(model: nn.Module, name: str) -> int:
+    module: Any = model.get_submodule(name)
+    return int(getattr(module, "base_layer", module).weight.numel()) // _width(model, name)
 
 
 def width_of(module: nn.Module) -> int:

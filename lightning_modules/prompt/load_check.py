@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from datamodules.tasks.words import pad_of
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import start_token, word_embedding
 
@@ -20,7 +21,7 @@ def difference(backbone: Backbone) -> float:
     ValueError where no prompt could be tuned: its gradient is zero or no number.
     """
     model, tokenizer = backbone.model, backbone.tokenizer
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad = pad_of(tokenizer)
     special, number = set(tokenizer.all_special_ids), min(len(tokenizer), len(word_embedding(model).weight))
     words = torch.tensor([i for i in range(number) if i not in special])
     ids = words[torch.randint(len(words), (2, 7), generator=torch.Generator().manual_seed(0))]

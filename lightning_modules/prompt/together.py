@@ -43,8 +43,11 @@ def merged(batches: Sequence[Batch], *, pad: int) -> Batch:
 def scores_of_each(
     backbone: Backbone, batches: Sequence[Batch], prompts: Sequence[Tensor], *, pad: int
 ) -> list[Tensor]:
-    """Class scores [B, C] of every batch under its prompt [P, H], from one forward."""
+    """Class scores [B, C] of every batch under its prompt [P, H], from one forward; of `label_words` from one each."""
     batches = [backbone.placed(batch) for batch in batches]
+    if any("label_words" in batch for batch in batches):
+        # Their words stand in the texts, so each batch is asked in its own way.
+        return [backbone.scores(b, p, lean=True) for b, p in zip(batches, prompts, strict=True)]
     sizes = [len(batch["ask"]) for batch in batches]
     prompts_BPH = torch.cat([p.expand(size, *p.shape) for p, size in zip(prompts, sizes, strict=True)])
     answers = backbone.answer(merged(batches, pad=pad), prompts_BPH, lean=True).split(sizes)

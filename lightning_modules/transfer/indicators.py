@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from datamodules.tasks.datamodule import TaskDataModule
 from lightning_modules.prompt.backbone import Backbone
-from lightning_modules.prompt.families import down_projections, up_projections
+from lightning_modules.prompt.families import down_projections, reader_of
+from lightning_modules.prompt.feed_forward import gates_read
 from lightning_modules.skill_neurons.hooks import hooked
-
-GATES = ("gate_proj", "wi_0")
 
 
 @dataclass
@@ -54,30 +53,14 @@ def active_LF(backbone: Backbone, data: TaskDataModule, prompt: Tensor) -> Tenso
         "ask": torch.tensor(encoded["ask"]),
     }
     ask = 0 if backbone.kind == "seq2seq" else int(batch["ask"])
-    names = list(down_projections(backbone.model))
     found: dict[int, Tensor] = {}
-    gates = {n: _gate(backbone.model, name) for n, name in enumerate(names)}
-    handles = [
-        gate.register_forward_hook(lambda _m, _a, out, n=n: found.__setitem__(n, out[0, ask] > 0))
-        for n, gate in gates.items()
-        if gate is not None
-    ]
-
-    def see(layer: int, x_BTF: Tensor) -> None:
-        if gates[layer] is None:
-            found[layer] = x_BTF[0, ask] > 0
-
-    try:
-        with hooked(backbone.sites(), see):
-            backbone.answer(batch, prompt)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return torch.stack([found[n] for n in range(len(names))]).cpu()
-
-
-def _gate(model: nn.Module, down: str) -> nn.Module | None:
-    return next((m for n, m in up_projections(model, down).items() if n.endswith(GATES)), None)
+    with (
+        gates_read(backbone.model, reader_of(backbone.model)) as read,
+        hooked(backbone.sites(), lambda layer, x_BTF: found.__setitem__(layer, x_BTF)),
+    ):
+        backbone.answer(batch, prompt)
+    names = down_projections(backbone.model)
+    return torch.stack([read.get(name, found[n])[0, ask] > 0 for n, name in enumerate(names)]).cpu()
 
 
 def e_concat(a: Probe, b: Probe) -> float:

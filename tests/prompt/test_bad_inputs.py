@@ -32,16 +32,71 @@ def asked(spec, source, **settings):
     return data
 
 
-def test_a_label_word_that_is_not_one_token(spec):
-    with pytest.raises(
-        ValueError, match=r"data.label_words: 'well-made' is 3 tokens .*\(well - made\).*nearest is 'well'"
-    ):
-        asked(spec, Named("good", "well-made"))
-    with pytest.raises(ValueError, match="data.label_words: 'horrid' is unknown to this backbone; .* the nearest is '"):
-        asked(spec, Named("good", "horrid"))
-    with pytest.raises(ValueError, match="data.label_words: good, good: two classes have the same token"):
-        asked(spec, Named("good", "good"))
-    asked(spec, Named("good", "well-made"), verbaliser="prototype")
+WORDS = (
+    (("good", "well-made"), r"'well-made' is 3 tokens .*\(well - made\); expected one .*sum, mean .*nearest is 'well'"),
+    (("good", "horrid"), r"label word 'horrid' is unknown to this backbone; expected one that it knows\.$"),
+    (("good", "goods"), r"label word 'goods' is unknown to this backbone; .*; the nearest is 'good'\.$"),
+    (("good", "good"), "label words good and good are the same tokens of this backbone"),
+    (("good", " "), "a label word is ' '; expected a word for every class"),
+    (("good", "<mask>"), "label word '<mask>' is a special token of this backbone"),
+)
+
+
+@pytest.mark.parametrize(("words", "message"), WORDS)
+def test_a_label_word_that_is_of_no_use(spec, words, message):
+    with pytest.raises(ValueError, match=f"task reviews: .*{message}"):
+        asked(spec, Named(*words))
+
+
+def test_a_phrase_is_a_word_by_sum_mean_or_prototype(spec):
+    for verbaliser in ("sum", "mean", "prototype"):
+        asked(spec, Named("good", "well-made"), verbaliser=verbaliser)
+
+
+def test_the_nearest_word_is_a_whole_word_of_one_token():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from datamodules.tasks.words import tokens_of
+
+    letters = [f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"] + list("abcdefghijklmnopqrstuvwxyz")
+    words = ["[UNK]", "[PAD]", "grand", "##iose", "grandio", "[grandiose]", *letters]
+    pieces = Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    pieces.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = dict(unk_token="[UNK]", pad_token="[PAD]", sep_token="[grandiose]")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces, **special)
+    with pytest.raises(ValueError, match=r"'grandiose' is 3 tokens .*; the nearest is 'grandio'\.$"):
+        tokens_of([["grandiose"], ["a"]], tokenizer, task="t", single=True)
+
+
+class Without(tiny.HubBackbone):
+    """Its tokenizer lacks some tokens."""
+
+    lacks: tuple[str, ...] = ()
+
+    def tokenizer(self):
+        found = super().tokenizer()
+        for name in self.lacks:
+            setattr(found, f"{name}_token", None)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("family", "lacks", "message"),
+    [
+        ("roberta", ("mask",), "tokenizer has no mask token; a masked language model is asked where one stands"),
+        ("gpt2", ("pad", "eos"), "tokenizer has neither a padding nor an EOS token; expected one, which fills up"),
+        ("t5", ("sep", "eos"), "tokenizer has no SEP or EOS token; leave {sep} out of it"),
+    ],
+)
+def test_a_tokenizer_that_lacks_a_token(family, lacks, message, tmp_path):
+    found = Without(name=tiny.save(family, tmp_path))
+    found.lacks = lacks
+    with pytest.raises(ValueError, match=message):
+        tiny.data(found).prepare_data()
+    if "pad" in lacks:
+        with pytest.raises(ValueError, match=message):
+            found.load()
 
 
 FILM = "{mask}{prompt}{text}" + " the film"

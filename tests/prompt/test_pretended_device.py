@@ -94,10 +94,11 @@ def test_pretraining_a_backbone(tmp_path):
     took_its_steps("prompt: pretraining a backbone", difference=on_both(train), **told)
 
 
-def test_the_host_waits_for_no_step(spec):
+@pytest.mark.parametrize("tuner", [SoftPrompt, BitFit])
+def test_the_host_waits_for_no_step(spec, tuner):
     """But for transformers, which looks in every forward whether the attention mask is full."""
     with device(), seeded(0):
-        module = PromptTuning(backbone=spec, tuner=SoftPrompt(length=3), lr=0.02)
+        module = PromptTuning(backbone=spec, tuner=tuner(**{"length": 3} if tuner is SoftPrompt else {}), lr=0.02)
         module.on_fit_end = lambda: None
         trainer = inner_trainer(max_steps=6)
         pretended.waits.clear()

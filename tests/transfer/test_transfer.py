@@ -1,5 +1,6 @@
 """Transfer: many prompts at once equal one at a time, indicators, projectors, and tuning from a transferred start."""
 
+import fnmatch
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from lightning_modules.look import page
+from lightning_modules.prompt.backbones import HubBackbone
 from lightning_modules.skill_neurons.hooks import hooked
 from lightning_modules.skill_neurons.studies import accuracy
 from lightning_modules.transfer import indicators as ind
@@ -17,7 +19,8 @@ from lightning_modules.transfer.curves import curve, speed_ups
 from lightning_modules.transfer.projector import VARIANTS, Projector, ProjectorTraining, train_projector
 from lightning_modules.transfer.stacked import stack, stacked_accuracy, stacked_scores
 from lightning_modules.transfer.studies import Transfer
-from tests.prompt import toy
+from tests.families import text
+from tests.prompt import tiny, toy
 
 TASKS = ["sentiment_film", "number_film", "topic_four"]
 
@@ -110,6 +113,37 @@ def test_activations_are_read_where_the_template_asks(tmp_path, drawn, template)
     assert encoded["ask"][0] == template.replace("{prompt}", "pppp").replace("{mask}", "M").index("M")
     expected = torch.stack([seen[layer][encoded["ask"][0]] > 0 for layer in sorted(seen)])
     assert torch.equal(ind.active_LF(prompts.backbone, data, drawn[0]), expected)
+
+
+def halves(out):
+    return out.chunk(2, -1)
+
+
+# What fires of a layer, from the outputs of its linear layers by the family's own names for them.
+FIRES = {
+    "ModernBertForMaskedLM": ("mlp.Wi", lambda out: halves(out)[0]),
+    "Phi3ForCausalLM": ("mlp.gate_up_proj", lambda out: halves(out)[0]),
+    "PhiForCausalLM": ("mlp.fc1", lambda out: out),
+    "LlamaForCausalLM": ("mlp.gate_proj", lambda out: out),
+    "T5GemmaForConditionalGeneration": ("encoder.layers.*.mlp.gate_proj", lambda out: out),
+}
+
+
+@pytest.mark.parametrize("name", FIRES)
+def test_a_gate_of_a_family_with_other_names_is_found(name, tmp_path):
+    text.saved(name, tmp_path)
+    spec = HubBackbone(name=str(tmp_path))
+    backbone, data = spec.load(), tiny.data(spec)
+    ending, fires = FIRES[name]
+    expected, prompt = [], tiny.prompt_of(backbone)
+    for found, module in backbone.model.named_modules():
+        if fnmatch.fnmatch(found, f"*{ending}"):
+            module.register_forward_hook(lambda _m, _a, out: expected.append(fires(out)[0] > 0))
+    active = ind.active_LF(backbone, data, prompt)
+    # Where the blocks are was found by a forward of its own before.
+    ask = 0 if backbone.kind == "seq2seq" else data.template.encode([""], data.tokenizer)["ask"][0]
+    assert torch.equal(active, torch.stack(expected[-2:])[:, ask]) and len(active) == 2
+    assert 0 < active.float().mean() < 1
 
 
 def test_an_indicator_without_activations_says_so(drawn):
@@ -206,7 +240,8 @@ import hashlib, pathlib, sys
 from lightning_modules.skill_neurons.studies import SkillNeurons
 from lightning_modules.transfer.studies import Indicators
 from lightning_modules.runtime.study import Desk
-from tests.prompt import toy
+from tests.families import text
+from tests.prompt import tiny, toy
 prompts, folder = toy.prompts(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[1])
 print(prompts.prompt("domain_three", seed=1).weight.sum().item(), prompts.data("domain_three").fingerprint())
 tasks = ["sentiment_film", "sentiment_shop", "sentiment_flipped", "number_film"]
