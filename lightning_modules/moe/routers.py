@@ -112,6 +112,9 @@ def scoring_of(choices: Sequence[Choice]) -> tuple[str, float]:
     if any(isinstance(choice.logits_TE, FakeTensor) for choice in choices):
         # A plan's, which have shapes and no values: its counts are the same for every score.
         return "softmax", 0.0
+    if all(_are_shares(choice.logits_TE) for choice in choices):
+        # Already a softmax. Gemma-4 then scales an expert's weight by a number of its own, so weights would not tell.
+        return "given", 0.0
     differences = dict.fromkeys(SCORES, 0.0)
     for choice in choices:
         # On the CPU: a device may have no float64.
@@ -125,6 +128,13 @@ def scoring_of(choices: Sequence[Choice]) -> tuple[str, float]:
             differences[name] = max(differences[name], found)
     best = min(differences, key=lambda name: differences[name])
     return best, differences[best]
+
+
+def _are_shares(values_TE: Tensor) -> bool:
+    """Whether every token's values are none below 0 and sum to 1, up to the rounding of their type."""
+    values_TE = values_TE.detach().cpu()
+    limit = tolerance(values_TE.dtype)
+    return bool((values_TE >= 0).all() and ((values_TE.double().sum(-1) - 1).abs() <= limit).all())
 
 
 def _proportions(values_TK: Tensor) -> Tensor:

@@ -30,7 +30,10 @@ BESIDE = {
     },
     "dots1": {"n_shared_experts": 1},
     "flint": {"mlp_only_layers": []},
-    "gemma4_text": {"enable_moe_block": True, "num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 16},
+    "gemma4_text": {
+        **{"enable_moe_block": True, "num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 16},
+        "num_kv_shared_layers": 0,
+    },
     "granitemoe": {"logits_scaling": 6.0},
     "granitemoe_swa": {"logits_scaling": 6.0},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"], "logits_scaling": 6.0},
@@ -49,7 +52,8 @@ BESIDE = {
     "zaya": {"num_experts_per_tok": 1},
 }
 # A family of each kind of router and of head: named, sigmoid with a bias inside, and held by its block, bare logits, dense
-# weights, a gate by another name, sqrt of softplus with hashed routes; a scale over and under the product, an odd head.
+# weights, a gate by another name, sqrt of softplus with hashed routes; a scale over and under the product, an odd head;
+# probabilities at once, whose weights are scaled by expert.
 SAMPLE = {
     **{"olmoe": "right", "glm4_moe": "right", "minimax_m2": "right", "dbrx": "right", "llama4_text": "right"},
     **{
@@ -59,6 +63,7 @@ SAMPLE = {
         "cohere2_moe": "right",
         "gpt_oss": "right",
     },
+    "gemma4_text": "right",
     **{"inkling2_text": "right", "lfm2_moe": "right", "phimoe": "refused", "jetmoe": "refused"},
 }
 CALLED = {
