@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from datamodules.corpus.datamodule import CorpusDataModule
     from datamodules.corpus.factories import folder_corpus, hub_corpus
     from datamodules.corpus.folder import FolderSource
-    from datamodules.corpus.sources import EmbeddedSource, HubSource
+    from datamodules.corpus.hub import HubSource
+    from datamodules.corpus.sources import EmbeddedSource
     from datamodules.corpus.synthetic import SyntheticSource
 
 __all__ = [
@@ -27,7 +28,7 @@ __getattr__ = lazy.names(
         "CorpusDataModule": "datamodule",
         "EmbeddedSource": "sources",
         "FolderSource": "folder",
-        "HubSource": "sources",
+        "HubSource": "hub",
         "SyntheticSource": "synthetic",
         "folder_corpus": "factories",
         "hub_corpus": "factories",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from datamodules.corpus import words
 from datamodules.corpus.sources import Source
@@ -43,23 +43,37 @@ def _key(source: Source, vocab_size: int, tokenizer: Any) -> list[Any]:
 def build(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any = None) -> Path:
     """The finished cache of `source` under `folder`; built when missing, checked when there.
 
-    tokenizer: what cuts it; None trains one of `vocab_size` words on the training split.
+    tokenizer: what cuts it; None trains one of `vocab_size` words on the training split. What a source keeps while it is
+    read lies beside the cache until that is made.
     """
-    return made(
+    place = folder_of(source=source, vocab_size=vocab_size, folder=folder, tokenizer=tokenizer)
+    reading = place.with_name(f"{place.name}.reading")
+    if hasattr(source, "reading"):
+        source.reading = reading
+    found = made(
         folder=folder,
         key=_key(source, vocab_size, tokenizer),
         make=lambda place: _write(source=source, vocab_size=vocab_size, folder=place, tokenizer=tokenizer),
     )
+    shutil.rmtree(reading, ignore_errors=True)
+    return found
 
 
 def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> dict[str, Any]:
     """The files; returns what the manifest tells of them."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("corpus: reading documents", total=None)
-        counts, left_out = _spool(
-            source, folder, lambda told: progress.update(task, description=f"corpus: reading documents, {told}")
-        )
+
+        def tell(domain: str, read: int, tokens: int, budget: dict[str, int]) -> None:
+            """How much is read, and of how much where there is a budget."""
+            unit = "tokens" if "tokens" in budget else "documents"
+            done, most = tokens if unit == "tokens" else read, budget.get(unit)
+            told = f"corpus: reading {domain}, {done:,}{f' of {most:,}' if most else ''} {unit}"
+            progress.update(task, description=told, completed=done, total=most)
+
+        counts, left_out = _spool(source, folder, tell, tokenizer)
+        progress.update(task, completed=0, total=None)
         if tokenizer is None:
             progress.update(task, description="corpus: training the tokenizer")
             training = itertools.chain.from_iterable(_read_spool(folder, "train", d) for d in counts)
@@ -92,9 +106,9 @@ def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> 
 
 
 def _spool(
-    source: Source, folder: Path, tell: Callable[[str], None]
+    source: Source, folder: Path, tell: Callable[[str, int, int, dict[str, int]], None], tokenizer: Any
 ) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
-    """One pass over the source: documents to a file per split and domain, each text once.
+    """One pass over the source: documents to a file per split and domain, each text once, up to a budget of tokens.
 
     Counts of documents by domain and split, and of those left out by domain and reason.
     """
@@ -105,9 +119,10 @@ def _spool(
     for domain, texts in source.documents().items():
         counts[domain] = dict.fromkeys(SPLITS, 0)
         files = {split: open(folder / "spool" / f"{split}-{domain}", "w", encoding="utf-8") for split in SPLITS}  # noqa: SIM115
+        budget, tokens = getattr(source, "budgets", {}).get(domain, {}), 0
         for read, text in enumerate(texts, 1):
             if read % BATCH == 0:
-                tell(f"{read:,} of {domain}")
+                tell(domain, read, tokens, budget)
             number = number_of(text, size=12)
             if not text.strip() or number in seen:
                 elsewhere = "there already" if seen.get(number) == domain else f"there already in {seen.get(number)}"
@@ -119,6 +134,10 @@ def _spool(
             split = split_of(text)
             files[split].write(json.dumps(text) + "\n")
             counts[domain][split] += 1
+            if "tokens" in budget:
+                tokens += sum(map(len, words.encoded(tokenizer, [text])))
+                if tokens >= budget["tokens"]:
+                    break
         for file in files.values():
             file.close()
         if not counts[domain]["train"]:

@@ -112,6 +112,12 @@ class CorpusDataModule(OrderedDataModule):
     ) -> None:
         super().__init__()
         check_choice("data.documents", documents, DOCUMENTS)
+        counted = [domain for domain, budget in getattr(source, "budgets", {}).items() if "tokens" in budget]
+        if counted and tokenizer is None:
+            raise ValueError(
+                f"data.hub.{counted[0]}.tokens is counted by a model's tokenizer, and here one is trained on the text; "
+                "expected data.tokenizer=NAME, or documents in the place of tokens."
+            )
         self.documents = documents
         self.source, self.cache_dir, self.vocab_size = source, Path(cache_dir), vocab_size
         self._tokenizer = tokenizer, tokenizer_revision

@@ -4,7 +4,7 @@ from typing import Any
 
 from datamodules.corpus.datamodule import CorpusDataModule
 from datamodules.corpus.folder import FolderSource
-from datamodules.corpus.sources import HubSource
+from datamodules.corpus.hub import HubSource
 
 
 def folder_corpus(*, path: str, field: str = "text", **settings: Any) -> CorpusDataModule:

@@ -105,39 +105,3 @@ def _up_to(budget: int, texts: Iterator[str]) -> Iterator[str]:
             return
         used += len(text.encode())
         yield text
-
-
-class HubSource:
-    """Hugging Face datasets by hub name or local path, one entry per domain, streamed.
-
-    domains: {name: {path, name?, split?, data_files?, field?, documents?}}, the arguments of `datasets.load_dataset`, where
-    the text stands, and how many documents are read at most: no more than those are fetched.
-    """
-
-    def __init__(self, *, domains: dict[str, dict[str, Any]]) -> None:
-        if not domains:
-            raise ValueError("data.hub is empty; expected one entry per domain, e.g. 'data.hub={wiki: {path: NAME}}'.")
-        self.domains = {name: dict(entry) for name, entry in domains.items()}
-
-    def description(self) -> dict[str, Any]:
-        return {"source": "hub", "domains": self.domains}
-
-    def documents(self) -> Documents:
-        return {name: self._read(name, dict(entry)) for name, entry in self.domains.items()}
-
-    def _read(self, domain: str, entry: dict[str, Any]) -> Iterator[str]:
-        import datasets
-
-        field, split, path = entry.pop("field", "text"), entry.pop("split", "train"), entry.pop("path", None)
-        most = entry.pop("documents", None)
-        try:
-            rows = iter(datasets.load_dataset(path, split=split, streaming=True, **entry))
-            first = list(itertools.islice(rows, 1))
-        except Exception as error:
-            raise ValueError(
-                f"data.hub.{domain}: {path!r} could not be loaded ({type(error).__name__}: {error}). Expected the name "
-                "of a dataset on a hub that can be reached, or a local path."
-            ) from error
-        if first and field not in first[0]:
-            raise ValueError(f"data.hub.{domain}: no field {field!r}; there are {', '.join(first[0])}.")
-        yield from (row[field] for row in itertools.islice(itertools.chain(first, rows), most))

@@ -131,11 +131,3 @@ def test_what_is_left_out_and_few_test_windows_are_said(own, tmp_path, capsys):
     said = capsys.readouterr().err.replace("\n", " ")
     assert "corpus: 1 of 211 documents left out (1 there already in letters)" in said
     assert "Warning: corpus: few test windows of data.seq_len=16, so little is measured: law 3, letters 2." in said
-
-
-def test_a_hub_corpus_reads_no_more_documents_than_it_may(own, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
-    hub = {"law": {"path": "json", "data_files": str(own / "law" / "all.jsonl"), "documents": 40}}
-    data = hub_corpus(hub=hub, cache_dir=str(tmp_path / "cache"), **SMALL)
-    data.prepare_data()
-    assert sum(data.manifest["documents"]["law"].values()) == 40

@@ -1,0 +1,136 @@
+"""A corpus of Hugging Face datasets: up to a budget, and it goes on where its reading was stopped. All local."""
+
+import json
+import os
+
+import pytest
+
+from datamodules.corpus import cache, hub, words
+from datamodules.corpus.factories import hub_corpus
+from tests.datamodules.test_corpus import SMALL
+
+DOCUMENTS = 120
+
+
+@pytest.fixture
+def shards(tmp_path, monkeypatch):
+    """A datasets folder of four files."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    folder = tmp_path / "law"
+    folder.mkdir()
+    for shard in range(4):
+        rows = [{"text": f"clause {i} of part {shard} says {i * i}"} for i in range(DOCUMENTS // 4)]
+        (folder / f"part-{shard}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    return folder
+
+
+def corpus(shards, tmp_path, place="cache", settings=None, **entry):
+    entry = {"path": "json", "data_files": str(shards / "*.jsonl")} | entry
+    return hub_corpus(hub={"law": entry}, cache_dir=str(tmp_path / place), **SMALL | (settings or {}))
+
+
+def stopped_at(monkeypatch, number):
+    """A reading that is stopped before its document `number` is put away."""
+    plain, seen = cache.split_of, []
+
+    def split_of(document):
+        seen.append(document)
+        if len(seen) == number:
+            raise KeyboardInterrupt
+        return plain(document)
+
+    monkeypatch.setattr(cache, "split_of", split_of)
+    return seen
+
+
+def tokens_in(data):
+    return {path.name: path.read_bytes() for path in data.folder.glob("*.bin")}
+
+
+def mark_of(tmp_path):
+    (found,) = (tmp_path / "cache" / "tokens").glob("*.reading/*/mark.json")
+    return json.loads(found.read_text())
+
+
+def test_no_more_documents_are_read_than_the_budget(shards, tmp_path):
+    data = corpus(shards, tmp_path, documents=40)
+    data.prepare_data()
+    assert sum(data.manifest["documents"]["law"].values()) == 40
+
+
+def test_no_more_tokens_are_read_than_the_budget_and_the_document_that_reaches_it(shards, tmp_path):
+    tokenizer = words.trained_on(["clause of part says 0 1 2 3 4 5 6 7 8 9"] * 9, vocab_size=300)
+    tokenizer.save_pretrained(tmp_path / "words")
+    data = corpus(shards, tmp_path, settings={"tokenizer": str(tmp_path / "words")}, tokens=500)
+    data.prepare_data()
+    read = sum(data.manifest["tokens"]["law"].values())
+    assert 500 <= read < 500 + 40
+    with pytest.raises(
+        ValueError, match=r"data.hub.law.tokens is counted by a model's tokenizer, .*data.tokenizer=NAME"
+    ):
+        corpus(shards, tmp_path, tokens=500)
+    for wrong in (0, 1.5, "many", True):
+        with pytest.raises(ValueError, match=r"data.hub.law.documents is .*; expected a whole number of at least 1"):
+            corpus(shards, tmp_path, documents=wrong)
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_a_reading_that_was_stopped_goes_on_there_and_ends_in_the_same_corpus(
+    shards, tmp_path, monkeypatch, capsys, kill
+):
+    whole = corpus(shards, tmp_path, "other")
+    whole.prepare_data()
+    monkeypatch.setattr(hub, "EVERY", 10)
+    with monkeypatch.context() as stopping:
+        stopped_at(stopping, 75)
+        if kill:
+            # No last mark: the process is gone before it could write one.
+            stopping.setattr(hub.Kept, "close", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            corpus(shards, tmp_path).prepare_data()
+    assert mark_of(tmp_path)["count"] == (70 if kill else 75)
+    drawn = []
+    monkeypatch.setattr(hub, "_text", lambda row, *_: drawn.append(row["text"]) or row["text"])
+    data = corpus(shards, tmp_path)
+    data.prepare_data()
+    assert len(drawn) == DOCUMENTS - (70 if kill else 75), "what was read is not read again"
+    assert f"corpus: law goes on behind the {70 if kill else 75} documents" in capsys.readouterr().err
+    assert tokens_in(data) == tokens_in(whole)
+    assert not list((tmp_path / "cache" / "tokens").glob("*.reading")), "the corpus is made: nothing is kept beside it"
+
+
+def test_a_dataset_that_has_changed_is_read_from_its_beginning(shards, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as stopping:
+        stopped_at(stopping, 75)
+        with pytest.raises(KeyboardInterrupt):
+            corpus(shards, tmp_path).prepare_data()
+    os.utime(shards / "part-0.jsonl", (1, 1))
+    data = corpus(shards, tmp_path)
+    data.prepare_data()
+    assert "goes on" not in capsys.readouterr().err
+    assert sum(data.manifest["documents"]["law"].values()) == DOCUMENTS
+
+
+def test_behind_a_document_that_is_refused_no_reading_goes_on(shards, tmp_path, monkeypatch):
+    plain = hub._text
+
+    def refuses(row, field, key, number):
+        if number == 30:
+            raise ValueError("refused on purpose")
+        return plain(row, field, key, number)
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(hub, "_text", refuses)
+        with pytest.raises(ValueError, match="refused on purpose"):
+            corpus(shards, tmp_path).prepare_data()
+    data = corpus(shards, tmp_path)
+    data.prepare_data()
+    assert sum(data.manifest["documents"]["law"].values()) == DOCUMENTS
+
+
+def test_numbers_in_the_place_of_texts_are_refused_each_time(tmp_path, shards):
+    for part in shards.iterdir():
+        part.write_text('{"text": 7}\n')
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"data.hub.law: field 'text' of document 1 holds int; expected text"):
+            corpus(shards, tmp_path).prepare_data()
