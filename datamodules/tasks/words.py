@@ -17,8 +17,8 @@ BEGINS, ENDS = ("Ġ", "▁"), "</w>"
 
 def pad_of(tokenizer: Any) -> int:
     """The token that fills up shorter texts. ValueError where the tokenizer has none."""
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
+    for name in ("pad_token_id", "eos_token_id"):
+        if (token := getattr(tokenizer, name)) is not None:
             return int(token)
     raise ValueError(
         "backbone: its tokenizer has neither a padding nor an EOS token; expected one, which fills up shorter texts: set "

@@ -8,16 +8,24 @@ Shape legend: B examples, V words, C classes, W tokens of a word.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from lightning_modules.prompt.backbone import Backbone
+
+class Asked(Protocol):
+    """What of a backbone is needed here."""
+
+    kind: str
+    tokenizer: Any
+
+    def logits_behind(
+        self, batch: dict[str, Any], prompt: Tensor | None, further: tuple[int, ...], *, lean: bool = False
+    ) -> Tensor: ...
 
 
-def word_scores(backbone: "Backbone", batch: Mapping[str, Any], prompt: Tensor | None, *, lean: bool = False) -> Tensor:
+def word_scores(backbone: Asked, batch: Mapping[str, Any], prompt: Tensor | None, *, lean: bool = False) -> Tensor:
     """Class scores [B, C] by `label_words` of the batch and its `reading`, `sum` or `mean`; of several words their mean."""
     found: dict[tuple[int, ...], Tensor] = {}
     ways: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
@@ -35,7 +43,7 @@ def word_scores(backbone: "Backbone", batch: Mapping[str, Any], prompt: Tensor |
     )
 
 
-def _further(backbone: "Backbone", word: tuple[int, ...]) -> tuple[int, ...]:
+def _further(backbone: Asked, word: tuple[int, ...]) -> tuple[int, ...]:
     """What stands behind the asked position while a word is read."""
     if backbone.kind in ("masked", "encoder"):
         return (backbone.tokenizer.mask_token_id,) * (len(word) - 1)

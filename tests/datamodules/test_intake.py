@@ -9,7 +9,7 @@ from PIL import Image
 from datamodules.corpus.factories import folder_corpus
 from datamodules.scenes import MVCSource, PairsDataModule
 from datamodules.tasks import Hub
-from datamodules.tasks.template import Template
+from datamodules.tasks.template import DEFAULTS, Template
 from lightning_modules.common.making import watched_by
 from lightning_modules.runtime.teller import Teller
 from tests.datamodules.test_corpus import SMALL
@@ -101,7 +101,7 @@ def test_texts_that_do_not_fit_are_counted():
         def __call__(self, texts, add_special_tokens):
             return {"input_ids": [list(range(3, 3 + len(t))) for t in texts]}
 
-    found = Template(None, "masked", 2, 10).encode(["a" * 6, "a" * 7, "a" * 90], Letters())
+    found = Template(DEFAULTS["masked"], "masked", 2, 10).encode(["a" * 6, "a" * 7, "a" * 90], Letters())
     assert found["cut"] == 2
     assert max(map(len, found["rows"])) == 10
 

@@ -10,8 +10,32 @@ PROMPTS = "tests/prompt/test_prompts.py"
 P, TOGETHER = "tests/skill_neurons/test_significance.py", "tests/prompt/test_together.py"
 SIGNIFICANCE, TOGETHER_FILE = NEURONS_ROOM + "significance.py", ROOM + "together.py"
 LANGUAGE = "tests/prompt/test_language.py"
+WORDS, WORDS_FILE = "tests/prompt/test_label_words.py", ROOM + "label_words.py"
 
 MUTANTS = (
+    ("a mask a word", WORDS_FILE, "(backbone.tokenizer.mask_token_id,) * (len(word) - 1)", "word[:-1]", WORDS),
+    (
+        "the first words of a class alone",
+        WORDS_FILE,
+        "for word in of_class]).mean(0)",
+        "for word in of_class])[0]",
+        WORDS,
+    ),
+    ("no probabilities", WORDS_FILE, "enumerate(word)], 1) - whole_BW", "enumerate(word)], 1)", WORDS),
+    (
+        "further masks do not move the prompt",
+        ROOM + "backbone.py",
+        '(count if batch["prompt_moves"] else 0)',
+        "0",
+        WORDS,
+    ),
+    (
+        "the neuron's own sign where a gate multiplies it",
+        ROOM + "feed_forward.py",
+        "== 2 * _width(model, name)",
+        "== 3 * _width(model, name)",
+        TRANSFER,
+    ),
     ("a neuron's mean counts as above it", FINDER, "> baseline_LPF[layer]", ">= baseline_LPF[layer] - 0.01", NEURONS),
     ("family-wise by the mean neuron", SIGNIFICANCE, "null_RLF.flatten(1).amax(1)", "null_RLF.flatten(1).mean(1)", P),
     ("a tie is not reached", SIGNIFICANCE, "+= (null_RLF >= true_LF - TIE)", "+= (null_RLF > true_LF + TIE)", P),
