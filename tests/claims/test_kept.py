@@ -85,6 +85,18 @@ def test_an_open_row_says_how_many_seeds_it_would_take(tmp_path, tables):
     assert settled_by(row, later=True) == "A later series decided it."
 
 
+def test_a_claim_counts_as_settled_by_its_latest_series(tmp_path, tables):
+    first = claims.FIELDS["trials"][0]
+    noisy = {"a": dict(zip(SEEDS, (1.0, 0.2, 0.9, 0.4, 0.8), strict=True)), "b": dict.fromkeys(SEEDS, 0.5)}
+    claims.write(tables, trials=[{**first, "series": "confirmation", "seeds": [21, 22, 23, 24, 25]}, first])
+    again = {arm: {seed + 10: value for seed, value in by_seed.items()} for arm, by_seed in STRONG.items()}
+    client = claims.store(tmp_path, claims.made(tmp_path), {arm: noisy[arm] | again[arm] for arm in noisy})
+    found = rows(load_all(tables=tables), finished(client))
+    assert [row.verdict for row in found] == ["reproduced", "inconclusive"]
+    counted = report.steady(found)
+    assert (counted["asked"], counted["settled"], counted["decided"], counted["alike"]) == (1, 1, 1, 1)
+
+
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """A function that commits a table with some changes, in a repository that `fixed` looks at; it gives the commit."""
