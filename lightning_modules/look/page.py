@@ -5,9 +5,12 @@ vl-convert brings along.
 """
 
 import base64
+import contextlib
 import gzip
+import hashlib
 import json
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +44,17 @@ TEMPLATE = """<!doctype html>
 """
 
 
-def write(path: Path, *, kind: str, title: str, data: dict[str, Any]) -> Path:
-    """Write `path`; `kind` names the script in assets/ that draws `data`, which holds what JSON can."""
+def write(path: Path, *, kind: str, title: str, data: dict[str, Any], cache: Path | None = None) -> Path:
+    """Write `path`; `kind` names the script in assets/ that draws `data`, which holds what JSON can.
+
+    cache: where the charts' code is kept between runs (`charts`).
+    """
     script = "\n".join((ASSETS / f"{name}.js").read_text() for name in ("page", kind))
     text = TEMPLATE.format(
         policy=POLICY,
         title=_escaped(title),
         style=(ASSETS / "page.css").read_text(),
-        charts=charts(),
+        charts=charts(cache),
         data=_packed(json.dumps({"kind": kind, "title": title, **data}, separators=(",", ":"))),
         script=f"{script}\nstart({kind});",
     )
@@ -65,11 +71,31 @@ def read(path: Path) -> dict[str, Any]:
 
 
 @cache
-def charts() -> str:
-    """Vega-Embed with all that it needs, packed; about 400 kB of a page."""
+def charts(kept_in: Path | None = None) -> str:
+    """Vega-Embed with all that it needs, packed; about 400 kB of a page.
+
+    vl-convert takes two to three seconds to put it together, so one file for each of its versions is kept in `kept_in`. A
+    file that is damaged is made again, and a folder that takes none costs those seconds and nothing else.
+    """
     import vl_convert
 
-    return _packed(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+    asked = "window.vegaEmbed = vegaEmbed;"
+    if kept_in is None:
+        return _packed(vl_convert.javascript_bundle(asked))
+    path = kept_in / "look" / f"charts-{version("vl-convert-python")}.txt"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        digest, _, packed = path.read_text().partition("\n")
+        if digest == _sum(packed):
+            return packed
+    packed = _packed(vl_convert.javascript_bundle(asked))
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, f"{_sum(packed)}\n{packed}")
+    return packed
+
+
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _packed(text: str) -> str:

@@ -36,7 +36,7 @@ def look(cfg: DictConfig) -> int:
         raise ValueError(f"look shows runs of one kind side by side; these are of several ({told}).")
     data = {"runs": [{**one, "name": run.name} for each, run in zip(pages, found, strict=True) for one in each["runs"]]}
     path = Path(cfg.paths.runs) / "look" / "-".join(slug(str(name)) for name in cfg.look.runs) / page.LOOK
-    page.write(path, kind=pages[0]["kind"], title=pages[0]["title"], data=data)
+    page.write(path, kind=pages[0]["kind"], title=pages[0]["title"], data=data, cache=Path(cfg.paths.cache))
     print(f"{path}: opens in any browser, without a network.", file=sys.stderr)
     if len(found) == 1 and not own and not Path(str(cfg.look.runs[0])).is_dir():
         MlflowClient(credentials.real(cfg.logger.tracking_uri)).log_artifact(str(cfg.look.runs[0]), str(path))

@@ -122,7 +122,13 @@ def _work(
     if cfg.study:
         # A run of before has no `look` in its config.
         look = cfg.get("look") or {}
-        desk = Desk(folder=folder, tracker=tracker, page=look.get("page", True), text=look.get("text", True))
+        desk = Desk(
+            folder=folder,
+            tracker=tracker,
+            page=look.get("page", True),
+            text=look.get("text", True),
+            cache=Path(cfg.paths.cache),
+        )
         return _study(instantiate(cfg.study), desk, expected=expected)
     datamodule, module = instantiate(cfg.data), instantiate(cfg.module)
     trainer = pl.Trainer(

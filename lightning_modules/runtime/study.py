@@ -24,9 +24,21 @@ from lightning_modules.runtime.tracking import Tracker
 class Desk:
     """Where a study puts what it finds: figures, tables and metrics of its run."""
 
-    def __init__(self, *, folder: Path, tracker: Tracker | None = None, page: bool = True, text: bool = True) -> None:
-        """page: whether it takes a page; text: whether words and pictures of the data may stand on one."""
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        tracker: Tracker | None = None,
+        page: bool = True,
+        text: bool = True,
+        cache: Path | None = None,
+    ) -> None:
+        """page: whether it takes a page; text: whether words and pictures of the data may stand on one.
+
+        cache: where what every page needs is kept between runs.
+        """
         self.folder, self.tracker, self.wants_page, self.text = folder, tracker, page, text
+        self.cache = cache
 
     def say(self, text: str) -> None:
         say(text)
@@ -63,7 +75,7 @@ class Desk:
         if self.wants_page and find_spec("vl_convert") is None:
             self.say(f"{LOOK} is not made: vl-convert-python is not installed. main.py look=RUN makes it where it is.")
         elif self.wants_page:
-            write(self.folder / LOOK, kind=kind, title=title, data={"runs": [make()]})
+            write(self.folder / LOOK, kind=kind, title=title, data={"runs": [make()]}, cache=self.cache)
 
     def metrics(self, values: dict[str, float], *, step: int = 0) -> None:
         if self.tracker:

@@ -161,3 +161,23 @@ def test_a_large_model_is_sampled_and_the_page_says_so(tmp_path):
     path = page.write(tmp_path / "look.html", kind="experts", title="large", data={"runs": [found]})
     assert path.stat().st_size < 10_000_000
     assert found["sampled"] == [6, 6]
+
+
+def test_the_charts_code_is_put_together_once(tmp_path, monkeypatch):
+    """It takes seconds; a file that is damaged is made again, and a folder that takes none changes nothing."""
+    import vl_convert
+
+    asked = []
+    monkeypatch.setattr(vl_convert, "javascript_bundle", lambda snippet: asked.append(snippet) or "let chart;")
+    read = page.charts.__wrapped__
+    first = read(tmp_path / "cache")
+    assert read(tmp_path / "cache") == first
+    assert len(asked) == 1
+    (kept,) = (tmp_path / "cache" / "look").iterdir()
+    kept.write_text(kept.read_text()[:-4])
+    assert read(tmp_path / "cache") == first
+    assert len(asked) == 2
+    assert read(tmp_path / "cache") == first
+    assert len(asked) == 2
+    (tmp_path / "file").write_text("")
+    assert read(tmp_path / "file") == first

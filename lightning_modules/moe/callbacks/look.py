@@ -16,10 +16,14 @@ class LookPage(pl.Callback):
     """`<folder>/look.html`, from the forwards of the test split; on several ranks from the first one's share of the text.
 
     text: False keeps every word of the data out of it. name: how the page calls the run. page: False makes none.
+    cache: where what every page needs is kept between runs.
     """
 
-    def __init__(self, *, folder: str, name: str = "this run", text: bool = True, page: bool = True) -> None:
+    def __init__(
+        self, *, folder: str, name: str = "this run", text: bool = True, page: bool = True, cache: str | None = None
+    ) -> None:
         self.folder, self.name, self.text, self.page = Path(folder), name, text, page
+        self.cache = Path(cache) if cache else None
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._routing = TokenRouting()
@@ -58,4 +62,4 @@ class LookPage(pl.Callback):
             loads=training.loads if training else (),
             text=self.text,
         )
-        write(self.folder / LOOK, kind=look.KIND, title=look.TITLE, data={"runs": [found]})
+        write(self.folder / LOOK, kind=look.KIND, title=look.TITLE, data={"runs": [found]}, cache=self.cache)
