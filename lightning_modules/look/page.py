@@ -82,7 +82,7 @@ def charts(kept_in: Path | None = None) -> str:
     asked = "window.vegaEmbed = vegaEmbed;"
     if kept_in is None:
         return _packed(vl_convert.javascript_bundle(asked))
-    path = kept_in / "look" / f"charts-{version("vl-convert-python")}.txt"
+    path = kept_in / "look" / f"charts-{version('vl-convert-python')}.txt"
     with contextlib.suppress(OSError, UnicodeDecodeError):
         digest, _, packed = path.read_text().partition("\n")
         if digest == _sum(packed):
