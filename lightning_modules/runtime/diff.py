@@ -3,22 +3,23 @@
 import argparse
 import sys
 from pathlib import Path
-
-from mlflow import MlflowClient
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from lightning_modules.common import credentials
-from lightning_modules.common.tables import terminal
-from lightning_modules.runtime import compare, foreign
-from lightning_modules.runtime.replay import get_run
+from lightning_modules.runtime import known
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 PROJECT = Path(__file__).parents[2]
 # Where and when a run ran is no difference of what it computes.
 PLACES = ("paths.", "hydra.", "run_name")
 
 
-def leaves(client: MlflowClient, run_id: str) -> dict[str, str]:
+def leaves(client: "MlflowClient", run_id: str) -> dict[str, str]:
     """The resolved config of a run as {dotted key: value}, its folders left out."""
+    from lightning_modules.runtime import foreign
+
     plain = foreign.stored(client, run_id)
     run = str(plain["paths"].get("run"))
     flat: dict[str, str] = {}
@@ -34,8 +35,11 @@ def leaves(client: MlflowClient, run_id: str) -> dict[str, str]:
     return flat
 
 
-def differences(client: MlflowClient, a: str, b: str) -> list[tuple[str, str, str, str]]:
+def differences(client: "MlflowClient", a: str, b: str) -> list[tuple[str, str, str, str]]:
     """(kind, name, in A, in B) of config, commit, packages and data, then of every metric and table that differs."""
+    from lightning_modules.runtime import compare
+    from lightning_modules.runtime.replay import get_run
+
     runs = [get_run(client, run_id, key=key) for key, run_id in (("A", a), ("B", b))]
     configs = [leaves(client, run.info.run_id) for run in runs]
     found = [
@@ -61,8 +65,18 @@ def main() -> None:
     parser.add_argument("b", help="another's")
     parser.add_argument("--uri", default=f"sqlite:///{PROJECT}/mlflow.db")
     given = parser.parse_args()
+    uri = credentials.keep(given.uri)
     try:
-        rows = differences(MlflowClient(credentials.real(credentials.keep(given.uri))), given.a, given.b)
+        wrong = [said for key, run_id in (("A", given.a), ("B", given.b)) if (said := known.problem(uri, key, run_id))]
+        if wrong:
+            raise ValueError("\n  ".join(wrong))
+        # They take seconds to import.
+        from mlflow import MlflowClient
+        from rich.console import Console
+
+        from lightning_modules.common.tables import terminal
+
+        rows = differences(MlflowClient(credentials.real(uri)), given.a, given.b)
     except ValueError as error:
         print(f"error: {credentials.masked(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -19,7 +19,8 @@ from lightning_modules.training.stop import ASKING, Preempted
 class ResumePoint(Checkpoint):
     """Writes last.ckpt under `folder` every `every_n_steps` optimizer steps, and when SIGTERM or Ctrl-C asks to stop.
 
-    Beside Lightning's state it holds every rank's random state. A step at which validation is due is saved after it.
+    Beside Lightning's state it holds every rank's random state. A step at which validation is due is saved after it, and
+    none before its metrics are logged.
     """
 
     def __init__(self, *, folder: str, every_n_steps: Count = 200) -> None:
@@ -62,7 +63,10 @@ class ResumePoint(Checkpoint):
         self._signal = self._agree(trainer)
         self._due = self._due or bool(self._signal) or trainer.global_step % self.every_n_steps == 0
         loop: Any = trainer.fit_loop
-        if not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+        if self._due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+            # Lightning logs a step after this hook: a run that dies in between would go on behind a point that nobody has.
+            # What it logs again the tracker drops.
+            trainer._logger_connector.update_train_step_metrics()
             self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

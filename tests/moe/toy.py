@@ -89,6 +89,7 @@ def fit(
     curve=True,
     plugins=(),
     resume=None,
+    logger=False,
     **module,
 ):
     """(curve, module, trainer) of a fit under the real Trainer; under DDP one process calls this per rank."""
@@ -106,7 +107,8 @@ def fit(
         max_steps=steps,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=1.0,
-        logger=False,
+        logger=logger,
+        log_every_n_steps=1 if logger else 50,
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -1,6 +1,8 @@
 """A run made again from MLflow, two runs compared, a run planned, its page made again."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
 from lightning_modules.look import page
-from lightning_modules.runtime import config, diff, foreign, preflight, replay
+from lightning_modules.runtime import config, diff, foreign, known, preflight, replay
 from lightning_modules.runtime.look import look
 from tests.runtime.cli import PROJECT, main
 
@@ -138,10 +140,20 @@ def test_foreign_code_is_not_run(two):
     assert not (folder / "attacked").exists()
 
 
-def test_an_unknown_run(two):
-    done = main(two[0], "replay=abcdef", check=False)
-    assert done.code == 1
-    assert "error: replay=abcdef: the tracking server knows no such run" in done.text
+def test_an_unknown_run_is_refused_before_anything_is_imported(two):
+    folder, _, (first, _) = two
+    uri = f"sqlite:///{folder}/tracking/mlflow.db"
+    assert known.problem(uri, "A", first) == ""
+    assert f"the whole id of one; {first} begins so" in known.problem(uri, "A", first[:20])
+    assert "nowhere.db is not there" in known.problem(f"sqlite:///{folder}/nowhere.db", "A", first)
+    command = [sys.executable, "-X", "importtime", "-m", "lightning_modules.runtime.diff", "abc", "def", "--uri", uri]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    said = "the tracking server knows no such run; expected the whole id of one.\n"
+    assert done.stderr.endswith(f"error: A=abc: {said}  B=def: {said}")
+    assert not re.search(r"\| +(mlflow|torch|scipy)$", done.stderr, re.M), "they take seconds"
+    with pytest.raises(SystemExit, match="2"):
+        preflight.check(config.spelled_out([*places(folder), "replay=abcdef"]))
 
 
 def test_a_run_id_cannot_escape_its_folder(two):

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from lightning_modules.common.choices import nearest
 from lightning_modules.common.credentials import masked
-from lightning_modules.runtime import devices, system
+from lightning_modules.runtime import devices, known, records, system
 
 # Scheme -> module that speaks it, of those that MLflow takes and Facet does not bring.
 DATABASES = {"postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"}
@@ -90,6 +90,12 @@ def tracking_address(cfg: DictConfig) -> Iterator[str]:
             yield from unwritable("logger.artifact_location", Path(urlsplit(str(location)).path))
 
 
+def run_is_known(cfg: DictConfig) -> Iterator[str]:
+    uri = str(cfg.logger.get("tracking_uri") or "") if cfg.logger is not None else ""
+    if cfg.replay and uri and not records.wrong_id("replay", cfg.replay):
+        yield from filter(None, [known.problem(uri, "replay", cfg.replay)])
+
+
 def wrong_address(given: str) -> str:
     """Why MLflow could not track to an address, '' where it could, whether or not somebody answers there."""
     scheme, rest = given.partition("://")[::2]
@@ -119,4 +125,10 @@ def database(uri: str) -> Path:
     return Path(uri.partition("///")[2].partition("?")[0])
 
 
-CHECKS = (devices.machine_has_the_devices, devices.precision_is_there, folders_can_be_written, tracking_address)
+CHECKS = (
+    devices.machine_has_the_devices,
+    devices.precision_is_there,
+    folders_can_be_written,
+    tracking_address,
+    run_is_known,
+)
