@@ -123,6 +123,9 @@ families: $(READY) ## every language model, mixture and vision-language family o
 files: $(READY) ## awkward files of every reader, read or refused in words; writes docs/results/files.json
 	FACET_RESULTS=1 $(BIN)/python -m pytest tests/datamodules/test_files.py --override-ini addopts=-q
 
+lock: $(READY) ## does the lock resolve on Python 3.11, 3.12 and 3.13, Linux and macOS arm64 (asks the index, installs nothing); writes docs/results/lock.json
+	FACET_RESULTS=1 $(BIN)/python -m tests.lock
+
 claims: $(READY) ## every claim of the papers tried, goes on where it was stopped: make claims S=moe C=moe/global_lowers_ppl SCALE=gpu SERIES=confirmation
 	$(BIN)/python -m lightning_modules.claims.run --systems $(S) --claims "$(C)" --scale $(SCALE) --series $(SERIES)
 
@@ -160,4 +163,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run recipes sweep resume replay diff look plan sync test test-fast test-ui test-server test-slurm test-load mutants bench soak errors machines gpu families files claims report ui docs docs-serve lint format hooks clean-runs
+.PHONY: help setup run recipes sweep resume replay diff look plan sync test test-fast test-ui test-server test-slurm test-load mutants bench soak errors machines gpu families files lock claims report ui docs docs-serve lint format hooks clean-runs

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
@@ -55,6 +56,35 @@ def terminal(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title:
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     return table
+
+
+def show(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "", console: Console | None = None
+) -> None:
+    """Print a table without breaking a cell: as wide as it is where there is no terminal, on a narrow one in parts.
+
+    Each part repeats the first column. Only a cell that is wider than the terminal itself is folded.
+    """
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _width(console, terminal(columns, rows, title=title)))
+    parts, part = [], [0]
+    for column in range(1, len(columns)):
+        wider = [*part, column]
+        if len(part) > 1 and _width(console, _only(wider, columns, rows)) > console.width:
+            parts.append(part)
+            wider = [0, column]
+        part = wider
+    for number, shown in enumerate([*parts, part]):
+        console.print(_only(shown, columns, rows, title="" if number else title))
+
+
+def _only(part: Sequence[int], columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> Table:
+    return terminal([columns[i] for i in part], [[row[i] for i in part] for row in rows], title=title)
+
+
+def _width(console: Console, table: Table) -> int:
+    return console.measure(table, options=console.options.update(max_width=10_000)).maximum
 
 
 def clock(seconds: float) -> str:

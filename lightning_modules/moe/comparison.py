@@ -4,15 +4,13 @@ Prints a table (mean and 95% interval over seeds per setting) and writes it with
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
 
-from lightning_modules.common.tables import by_seeds, markdown, terminal
+from lightning_modules.common.tables import by_seeds, markdown, show
 from lightning_modules.moe import figures as draw
 from lightning_modules.moe.specialization import selection_share_DLE
 from lightning_modules.runtime import records
@@ -74,11 +72,9 @@ if __name__ == "__main__":
     given = parser.parse_args()
     target = given.out or given.folder
     target.mkdir(parents=True, exist_ok=True)
-    # A pipe has no width of its own; 80 columns would cut the table.
-    console = Console(width=None if sys.stdout.isatty() else 140)
     try:
         found = compare(given.folder, target)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    console.print(terminal(*found, title=f"{given.folder}, mean ± 95% interval over seeds"))
+    show(*found, title=f"{given.folder}, mean ± 95% interval over seeds")
     print(f"{target}/heatmaps.png, ppl_by_domain.png and comparison.md are written.")

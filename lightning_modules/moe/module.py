@@ -42,6 +42,8 @@ class MoELM(pl.LightningModule):
     """
 
     also_forwards = ("counts",)
+    # Of transformers' pipelines, the one that runs an export.
+    pipeline = "text-generation"
 
     def __init__(
         self,

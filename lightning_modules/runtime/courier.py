@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from lightning_modules.common import credentials
+from lightning_modules.runtime import logged_model, quiet
 from lightning_modules.runtime.journal import Entry, Journal
 
 # The journal is the retry: one of the client itself takes minutes, and creates a run twice whose first answer was lost.
@@ -21,6 +22,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 # It prints addresses, with the password that stands in one.
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+# Each table of a new database would be a line.
+quiet.loggers()
 
 BATCH = 1000
 RUN_TAG = "facet.run"
@@ -139,6 +142,17 @@ class Delivery:
             self.client.log_artifacts(self.run_id, str(path), artifact_path=entry["to"])
         elif path.is_file():
             self.client.log_artifact(self.run_id, str(path), artifact_path=entry["to"])
+
+    def send_model(self, entry: Entry) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            logged_model.send(self.client, str(self.run_id), entry)
+        except MlflowException as error:
+            # A server of MLflow 2 has no logged models.
+            if error.error_code != "ENDPOINT_NOT_FOUND":
+                raise
+            self.send_artifacts({"path": entry["path"], "to": "export"})
 
     def send_end(self, entry: Entry) -> None:
         self.client.set_terminated(self.run_id, status=entry["status"])

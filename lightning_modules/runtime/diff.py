@@ -72,9 +72,8 @@ def main() -> None:
             raise ValueError("\n  ".join(wrong))
         # They take seconds to import.
         from mlflow import MlflowClient
-        from rich.console import Console
 
-        from lightning_modules.common.tables import terminal
+        from lightning_modules.common.tables import show
 
         rows = differences(MlflowClient(credentials.real(uri)), given.a, given.b)
     except ValueError as error:
@@ -83,7 +82,7 @@ def main() -> None:
     if not rows:
         print("No difference in config, commit, packages, data, metrics or tables.")
         return
-    Console(width=140).print(terminal(["", "what", given.a[:8], given.b[:8]], rows))
+    show(["", "what", given.a[:8], given.b[:8]], rows)
 
 
 if __name__ == "__main__":

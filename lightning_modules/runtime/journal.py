@@ -73,6 +73,10 @@ class Journal:
                 steps[key] = max(step, steps.get(key, -1))
         return steps
 
+    def kinds(self, *kinds: str) -> Iterator[tuple[str, Entry]]:
+        """(kind, entry) of every entry of these kinds."""
+        return ((entry["kind"], entry) for _, entry in self.entries() if entry["kind"] in kinds)
+
     def close(self) -> None:
         with self._lock:
             self._file.close()

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_modules.common import credentials
 from lightning_modules.look import page
 from lightning_modules.look.finished import Finished
-from lightning_modules.runtime import foreign, quiet, records, trust
+from lightning_modules.runtime import foreign, logged_model, quiet, records, trust
 from lightning_modules.runtime.replay import get_run
 
 
@@ -68,6 +68,8 @@ def finished(name: str, *, here: DictConfig, text: bool, own: Path | None) -> Fi
         from mlflow.exceptions import MlflowException
 
         try:
+            if wanted == "export" and logged_model.outputs(run):
+                return logged_model.download(client, name)
             return Path(client.download_artifacts(name, wanted))
         except (MlflowException, OSError):
             raise ValueError(f"look={name}: the run kept no {wanted}, from which its page would be made.") from None

@@ -3,7 +3,7 @@
 import os
 import shlex
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from lightning_modules.runtime.identity import identifies
 PROJECT = Path(__file__).parents[2]
 # Keys that set the jobs of a sweep apart, with commas between them; the sweep tells its jobs.
 SWEPT = "FACET_SWEPT"
-# Metrics of a sweep's own run: means over seeds, by metric and setting.
-MEAN = "mean/"
+# Metrics of a sweep's own run: means over seeds, by metric and setting. MLflow draws a section of charts for each word
+# before the last slash, in the order of the alphabet.
+MEAN = "sweep/"
 
 
 def version() -> str:
@@ -34,14 +35,20 @@ def swept(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
 def run_name(overrides: Iterable[str], seed: int, apart: Sequence[str] = ()) -> str:
     """What sets a run apart among its experiment's: `balance=micro s1`.
 
-    apart: keys that set it apart within its sweep: it is called by their values alone, shortest first, `micro lr=0.01 s1`.
+    apart: keys that set it apart within its sweep: it is called by their values alone, shortest first, `s1 micro lr=0.01`,
+    since MLflow's list cuts names at the end.
     """
     told = ("experiment=", "debug=", "experiment_name=")
     kept = [o for o in overrides if identifies(o) and not o.startswith(told)]
     if apart:
-        within = [o for o in kept if o.lstrip("+~").partition("=")[0] in apart]
-        kept = sorted(map(_short, within), key=len)
+        return " ".join(filter(None, [f"s{seed}", setting(kept, apart)]))
     return " ".join([*kept, f"s{seed}"])
+
+
+def setting(overrides: Iterable[str], apart: Sequence[str]) -> str:
+    """The values of the keys `apart`, shortest first, whatever the seed: `micro lr=0.01`."""
+    within = [o for o in overrides if identifies(o) and o.lstrip("+~").partition("=")[0] in apart]
+    return " ".join(sorted(map(_short, within), key=len))
 
 
 def _short(override: str) -> str:
@@ -72,13 +79,22 @@ def apart() -> list[str]:
     return list(filter(None, os.environ.get(SWEPT, "").split(",")))
 
 
-def means(groups: dict[str, list[dict[str, Any]]], metrics: Sequence[str]) -> dict[str, float]:
-    """`mean/val/ppl/balance:micro` -> the mean over seeds of a setting's runs, under names that MLflow takes."""
+def means(
+    groups: Mapping[str, list[dict[str, Any]]], metrics: Sequence[str], *, apart: Sequence[str]
+) -> dict[str, float]:
+    """`sweep/val/ppl micro` -> the mean over seeds of a setting's runs, under names that MLflow takes.
+
+    groups: runs by what sets them apart so far, which grows with them: a setting is named by the values of `apart`, that its
+    name stays the same from the first job on. Where those do not tell two settings apart, by the groups' own names.
+    """
+    short = {name: setting(runs[0]["overrides"], apart) for name, runs in groups.items()}
+    if len(set(short.values())) < len(short):
+        short = {name: name for name in groups}
     found = {}
-    for setting, runs in groups.items():
+    for name, runs in groups.items():
         for metric in metrics:
             values = [run["metrics"][metric] for run in runs if metric in run["metrics"]]
-            name = setting.replace("=", ":").translate(str.maketrans("", "", "{}[]'\",+~()"))
+            told = short[name].replace("=", ":").translate(str.maketrans("", "", "{}[]'\",+~()"))
             if values:
-                found[f"{MEAN}{metric}/{name}"[:250]] = sum(values) / len(values)
+                found[f"{MEAN}{metric} {told}".rstrip()[:250]] = sum(values) / len(values)
     return found

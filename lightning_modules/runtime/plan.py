@@ -1,6 +1,5 @@
 """What a run or study would take: `python main.py ... plan=true` trains nothing but a few timed steps, and keeps nothing."""
 
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -16,8 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from lightning_modules.common import making
-from lightning_modules.common.tables import terminal
+from lightning_modules.common import making, tables
 from lightning_modules.runtime import devices, memory, pace, provenance, quiet
 from lightning_modules.runtime.load import BUSY, Load
 from lightning_modules.runtime.study import needs
@@ -189,15 +187,13 @@ def show(plans: list[tuple[str, Found]]) -> None:
         "Plan (nothing is trained)",
     )
     if len(plans) == 1:
-        table = terminal(["", "this run"], [[name, text(plans[0][1][name])] for name in names], title=title)
+        tables.show(["", "this run"], [[name, text(plans[0][1][name])] for name in names], title=title)
     else:
         total = ["sum", *(total_of(name, [found.get(name, 0) for _, found in plans]) for name in names)]
         rows = [[job, *(text(found[n]) if n in found else "" for n in names)] for job, found in plans]
-        table = terminal(["job", *names], [*rows, total], title=title)
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table)
+        tables.show(["job", *names], [*rows, total], title=title)
     if others := [found[OTHERS] for _, found in plans if OTHERS in found]:
-        console.print(
+        Console().print(
             f"The machine is busy: other processes took {text(max(others, key=float))} of its {psutil.cpu_count()} cores "
             "meanwhile. The seconds are those of a busy machine; on an idle one it takes less.",
             soft_wrap=True,

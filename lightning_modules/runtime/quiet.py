@@ -14,11 +14,16 @@ CHATTY = (
 )
 
 
-def hush() -> None:
-    """Raise the chatty loggers to WARNING; set before their libraries are imported, where they read it only once."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+def loggers() -> None:
+    """Raise the chatty ones to WARNING, before their libraries are imported, where they read it only once."""
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def hush() -> None:
+    """All of it, for a process that trains."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    loggers()
     # Lightning's own code calls what torch has deprecated; and on two cores more workers would not help.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")

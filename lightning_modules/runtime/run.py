@@ -71,7 +71,7 @@ def _run(
             result = _work(cfg, folder=folder, tracker=tracker, resume=resume, expected=expected)
             teller.summary()
         if first:
-            _finish(result, folder=folder, tracker=tracker)
+            _finish(result, folder=folder, tracker=tracker, as_model=cfg.logger is not None and cfg.logger.get("model"))
     except BaseException as error:
         deaf()
         reason = credentials.masked(f"{type(error).__name__}: {errors.reason(error)}")
@@ -180,6 +180,8 @@ def _fit_and_test(
         gather(module)
         if trainer.is_global_zero:
             module.export(folder / "export", datamodule=datamodule)
+        if task := getattr(module, "pipeline", None):
+            result["pipeline"] = task
     return result
 
 
@@ -193,13 +195,15 @@ def _study(study: Study, desk: Desk, *, expected: Mapping[str, str] | None = Non
     return {"metrics": metrics, "commit": provenance.commit()}
 
 
-def _finish(result: dict[str, Any], *, folder: Path, tracker: tracking.Tracker | None) -> None:
-    """Write result.json, last but for what MLflow keeps of the folder."""
+def _finish(result: dict[str, Any], *, folder: Path, tracker: tracking.Tracker | None, as_model: bool | None) -> None:
+    """Write result.json, last but for what MLflow keeps of the folder; the export once, as a model or as files."""
     if tracker:
         result["run_id"] = tracker.run_id
     write_atomically(folder / records.RESULT, json.dumps(result, indent=2, sort_keys=True))
     if tracker:
-        for name in ("figures", "tables", "export"):
+        if as_model := bool(as_model and "pipeline" in result):
+            tracker.model(folder / "export", task=result["pipeline"])
+        for name in ("figures", "tables", *["export"] * (not as_model)):
             if (folder / name).is_dir():
                 tracker.artifacts(folder / name, name)
         if (folder / LOOK).is_file():

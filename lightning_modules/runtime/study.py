@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from lightning_modules.common import tables
 from lightning_modules.common.making import Thing
 from lightning_modules.common.say import say
-from lightning_modules.common.tables import markdown, terminal
 from lightning_modules.look.page import LOOK, write
 from lightning_modules.runtime.tracking import Tracker
 
@@ -62,9 +62,9 @@ class Desk:
             writer.writeheader()
             writer.writerows(rows)
         readable = [[_short(cell) for cell in row.values()] for row in rows]
-        path.with_suffix(".md").write_text(markdown(columns, readable))
+        path.with_suffix(".md").write_text(tables.markdown(columns, readable))
         if show:
-            Console(stderr=True).print(terminal(columns, readable, title=name.replace("_", " ")))
+            tables.show(columns, readable, title=name.replace("_", " "), console=Console(stderr=True))
         return path
 
     def page(self, kind: str, title: str, make: Callable[[], dict[str, Any]]) -> None:

@@ -143,14 +143,16 @@ def job(cfg: DictConfig) -> Job | float:
         except ValueError as error:  # one of the two is damaged: the job would stop at it
             return outcome.note(cfg, folder, overrides, status="failed", reason=str(error))
         if done:
-            console.print(f"Already done: {name} ({folder}/{records.RESULT}).")
+            console.print(
+                f"Already done: {name} ({folder}/{records.RESULT}).", soft_wrap=True, markup=False, highlight=False
+            )
             return outcome.note(cfg, folder, overrides, status="done")
     command = [sys.executable, str(PROJECT / "main.py"), *overrides, f"hydra.run.dir={folder}"]
     folder.mkdir(parents=True, exist_ok=True)
     if "setup" in hydra_config.launcher:
         given: Any = OmegaConf.to_container(hydra_config.launcher)
         return submit(Job(cfg, given, folder, overrides, command))
-    console.print(f"Job {hydra_config.job.num}: {name}")
+    console.print(f"Job {hydra_config.job.num}: {name}", soft_wrap=True, markup=False, highlight=False)
     (folder / "failure.txt").unlink(missing_ok=True)
     # Side by side, jobs would write over each other's progress bars; what they say is in their console.log.
     output = subprocess.DEVNULL if together != 1 else None

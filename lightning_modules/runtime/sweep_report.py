@@ -63,7 +63,8 @@ def write(sweep: Path, *, objective: str, shown: Sequence[str] = ()) -> list[Pat
 def means(sweep: Path, cfg: DictConfig) -> dict[str, float]:
     """Metrics of the parent run, so that sweeps compare in one chart: the shown metrics of every setting, over seeds."""
     groups = by_setting([entry for entry in jobs(sweep).values() if "metrics" in entry])
-    return naming.means(groups, list(dict.fromkeys((cfg.objective_metric, *cfg.shown_metrics))))
+    shown = list(dict.fromkeys((cfg.objective_metric, *cfg.shown_metrics)))
+    return naming.means(groups, shown, apart=naming.apart())
 
 
 def figure(groups: dict[str, list[dict[str, Any]]], objective: str) -> Figure:

@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from lightning_modules.common import credentials
-from lightning_modules.runtime import naming, records
+from lightning_modules.runtime import logged_model, naming, records
 from lightning_modules.runtime.courier import Courier, Delivery
 from lightning_modules.runtime.journal import Journal
 from lightning_modules.runtime.owner import PARENT_RUN, owner, reap
@@ -101,6 +101,14 @@ class Tracker(Logger):
     def artifacts(self, path: Path, to: str | None = None) -> None:
         """A file or a folder; it is read when it is delivered."""
         self.journal.append("artifacts", path=str(path), to=to)
+
+    def model(self, export: Path, *, task: str) -> None:
+        """An exported folder as a logged model with the run's metrics of validation and test; `task`: its pipeline's."""
+        kept = dict(self.journal.kinds("start", "inputs"))
+        data = kept.get("inputs", {"name": None, "digest": None})
+        points = logged_model.last_points(self.journal.entries(), wanted=("val/", "test/"))
+        about = {"name": kept["start"]["name"], "dataset": [data["name"], data["digest"]], "points": points}
+        self.journal.append("model", path=str(export), task=task, **about)
 
     def inputs(self, *, name: str, digest: str, source_type: str, source: str) -> None:
         self.journal.append("inputs", name=name, digest=digest, source_type=source_type, source=source)

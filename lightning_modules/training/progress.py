@@ -20,7 +20,8 @@ class Progress(RichProgressBar):
     """Lightning's rich bar with the metrics logged for it: `loss 4.31 · lbl 1.02 · tok/s 8,120`.
 
     It counts the forwards of the whole run: Lightning's own counts those of an epoch, whose number changes at a resume.
-    Without a terminal there is a line now and then.
+    Without a terminal there are no bars, but a line at the start, one every half minute, and one before what comes after
+    training.
     """
 
     def __init__(self, *, refresh_rate: int = 5) -> None:
@@ -28,6 +29,10 @@ class Progress(RichProgressBar):
         super().__init__(refresh_rate=refresh_rate, theme=theme)
         self._began = self._spoke = 0.0
         self._first = 0
+        # The bar is drawn on stdout; of several processes the first one speaks.
+        self._lines = not Console().is_terminal
+        if self._lines:
+            self.disable()
         self.train_progress_bar_id: Any
 
     @property
@@ -37,6 +42,9 @@ class Progress(RichProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        if trainer.max_steps > 0:
+            done = f", {trainer.global_step} of them done" if trainer.global_step else ""
+            self._say(trainer, f"Training: {trainer.max_steps} steps{done}; a line every half minute.")
         self._began = self._spoke = time.perf_counter()
         self._first = trainer.global_step
 
@@ -52,13 +60,17 @@ class Progress(RichProgressBar):
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.fit_loop.total_batch_idx)
         now = time.perf_counter()
-        if not self.is_enabled or now - self._spoke <= PAUSE:
-            return
-        self._spoke = now
-        # Made when there is something to say: this is called after every forward.
-        console = Console(stderr=True)
-        if not console.is_terminal:
-            console.print(self.line(trainer, pl_module, seconds=now - self._began), soft_wrap=True, highlight=False)
+        if self._lines and now - self._spoke > PAUSE:
+            self._spoke = now
+            self._say(trainer, self.line(trainer, pl_module, seconds=now - self._began))
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_test_start(trainer, pl_module)
+        self._say(trainer, "Testing.")
+
+    def _say(self, trainer: pl.Trainer, text: str) -> None:
+        if self._lines and trainer.is_global_zero:
+            Console(stderr=True).print(text, soft_wrap=True, highlight=False, markup=False)
 
     def line(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, seconds: float) -> str:
         """`step 120 of 600: loss 4.310, 1:20 left`, by the pace of these seconds."""

@@ -90,6 +90,7 @@ def fit(
     plugins=(),
     resume=None,
     logger=False,
+    progress=False,
     **module,
 ):
     """(curve, module, trainer) of a fit under the real Trainer; under DDP one process calls this per rank."""
@@ -110,7 +111,7 @@ def fit(
         logger=logger,
         log_every_n_steps=1 if logger else 50,
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
-        enable_progress_bar=False,
+        enable_progress_bar=progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         # The pretended device has no inference tensors.

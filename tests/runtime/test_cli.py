@@ -31,10 +31,10 @@ def test_a_sweep_gives_comparable_runs(sweep):
     parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
     (parent,) = parents
     runs = [r for r in runs if r not in parents]
-    assert {r.info.run_name for r in runs} == {"micro s1", "micro s2", "global s1", "global s2"}
+    assert {r.info.run_name for r in runs} == {"s1 micro", "s2 micro", "s1 global", "s2 global"}
     for setting in ("micro", "global"):
         values = [r.data.metrics["test/ppl"] for r in runs if r.data.params["balance"] == setting]
-        assert parent.data.metrics[f"mean/test/ppl/balance:{setting}"] == pytest.approx(sum(values) / 2)
+        assert parent.data.metrics[f"sweep/test/ppl {setting}"] == pytest.approx(sum(values) / 2)
     for run in runs:
         assert run.data.tags["mlflow.source.name"] == "main.py"
         assert run.data.tags["mlflow.source.git.commit"] == run.data.tags["git.commit"]

@@ -8,20 +8,21 @@ from omegaconf import OmegaConf
 
 import main as entry
 from lightning_modules.runtime import naming
+from lightning_modules.runtime.identity import by_setting
 from tests.runtime.cli import PROJECT
 
 
 @pytest.mark.parametrize(
     ("overrides", "apart", "name"),
     [
-        (["experiment=moe/scope", "balance=micro"], ["balance", "seed"], "micro s1"),
+        (["experiment=moe/scope", "balance=micro"], ["balance", "seed"], "s1 micro"),
         (["balance=global_two_pass", "optimizer.lr=0.01", "trainer.max_steps=9"], ["balance", "optimizer.lr"], None),
         (["balance=micro", "trainer.max_steps=9"], ["seed"], "s1"),
         (["balance=micro", "trainer.max_steps=9"], [], "balance=micro trainer.max_steps=9 s1"),
     ],
 )
 def test_a_job_is_named_by_what_sets_it_apart_in_its_sweep(overrides, apart, name):
-    assert naming.run_name(overrides, 1, apart) == (name or "lr=0.01 global_two_pass s1")
+    assert naming.run_name(overrides, 1, apart) == (name or "s1 lr=0.01 global_two_pass")
 
 
 def test_what_takes_several_values_in_a_sweep():
@@ -51,11 +52,30 @@ def test_the_command_of_a_sweep_is_the_one_given():
 def test_names_of_means_are_names_that_mlflow_takes():
     from mlflow.utils.validation import _validate_metric_name
 
-    runs = [{"metrics": {"val/ppl": 1.0}}, {"metrics": {"val/ppl": 2.0, "test/ppl": 9.0}}]
-    found = naming.means({"balance=micro data.path='a b'": runs, "default": []}, ["val/ppl", "test/ppl"])
-    assert list(found.values()) == [1.5, 9.0]
+    how = ["balance=micro", "data.path='a b'"]
+    runs = [
+        {"overrides": how, "metrics": {"val/ppl": 1.0}},
+        {"overrides": how, "metrics": {"val/ppl": 2.0, "test/ppl": 9.0}},
+    ]
+    found = naming.means({"any": runs}, ["val/ppl", "test/ppl"], apart=["balance", "data.path"])
+    assert found == {"sweep/val/ppl micro path:a b": 1.5, "sweep/test/ppl micro path:a b": 9.0}
     for name in found:
         _validate_metric_name(name)
+
+
+def test_a_mean_keeps_its_name_as_the_sweep_goes_on_and_mixes_no_two_settings():
+    """Of one setting nothing is known yet to set it apart from others; other commands may have run in the same folder."""
+
+    def run(*overrides):
+        return {"overrides": list(overrides), "metrics": {"val/ppl": 1.0}}
+
+    def named(*runs):
+        return list(naming.means(by_setting(list(runs)), ["val/ppl"], apart=["balance", "seed"]))
+
+    first, second = run("balance=micro", "seed=1"), run("balance=global", "seed=1")
+    assert named(first) == ["sweep/val/ppl micro"]
+    assert named(first, second) == ["sweep/val/ppl micro", "sweep/val/ppl global"]
+    assert len(named(first, run("balance=micro", "optimizer.lr=0.1"))) == 2
 
 
 def test_the_version_is_said():

@@ -1,0 +1,31 @@
+"""Tables on terminals and pipes: no cell is broken, none is lost."""
+
+import io
+
+from rich.console import Console
+
+from lightning_modules.common import tables
+
+COLUMNS = ["task", *(f"sentiment/column_{i}" for i in range(8))]
+ROWS = [[f"sentiment_film_{row}", *(f"{row}.{i}23" for i in range(8))] for row in range(2)]
+
+
+def printed(*, width, terminal):
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+    tables.show(COLUMNS, ROWS, title="scores", console=console)
+    return console.file.getvalue().splitlines()
+
+
+def test_without_a_terminal_a_table_is_as_wide_as_it_is():
+    lines = printed(width=80, terminal=False)
+    assert sum("sentiment_film_0" in line for line in lines) == 1
+    assert all(name in lines[2] for name in COLUMNS)
+
+
+def test_a_narrow_terminal_gets_parts_that_each_say_whose_rows_they_are():
+    lines = printed(width=80, terminal=True)
+    assert max(map(len, lines)) <= 80
+    text = "\n".join(lines)
+    assert all(text.count(cell) == 1 for row in ROWS for cell in row[1:])
+    assert all(text.count(name) == 1 for name in COLUMNS[1:])
+    assert text.count("sentiment_film_0") == sum("task" in line for line in lines) > 1
