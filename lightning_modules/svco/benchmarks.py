@@ -1,4 +1,4 @@
-"""A model by path on benchmark files on disk: POPE and MMVP by likelihood of the options, MMHal's answers to be judged."""
+"""A model by path on benchmark files on disk; `PROTOCOLS` says what of each is as published."""
 
 import json
 from collections.abc import Sequence
@@ -10,18 +10,35 @@ import torch
 from datamodules.scenes import benchmarks as files
 from datamodules.scenes.mvc import open_image
 from lightning_modules.common.bounds import Count
+from lightning_modules.common.choices import check_choice
 from lightning_modules.common.digests import digest
 from lightning_modules.common.files import sha256
 from lightning_modules.runtime.study import Desk
+from lightning_modules.svco.grounding import says_no, yes_no
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.scores import Row, scores_of
 from lightning_modules.training.inner import device
 
+# POPE's three kinds of negatives; a file whose kind is not said is called `file`.
+SPLITS = ("random", "popular", "adversarial", "file")
+ANSWERS = ("said", "likelier")
+PROTOCOLS = {
+    "said": "as published: greedy answer, no where its first sentence has no or not, else yes",
+    "likelier": "not as published: the likelier of the answers yes and no",
+    "mmvp": "not as published, which lets GPT-4 read a free answer: the likeliest of the options; both of a pair or none",
+    "mmhal": "as published but for the judge, GPT-4, which is not asked: greedy answers are written down for it",
+}
+# Tokens of an answer to POPE: its first sentence is read.
+SENTENCE = 32
+
 
 class Benchmarks:
     """Args:
-    pope, mmvp, mmhal: the published file and the folder of its images, `{file: .., images: ..}`; null leaves it out.
+    pope: the published files by split, `random`, `popular` and `adversarial`, or one as `file`; as `images` the folder of
+        their images. mmvp, mmhal: the published file and its images, `{file: .., images: ..}`. null leaves one out.
+    pope_answers: what counts as POPE's answer, what the model says, `said`, or the `likelier` of yes and no.
     longest: tokens of an answer to MMHal. MMHal's own judge is a model of somebody else: answers are written for it.
+    batch: questions that are answered together, where their pictures and prompts have one shape.
     """
 
     def __init__(
@@ -31,17 +48,25 @@ class Benchmarks:
         pope: dict[str, str] | None = None,
         mmvp: dict[str, str] | None = None,
         mmhal: dict[str, str] | None = None,
+        pope_answers: str = "said",
         longest: Count = 128,
+        batch: Count = 16,
     ) -> None:
-        given = {"pope": pope, "mmvp": mmvp, "mmhal": mmhal}
+        check_choice("study.pope_answers", pope_answers, ANSWERS)
+        given = {"mmvp": mmvp, "mmhal": mmhal}
         self.paths = {name: (Path(v["file"]), Path(v["images"])) for name, v in given.items() if v}
+        for split, file in (pope or {}).items():
+            if split != "images":
+                check_choice("study.pope: a split", split, SPLITS)
+                self.paths[f"pope_{split}"] = (Path(file), Path((pope or {})["images"]))
         if not self.paths:
             raise ValueError("study.pope, study.mmvp and study.mmhal are all null; give one {file: .., images: ..}.")
-        self.vlm, self.longest = model.eval(), longest
+        self.vlm, self.longest, self.batch, self.pope_answers = model.eval(), longest, batch, pope_answers
 
     def prepare(self) -> None:
         """Read every file, so that a malformed one is named before the first question."""
-        self.pope = files.read_pope(*self.paths["pope"]) if "pope" in self.paths else []
+        names = [name.removeprefix("pope_") for name in self.paths if name.startswith("pope_")]
+        self.pope = {name: files.read_pope(*self.paths[f"pope_{name}"]) for name in names}
         self.mmvp = files.read_mmvp(*self.paths["mmvp"]) if "mmvp" in self.paths else []
         self.mmhal = files.read_mmhal(*self.paths["mmhal"]) if "mmhal" in self.paths else []
 
@@ -51,21 +76,52 @@ class Benchmarks:
 
     def run(self, desk: Desk) -> dict[str, float]:
         self.vlm.to(device())
-        metrics: dict[str, float] = {}
-        if self.pope:
-            right = self.right(self.pope)
-            said_yes = [r == (item.right == 0) for r, item in zip(right, self.pope, strict=True)]
-            metrics |= {"svco/pope_file": _mean(right), "svco/pope_file_yes": _mean(said_yes)}
+        found = {self.pope_answers: self.pope_found(desk)} if self.pope else {}
         if self.mmvp:
             right = self.right(self.mmvp)
             both = [a and b for a, b in zip(right[::2], right[1::2], strict=True)]
-            metrics |= {"svco/mmvp_single": _mean(right), "svco/mmvp_paired": _mean(both)}
+            found["mmvp"] = {"svco/mmvp_single": _mean(right), "svco/mmvp_paired": _mean(both)}
         if self.mmhal:
-            answered = [{**r, "file": r["file"].name, "model_answer": self.answer(r)} for r in self.mmhal]
+            said = self.answers([(r["question"], r["file"]) for r in self.mmhal], longest=self.longest)
+            answered = [{**r, "file": r["file"].name, "model_answer": a} for r, a in zip(self.mmhal, said, strict=True)]
             (desk.folder / "tables").mkdir(exist_ok=True, parents=True)
             (desk.folder / "tables" / "mmhal_answers.json").write_text(json.dumps(answered, indent=1))
-            metrics["svco/mmhal_answered"] = float(len(answered))
-        desk.table("benchmarks", [{"metric": name, "value": value} for name, value in metrics.items()])
+            found["mmhal"] = {"svco/mmhal_answered": float(len(answered))}
+        rows = [
+            {"metric": name, "value": value, "protocol": PROTOCOLS[protocol]}
+            for protocol, metrics in found.items()
+            for name, value in metrics.items()
+        ]
+        desk.table("benchmarks", rows)
+        return {name: value for metrics in found.values() for name, value in metrics.items()}
+
+    def pope_found(self, desk: Desk) -> dict[str, float]:
+        """POPE's numbers of each split and, as it is reported, their mean over the splits; answers in a table."""
+        metrics: dict[str, float] = {}
+        table: list[dict[str, str]] = []
+        for split, items in self.pope.items():
+            if self.pope_answers == "said":
+                said = self.answers([(item.question, item.image) for item in items], longest=SENTENCE)
+                says_yes = [not says_no(text) for text in said]
+            else:
+                says_yes = [r == (item.right == 0) for r, item in zip(self.right(items), items, strict=True)]
+                said = ["yes" if yes else "no" for yes in says_yes]
+            rates = yes_no(says_yes=says_yes, is_yes=[item.right == 0 for item in items])
+            metrics |= {f"svco/pope_{split}_{name}": value for name, value in rates.items()}
+            table += [
+                {
+                    "split": split,
+                    "image": i.image.name,
+                    "question": i.question,
+                    "label": i.options[i.right],
+                    "answer": a,
+                }
+                for i, a in zip(items, said, strict=True)
+            ]
+        desk.table("pope_answers", table, show=False)
+        for name in ("accuracy", "precision", "recall", "f1", "yes"):
+            values = [metrics[f"svco/pope_{split}_{name}"] for split in self.pope]
+            metrics[f"svco/pope_mean_{name}"] = sum(values) / len(values)
         return metrics
 
     @torch.no_grad()
@@ -79,12 +135,27 @@ class Benchmarks:
         return found
 
     @torch.no_grad()
-    def answer(self, record: dict[str, Any]) -> str:
-        ids, inputs = self.vlm.reader.prompt(record["question"], open_image(record["file"]))
-        asked = ids[None].to(self.vlm.device)
-        given = dict(input_ids=asked, attention_mask=torch.ones_like(asked), **self.vlm.placed(inputs))
-        made = self.vlm.core.generate(**given, max_new_tokens=self.longest, do_sample=False)
-        return self.vlm.reader.text(made[0, len(ids) :])
+    def answers(self, asked: Sequence[tuple[str, Path]], *, longest: int) -> list[str]:
+        """Greedy answers to (question, picture), those of one shape together."""
+        found: dict[int, str] = {}
+        waiting: dict[Any, list[tuple[int, Any, Any]]] = {}
+        for number, (question, picture) in enumerate(asked):
+            ids, inputs = self.vlm.reader.prompt(question, open_image(picture))
+            shape = (len(ids), *((name, tuple(value.shape)) for name, value in inputs.items()))
+            group = waiting.setdefault(shape, [])
+            group.append((number, ids, inputs))
+            if len(group) == self.batch:
+                found |= self._answered(waiting.pop(shape), longest)
+        for group in waiting.values():
+            found |= self._answered(group, longest)
+        return [found[number] for number in range(len(asked))]
+
+    def _answered(self, group: Sequence[tuple[int, Any, Any]], longest: int) -> dict[int, str]:
+        ids = torch.stack([ids for _, ids, _ in group]).to(self.vlm.device)
+        inputs = self.vlm.placed({name: torch.cat([more[name] for *_, more in group]) for name in group[0][2]})
+        given = dict(input_ids=ids, attention_mask=torch.ones_like(ids), pad_token_id=self.vlm.reader.pad, **inputs)
+        made = self.vlm.core.generate(**given, max_new_tokens=longest, do_sample=False)
+        return {g[0]: self.vlm.reader.text(row[ids.shape[1] :]) for g, row in zip(group, made, strict=True)}
 
 
 def _mean(values: Sequence[bool]) -> float:

@@ -46,10 +46,17 @@ def _missing(name: str, source: DictConfig) -> Iterator[str]:
 
 def benchmarks_are_there(cfg: DictConfig) -> Iterator[str]:
     for name in ("pope", "mmvp", "mmhal"):
-        one = cfg.study[name]
-        for key, there in (("file", Path.is_file), ("images", Path.is_dir)):
-            if one and (key not in one or not there(Path(one[key]).expanduser())):
-                yield f"study.{name}.{key}={one.get(key)} is not there; expected study.{name}={{file: .., images: FOLDER}}."
+        one, form = cfg.study[name], "file: .."
+        if not one:
+            continue
+        keys = ["images", "file"]
+        if name == "pope" and "file" not in one:
+            keys = ["images", *(key for key in one if key != "images")]
+            form = "random: .., popular: .., adversarial: .."
+        for key in keys if len(keys) > 1 else [*keys, "random"]:
+            there = Path.is_dir if key == "images" else Path.is_file
+            if key not in one or not there(Path(one[key]).expanduser()):
+                yield f"study.{name}.{key}={one.get(key)} is not there; expected study.{name}={{{form}, images: FOLDER}}."
 
 
 CHECKS = (sizes_divide, arms_are_there)

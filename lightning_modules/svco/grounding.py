@@ -65,6 +65,25 @@ def pope(*, kinds: Sequence[str], says_yes: Sequence[bool]) -> dict[str, float]:
     }
 
 
+def says_no(answer: str) -> bool:
+    """As POPE's own script reads an answer: its first sentence has the word no or not; all else is a yes."""
+    return not {"no", "No", "not"}.isdisjoint(answer.split(".")[0].replace(",", "").split())
+
+
+def yes_no(*, says_yes: Sequence[bool], is_yes: Sequence[bool]) -> dict[str, float]:
+    """POPE's numbers, of yes as what is looked for; precision is 0 where nothing is said to be there."""
+    said, true = np.asarray(says_yes, dtype=bool), np.asarray(is_yes, dtype=bool)
+    right = float((said & true).sum())
+    precision, recall = right / max(1, said.sum()), right / max(1, true.sum())
+    return {
+        "accuracy": float((said == true).mean()),
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / (precision + recall) if right else 0.0,
+        "yes": float(said.mean()),
+    }
+
+
 def paired(*, right_w: Sequence[bool], right_l: Sequence[bool], categories: Sequence[str]) -> dict[str, float]:
     """`all` and each category: share of pairs of which both images are answered rightly."""
     both = np.asarray(right_w, dtype=bool) & np.asarray(right_l, dtype=bool)

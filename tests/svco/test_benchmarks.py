@@ -1,5 +1,6 @@
 """Published benchmark files, in small, on a tiny model; malformed ones answered by line and field."""
 
+import csv
 import json
 
 import pytest
@@ -8,7 +9,9 @@ from datamodules.scenes import benchmarks as files
 from datamodules.scenes.pairs import scenes
 from datamodules.scenes.render import render
 from lightning_modules.runtime.study import Desk
-from lightning_modules.svco.benchmarks import Benchmarks
+from lightning_modules.svco.benchmarks import PROTOCOLS, Benchmarks
+from lightning_modules.svco.grounding import says_no, yes_no
+from tests.families.vlm import built
 from tests.svco.toy import tiny_vlm
 
 HEADER = "Index,Question,Options,Correct Answer\n"
@@ -33,14 +36,89 @@ def test_all_three_on_a_tiny_model(folder):
     study.prepare()
     found = study.run(Desk(folder=folder / "run"))
     # Yes to all or no to all gets half of a balanced set, and no pair whose answers differ.
-    right = study.right(study.pope)
-    assert found["svco/pope_file"] == sum(right) / 4
-    says = [r == (i.right == 0) for r, i in zip(right, study.pope, strict=True)]
-    assert found["svco/pope_file_yes"] == sum(says) / 4
+    asked = [(item.question, item.image) for item in study.pope["file"]]
+    says = [not says_no(text) for text in study.answers(asked, longest=32)]
+    assert found["svco/pope_file_yes"] == found["svco/pope_mean_yes"] == sum(says) / 4
+    assert found["svco/pope_file_accuracy"] == sum(s == (n % 2 == 1) for n, s in enumerate(says, 1)) / 4
     pairs = study.right(study.mmvp)
     assert found["svco/mmvp_paired"] == sum(pairs[i] and pairs[i + 1] for i in (0, 2)) / 2
     answers = json.loads((folder / "run" / "tables" / "mmhal_answers.json").read_text())
     assert answers[0]["file"] == "2.jpg" and isinstance(answers[0]["model_answer"], str)
+
+
+PUBLISHED = [
+    ("Yes, there is a star in the image.", False),
+    ("There is no star. It is a circle.", True),
+    ("No, there is not.", True),
+    ("no", True),
+    ("I see a star. There is no circle.", False),
+    ("Nothing of the kind.", False),
+    ("The star is not, I think, there", True),
+    ("", False),
+]
+
+
+@pytest.mark.parametrize(("answer", "no"), PUBLISHED)
+def test_an_answer_is_read_as_the_published_script_reads_it(answer, no):
+    assert says_no(answer) == no
+
+
+def test_the_numbers_of_pope_by_hand():
+    """Three yes of which two are right, of four to be found: precision 2/3, recall 1/2, F1 4/7."""
+    found = yes_no(says_yes=[1, 1, 1, 0, 0, 0], is_yes=[1, 1, 0, 1, 1, 0])
+    assert found == pytest.approx({"accuracy": 0.5, "precision": 2 / 3, "recall": 0.5, "f1": 4 / 7, "yes": 0.5})
+    assert yes_no(says_yes=[0, 0], is_yes=[1, 0])["f1"] == 0.0
+
+
+def splits_of(folder):
+    """As published: JSON lines with a question's number, one file a split."""
+    for split, labels in {"random": "yn", "popular": "ynyn", "adversarial": "nynnyn"}.items():
+        rows = [
+            {"question_id": n, "image": f"{n % 4 + 1}.jpg", "text": f"Is there a {split} thing ?", "label": label}
+            for n, label in enumerate({"y": "yes", "n": "no"}[letter] for letter in labels)
+        ]
+        (folder / f"coco_pope_{split}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {split: str(folder / f"coco_pope_{split}.json") for split in ("random", "popular", "adversarial")}
+
+
+@pytest.mark.parametrize("how", ["said", "likelier"])
+def test_popes_three_splits_and_their_mean(folder, how, monkeypatch):
+    study = Benchmarks(model=tiny_vlm(), pope={**splits_of(folder), "images": str(folder)}, pope_answers=how)
+    study.prepare()
+    # Yes to all but the second question of each file.
+    monkeypatch.setattr(study, "answers", lambda asked, longest: ["Yes.", "No, none."] + ["Yes."] * (len(asked) - 2))
+    says = {name: [n != 1 for n in range(len(items))] for name, items in study.pope.items()}
+    monkeypatch.setattr(study, "right", lambda items: [(n != 1) == (i.right == 0) for n, i in enumerate(items)])
+    found = study.run(Desk(folder=folder / how))
+    assert found["svco/pope_random_f1"] == 1.0
+    assert found["svco/pope_popular_precision"] == pytest.approx(2 / 3)
+    assert found["svco/pope_popular_f1"] == pytest.approx(0.8)
+    # Of two to be found one is, the second question's is denied.
+    assert found["svco/pope_adversarial_recall"] == 0.5
+    assert found["svco/pope_adversarial_f1"] == pytest.approx(2 * 0.2 * 0.5 / 0.7)
+    assert found["svco/pope_mean_f1"] == pytest.approx((1 + 0.8 + 2 * 0.2 * 0.5 / 0.7) / 3)
+    assert found["svco/pope_mean_yes"] == pytest.approx(sum(sum(s) / len(s) for s in says.values()) / 3)
+    rows = list(csv.DictReader((folder / how / "tables" / "benchmarks.csv").open()))
+    assert {row["protocol"] for row in rows} == {PROTOCOLS[how]}
+    answers = list(csv.DictReader((folder / how / "tables" / "pope_answers.csv").open()))
+    assert len(answers) == 12 and answers[1]["answer"] == ("No, none." if how == "said" else "no")
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "gemma3"])
+def test_answers_together_are_answers_alone(folder, family):
+    vlm = built(family)
+    asked = [(f"what {'is ' * (n % 2)}it ?", folder / f"{n + 1}.jpg") for n in range(4)]
+    together, alone = (
+        Benchmarks(model=vlm, pope={**splits_of(folder), "images": str(folder)}, batch=batch) for batch in (16, 1)
+    )
+    found = together.answers(asked, longest=5)
+    assert found == alone.answers(asked, longest=5)
+    assert len(set(found)) > 1, "else the order is not tested"
+
+
+def test_a_split_that_pope_has_not_is_named(folder):
+    with pytest.raises(ValueError, match="study.pope: a split.*populer.*popular"):
+        Benchmarks(model=tiny_vlm(), pope={"populer": str(folder / "pope.json"), "images": str(folder)})
 
 
 FILES = {"pope": "pope.json", "mmvp": "mmvp.csv", "mmhal": "mmhal.json"}
