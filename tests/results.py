@@ -11,12 +11,20 @@ from typing import Any
 
 from filelock import FileLock
 
-from lightning_modules.runtime.provenance import commit, machine
+from lightning_modules.runtime.provenance import commit, git, machine
 
 PROJECT = Path(__file__).parents[1]
 RESULTS = PROJECT / "docs" / "results"
-# Asked before the first row is written, by each of pytest's workers: a table that changes would make later rows `-dirty`.
-CHECKED_OUT = commit()
+
+
+def checked_out() -> str:
+    """The commit, `-dirty` when more than tables differ from it: what one walk has written is no fault of the next."""
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)docs/results")
+    return commit() if changed else commit().removesuffix("-dirty")
+
+
+# Asked once, by each of pytest's workers.
+CHECKED_OUT = checked_out()
 
 
 def note(table: str, *, key: tuple[str, ...], command: str, folder: Path = RESULTS, **row: Any) -> None:

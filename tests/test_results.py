@@ -4,6 +4,7 @@ import time
 import pytest
 
 from lightning_modules.runtime import provenance
+from tests import results
 from tests.bench import results as bench
 from tests.results import note, took_its_steps
 
@@ -30,6 +31,13 @@ def test_a_copy_without_its_history_is_told_its_commit(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("FACET_COMMIT", "0123456789ab")
     assert provenance.commit() != "0123456789ab"
+
+
+@pytest.mark.parametrize(("changed", "expected"), [("", "0123456789ab"), (" M tests/results.py", "0123456789ab-dirty")])
+def test_tables_that_were_written_before_leave_a_commit_clean(monkeypatch, changed, expected):
+    monkeypatch.setattr(results, "commit", lambda: "0123456789ab-dirty")
+    monkeypatch.setattr(results, "git", lambda *asked: changed if ":(top,exclude)docs/results" in asked else " M docs")
+    assert results.checked_out() == expected
 
 
 def test_a_training_that_differs_fails():
