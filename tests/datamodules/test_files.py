@@ -1,4 +1,4 @@
-"""Every awkward file of `tests/datamodules/files.py` is read, or refused in words that name what is wrong."""
+"""Every awkward file of `tests/datamodules/files` is read, or refused in words that name what is wrong."""
 
 import pytest
 
