@@ -77,6 +77,11 @@ class Hub:
     def names(self) -> list[str]:
         return [self.name]
 
+    def label_words(self, name: str) -> tuple[tuple[str, ...], ...]:
+        """Of each class, known before anything is read."""
+        check_choice("data.task", name, self.names())
+        return tuple(self.words.values())
+
     def task(self, name: str) -> Task:
         """ValueError naming the key for a dataset, split, column or class that is not there."""
         check_choice("data.task", name, self.names())
@@ -212,6 +217,10 @@ class Hubs:
 
     def names(self) -> list[str]:
         return list(self.tasks)
+
+    def label_words(self, name: str) -> tuple[tuple[str, ...], ...]:
+        check_choice("data.task", name, self.tasks)
+        return self.tasks[name].label_words(self.tasks[name].name)
 
     def task(self, name: str) -> Task:
         check_choice("data.task", name, self.tasks)

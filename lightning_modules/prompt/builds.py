@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from datamodules.tasks import Hub, Hubs, Language, TaskDataModule, Vader
 from datamodules.tasks.datamodule import VERBALISERS
 from datamodules.tasks.pretraining import PretrainingDataModule
+from datamodules.tasks.words import tokens_of
 from lightning_modules.common.choices import check_choice
 from lightning_modules.prompt.backbones import HubBackbone, LanguageBackbone
 from lightning_modules.prompt.prompt_file import PromptFile
@@ -68,6 +69,9 @@ def refuse_task(data: TaskDataModule, key: str = "task") -> None:
         data.template.encode([""], data.tokenizer)
         if isinstance(data.source_of_tasks, Language):
             _ = data.common
+        if isinstance(data.source_of_tasks, Hub | Hubs) and data.verbaliser != "prototype":
+            words = data.source_of_tasks.label_words(data.name)
+            tokens_of(words, data.tokenizer, task=data.name, single=data.verbaliser == "token")
 
 
 def prompts(**given: Any) -> Prompts:

@@ -75,6 +75,19 @@ MALFORMED = [
     # Missing.
     (["data=corpus_folder"], ["data.path is missing: set data.path=VALUE"]),
     (["data=corpus_hub"], ["data.hub is missing"]),
+    (
+        ["data=corpus_hub", "data.hub={a: {path: json, tokens: 9}}"],
+        ["data.hub.a.tokens is counted by a model's tokenizer, and here one is trained on the text"],
+    ),
+    (
+        [
+            "experiment=prompt/tune",
+            "data=task_hub",
+            "data.source.dataset=a/b",
+            "data.source.words={0: [bad, x y], 1: z}",
+        ],
+        ["task custom: label word 'x y' is unknown to this backbone"],
+    ),
     # Choices that contradict each other.
     (["model.top_k=17"], ["model.top_k is 17", "model.experts, which is 16"]),
     (["data.global_batch=30", "data.micro_batch=4"], ["data.global_batch is 30", "the nearest is 32"]),
@@ -148,7 +161,7 @@ def test_all_errors_come_at_once():
             "experiment=prompt/tune",
             "data=task_hub",
             "data.source.dataset=user/reviews",
-            "data.source.words={0: no, 1: yes}",
+            "data.source.words={0: bad, 1: good}",
         ],
     ],
     ids=lambda o: " ".join(o) or "nothing",
