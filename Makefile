@@ -59,7 +59,7 @@ diff: $(READY) ## what sets two runs apart: make diff A=<run id> B=<run id>
 	@$(call needs,B,<run id>)
 	$(BIN)/python -m lightning_modules.runtime.diff $(A) $(B)
 
-look: $(READY) ## the page of a finished run, or of several side by side: make look RUN=<run id or folder>,<another>
+look: $(READY) ## the page of a finished run or sweep, or of several side by side: make look RUN=<run id or folder>,<another>
 	@$(call needs,RUN,<run id or folder>)
 	$(BIN)/python main.py look=$(RUN)
 
@@ -132,6 +132,9 @@ claims: $(READY) ## every claim of the papers tried, goes on where it was stoppe
 report: $(READY) ## the claims table from the runs that MLflow has; writes docs/results/claims.md and .json; KEEP=1: with the rows that stand there
 	$(BIN)/python -m lightning_modules.claims.report $(if $(KEEP),--keep)
 
+look-claims: $(READY) ## the page of the claims from docs/results/claims.json, into runs/claims/look.html
+	$(BIN)/python -m lightning_modules.claims.look
+
 ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (loopback only; of a machine far away it says how to reach it)
 	@echo "http://127.0.0.1:5000 on this machine alone. From another one: ssh -N -L 5000:127.0.0.1:5000 $${USER:-YOU}@$$(hostname), then the same address there."
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
@@ -163,4 +166,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run recipes sweep resume replay diff look plan sync test test-fast test-ui test-server test-slurm test-load mutants bench soak errors machines gpu families files lock claims report ui docs docs-serve lint format hooks clean-runs
+.PHONY: help setup run recipes sweep resume replay diff look look-claims plan sync test test-fast test-ui test-server test-slurm test-load mutants bench soak errors machines gpu families files lock claims report ui docs docs-serve lint format hooks clean-runs

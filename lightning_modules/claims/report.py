@@ -20,7 +20,7 @@ import yaml
 from mlflow import MlflowClient
 
 from lightning_modules.claims import figures as draw
-from lightning_modules.claims import kept, learned, talk
+from lightning_modules.claims import kept, learned, look, talk
 from lightning_modules.claims import statistics as st
 from lightning_modules.claims.claim import SYSTEMS
 from lightning_modules.claims.evidence import Row, finished, rows
@@ -31,6 +31,7 @@ from lightning_modules.claims.views import as_json, title, view
 from lightning_modules.common import credentials
 from lightning_modules.common.choices import nearest
 from lightning_modules.common.files import write_atomically
+from lightning_modules.look.page import LOOK
 from lightning_modules.runtime.sweep import PROJECT
 
 RESULTS = PROJECT / "docs" / "results"
@@ -220,6 +221,8 @@ def main(argv: Sequence[str]) -> int:
         out = given.out or (OWN if gone else RESULTS)
         out.mkdir(parents=True, exist_ok=True)
         files = write(found, client=client, out=out, discussion=RESULTS / "claims_discussion.yaml")
+        # Not beside the table, which is committed: it holds what draws it, twice what it shows.
+        files.append(look.write(found, OWN / LOOK))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -228,7 +231,9 @@ def main(argv: Sequence[str]) -> int:
     if out == RESULTS:
         put_in_readme(PROJECT / "README.md", sentences(found))
     run = log(client, files, found)
-    print(f"{out}/claims.md, claims.json and {sum(f.suffix == '.png' for f in files)} figures; MLflow run {run}.")
+    print(
+        f"{out}/claims.md, claims.json and {sum(f.suffix == '.png' for f in files)} figures; {OWN / LOOK}; MLflow run {run}."
+    )
     return 0
 
 

@@ -1,7 +1,7 @@
 """`main.py look=RUN[,RUN]`: the page of finished runs, made again from what is kept of them, side by side if several.
 
-A run is named by its id in MLflow or by its folder. `look.text=false` keeps every word of the data out of the page;
-`look.text=FILE` shows that text too.
+A run is named by its id in MLflow or by its folder, and so is a sweep. `look.text=false` keeps every word of the data out
+of the page; `look.text=FILE` shows that text too.
 """
 
 import importlib
@@ -16,8 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_modules.common import credentials
 from lightning_modules.look import page
 from lightning_modules.look.finished import Finished
-from lightning_modules.runtime import foreign, logged_model, quiet, records, trust
+from lightning_modules.runtime import foreign, logged_model, quiet, records, sweep_look, trust
 from lightning_modules.runtime.replay import get_run
+
+RUN_ID = "[0-9a-f]{32}"
 
 
 def look(cfg: DictConfig) -> int:
@@ -27,14 +29,15 @@ def look(cfg: DictConfig) -> int:
     """
     quiet.hush()
     own = own_text(cfg.look.own)
-    found = [finished(str(name), here=cfg, text=cfg.look.text, own=own) for name in cfg.look.runs]
+    found = [_found(str(name), cfg, own=own) for name in cfg.look.runs]
     # One after the other: each may hold a model.
-    pages = [made(run) for run in found]
-    kinds = {each["kind"]: run.name for each, run in zip(pages, found, strict=True)}
+    pages = [made(run) if isinstance(run, Finished) else run for run in found]
+    names = [run.name if isinstance(run, Finished) else run["runs"][0]["name"] for run in found]
+    kinds = {each["kind"]: name for each, name in zip(pages, names, strict=True)}
     if len(kinds) > 1:
         told = ", ".join(f"{name} shows {kind}" for kind, name in kinds.items())
         raise ValueError(f"look shows runs of one kind side by side; these are of several ({told}).")
-    data = {"runs": [{**one, "name": run.name} for each, run in zip(pages, found, strict=True) for one in each["runs"]]}
+    data = {"runs": [{**one, "name": name} for each, name in zip(pages, names, strict=True) for one in each["runs"]]}
     path = Path(cfg.paths.runs) / "look" / "-".join(slug(str(name)) for name in cfg.look.runs) / page.LOOK
     page.write(path, kind=pages[0]["kind"], title=pages[0]["title"], data=data, cache=Path(cfg.paths.cache))
     print(f"{path}: opens in any browser, without a network.", file=sys.stderr)
@@ -50,11 +53,29 @@ def own_text(given: str | None) -> Path | None:
     return own
 
 
+def _found(name: str, cfg: DictConfig, *, own: Path | None) -> Finished | dict[str, Any]:
+    """A finished run, or the whole page of a sweep: it is drawn from numbers alone."""
+    folder = Path(name).expanduser()
+    if (folder / "sweep.jsonl").is_file():
+        one = sweep_look.of_folder(folder)
+    elif re.fullmatch(RUN_ID, name):
+        client = MlflowClient(credentials.real(cfg.logger.tracking_uri))
+        run = get_run(client, name, key="look")
+        if run.data.tags.get("sweep") != "parent":
+            return finished(name, here=cfg, text=cfg.look.text, own=own)
+        one = sweep_look.of_run(client, run)
+    else:
+        return finished(name, here=cfg, text=cfg.look.text, own=own)
+    if own:
+        raise ValueError(f"look={name} is a sweep, which reads no text; look.text=FILE needs one of its runs.")
+    return {"kind": sweep_look.KIND, "title": sweep_look.TITLE, "runs": [one]}
+
+
 def finished(name: str, *, here: DictConfig, text: bool, own: Path | None) -> Finished:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _of_folder(folder, text=text, own=own)
-    if not re.fullmatch(r"[0-9a-f]{32}", name):
+    if not re.fullmatch(RUN_ID, name):
         raise ValueError(
             f"look={name}: expected a run's id as the MLflow UI shows it, or the folder of a finished run."
         )

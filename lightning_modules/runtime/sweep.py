@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -197,6 +198,14 @@ def environment(together: int) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // together))}
 
 
+def page(cfg: DictConfig, folder: Path) -> Path | None:
+    """`look.html` beside the report, where one is wanted, can be drawn and has anything to show."""
+    from lightning_modules.runtime import sweep_look, sweep_report
+
+    wanted = (cfg.get("look") or {}).get("page", True) and find_spec("vl_convert")
+    return sweep_look.write(folder) if wanted and sweep_report.counts(folder)["done"] else None
+
+
 def finish(cfg: DictConfig) -> int:
     """Tell what is not done and end the parent run; the exit code: 0, 1 when a job is not done, 130 when the sweep was
     asked to stop."""
@@ -207,12 +216,15 @@ def finish(cfg: DictConfig) -> int:
         console.print(escape(f"{entry['status']}: {' '.join(entry['overrides'])}: {entry['reason']}"), style="red")
     if left:
         console.print(f"{len(left)} of the sweep's jobs not done; the same command runs them again.")
+    look = None if wish.told else page(cfg, Path(os.environ[SWEEP]))
     if PARENT_RUN in os.environ:
         from mlflow import MlflowClient
 
         status = "KILLED" if wish.told else "FAILED" if left else "FINISHED"
         try:
             client = MlflowClient(credentials.real(cfg.logger.tracking_uri))
+            if look:
+                client.log_artifact(os.environ[PARENT_RUN], str(look))
             client.set_terminated(os.environ[PARENT_RUN], status=status)
         except Exception as error:
             console.print(f"tracking server not reached ({type(error).__name__}): the parent run was not ended.")

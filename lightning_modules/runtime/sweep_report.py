@@ -27,7 +27,7 @@ def jobs(sweep: Path) -> dict[str, dict[str, Any]]:
         except ValueError as error:
             entry |= {"status": "failed", "reason": str(error)}
             continue
-        entry |= {"metrics": result["metrics"]} if result else {}
+        entry |= {"metrics": result["metrics"], "run_id": result.get("run_id")} if result else {}
     return found
 
 

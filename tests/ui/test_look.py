@@ -2,16 +2,21 @@
 
 import pytest
 
+from lightning_modules.claims import look as claims
+from lightning_modules.claims.report import RESULTS
+from lightning_modules.claims.table import load_all
 from lightning_modules.look import page as pages
 from lightning_modules.moe import look as experts
+from lightning_modules.runtime import sweep_look
 from lightning_modules.svco import look as svco
 from lightning_modules.transfer import look as transfer
 from tests.moe.test_look import EVIL, drawn, prefers_maths, routed
+from tests.runtime.test_sweep_look import drawn as sweep_of_six
 from tests.svco.test_look import drawn as pairs_of_svco
 from tests.transfer.test_look import drawn as matrix_of_transfer
 from tests.ui.browser import shot
 
-TITLES = {look.KIND: look.TITLE for look in (experts, svco, transfer)}
+TITLES = {look.KIND: look.TITLE for look in (experts, svco, transfer, sweep_look, claims)}
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +27,11 @@ def runs():
         (step, counts_NLE.double().mean(0) / counts_NLE.double().mean(0).sum(-1, keepdim=True)) for step in (0, 10)
     ]
     return [drawn(held, counts_NLE, domain_N, loads=loads), {**drawn(*routed()), "name": "other"}]
+
+
+@pytest.fixture(scope="module")
+def table():
+    return claims.claims_page(claims.of_file(RESULTS / "claims.json", load_all()))
 
 
 @pytest.fixture
@@ -135,11 +145,81 @@ def test_a_cell_of_the_matrix_shows_its_numbers(opened):
     shot(page, "look_matrix")
 
 
+def point_at(page, mark):
+    """Move the mouse over a mark of a chart and read what is said of it."""
+    page.wait_for_timeout(400)
+    mark.scroll_into_view_if_needed()
+    mark.hover(force=True)
+    page.wait_for_timeout(300)
+    return page.locator("#vg-tooltip-element").inner_text()
+
+
+def test_a_dot_of_a_sweep_tells_its_run_and_its_mean_the_table(opened):
+    found = sweep_of_six()
+    page = opened([found], kind="sweep")
+    page.wait_for_timeout(500)
+    shot(page, "look_sweep")
+    means, dots = (page.locator("svg .mark-symbol").nth(i).locator("path") for i in (0, 1))
+    assert (means.count(), dots.count()) == (len(found["settings"]), len(found["runs"]))
+    said = point_at(page, dots.nth(4))
+    run = found["runs"][4]
+    for told in (found["settings"][run["setting"]]["name"], run["seed"], run["run_id"], str(run["values"][0])):
+        assert told in said
+    mean, half, seeds = found["estimates"]["test/ppl"][2]
+    cells = page.locator("tbody").first.locator("tr").nth(2).locator("td").all_inner_texts()
+    assert cells == [found["settings"][2]["name"], str(seeds), str(mean), str(half)]
+    assert "broken" not in page.title()
+
+
+def test_a_sweep_is_seen_against_a_key_and_another_metric(opened):
+    found = sweep_of_six()
+    page = opened([found], kind="sweep")
+    page.get_by_label("Order").select_option(label="lowest first")
+    first = page.locator("tbody").first.locator("td").first.inner_text()
+    assert first == "balance=global optimizer.lr=0.001"
+    page.get_by_label("Against").select_option(label="optimizer.lr")
+    page.wait_for_timeout(500)
+    assert page.locator("svg .mark-text text", has_text="balance=micro").count() == 1, (
+        "the rest of a setting is its colour"
+    )
+    said = point_at(page, page.locator("svg .mark-symbol").nth(1).locator("path").first)
+    assert found["runs"][0]["run_id"] in said
+    page.get_by_label("Metric").select_option(label="test/top_share")
+    page.get_by_label("Against").select_option(label="metric test/ppl")
+    page.wait_for_timeout(500)
+    assert page.locator("svg g.mark-symbol[aria-roledescription='symbol mark container'] path").count() >= 17
+
+
+def test_a_claim_is_seen_seed_by_seed(opened, table):
+    page = opened([table], kind="claims")
+    page.get_by_label("Paper of").select_option(label="moe")
+    rows = [row for row in table["rows"] if row["system"] == "moe"]
+    row = next(r for r in rows if r["title"] == "global specialises")
+    page.get_by_label("Claim", exact=True).select_option(index=rows.index(row))
+    page.wait_for_timeout(500)
+    shot(page, "look_claims")
+    said = page.locator("ul.plain").first.inner_text()
+    assert f"{row['effect']} {row['unit']}, 95% interval {row['low']} to {row['high']}" in said
+    cells = page.locator("tbody").first.locator("tr").first.locator("td").all_inner_texts()
+    assert cells == [str(row["seeds"][0]), str(row["effects"][0]), *(str(a["values"][0]) for a in row["arms"])]
+    other = page.locator("svg .mark-symbol").first.locator("path").nth(3)
+    assert str(rows[3]["effect"]) in point_at(page, other)
+    other.click(force=True)
+    page.wait_for_timeout(500)
+    assert page.locator("h2").first.inner_text() == rows[3]["title"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
-@pytest.mark.parametrize("kind", ["experts", "pairs", "matrix"])
-def test_nothing_is_cut(opened, runs, kind, width, scheme):
-    shown = {"experts": runs, "pairs": [pairs_of_svco()[0]], "matrix": [matrix_of_transfer()]}[kind]
+@pytest.mark.parametrize("kind", ["experts", "pairs", "matrix", "sweep", "claims"])
+def test_nothing_is_cut(opened, runs, table, kind, width, scheme):
+    shown = {
+        "experts": runs,
+        "pairs": [pairs_of_svco()[0]],
+        "matrix": [matrix_of_transfer()],
+        "sweep": [sweep_of_six()],
+        "claims": [table],
+    }[kind]
     page = opened(shown, kind=kind, width=width, scheme=scheme)
     page.wait_for_timeout(500)
     assert page.evaluate("document.documentElement.scrollWidth") <= width

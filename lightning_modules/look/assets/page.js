@@ -53,7 +53,8 @@ function hideTip() { tip.hidden = true; }
 addEventListener("keydown", (e) => { if (e.key === "Escape") hideTip(); });
 
 function shade(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
-async function chart(node, spec) {
+// picked: called with the `key` of a mark that is clicked, where the spec has a selection of that name.
+async function chart(node, { picked, ...spec }) {
   const [ink, soft, line] = ["--ink", "--soft", "--line"].map(shade);
   const config = {
     background: null, font: "system-ui, DejaVu Sans, sans-serif", view: { stroke: null },
@@ -61,7 +62,8 @@ async function chart(node, spec) {
     legend: { labelColor: ink, titleColor: soft, labelLimit: 0 }, title: { color: ink }, text: { color: ink },
   };
   node.classList.add("chart");
-  await window.vegaEmbed(node, { $schema: "https://vega.github.io/schema/vega-lite/v6.json", width: "container", autosize: { type: "fit-x", contains: "padding" }, config, ...spec }, { actions: false, renderer: "svg" });
+  const made = await window.vegaEmbed(node, { $schema: "https://vega.github.io/schema/vega-lite/v6.json", width: "container", autosize: { type: "fit-x", contains: "padding" }, config, ...spec }, { actions: false, renderer: "svg" });
+  if (picked) made.view.addSignalListener("picked", (_, value) => { if (value.key) picked(value.key[0]); });
   return node;
 }
 

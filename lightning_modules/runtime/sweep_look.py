@@ -1,0 +1,160 @@
+"""What the page of a sweep shows: settings against metrics, run by run, with the interval over seeds."""
+
+import math
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from omegaconf import OmegaConf
+
+from lightning_modules.common.tables import mean_ci
+from lightning_modules.look import page
+from lightning_modules.runtime import foreign, records, sweep_report
+from lightning_modules.runtime.identity import by_setting, identifies
+
+KIND, TITLE = "sweep", "What the sweep found"
+# Of a page: numbers of runs, so that a thousand jobs of hundreds of metrics stay a few megabytes.
+CELLS = 400_000
+
+
+def sweep_page(
+    entries: Sequence[dict[str, Any]], *, objective: str, shown: Sequence[str] = (), name: str
+) -> dict[str, Any]:
+    """entries: as `sweep_report.jobs` has them. Numbers have six significant digits.
+
+    estimates: metric -> for each setting mean, half width of its 95% interval (None for one seed) and number of seeds.
+    """
+    done = [entry for entry in entries if "metrics" in entry]
+    groups = by_setting(done)
+    first = list(dict.fromkeys((objective, *shown)))
+    known = sorted({m for entry in done for m, value in entry["metrics"].items() if math.isfinite(value)})
+    metrics = [m for m in first if m in known] + [m for m in known if m not in first]
+    kept = metrics[: max(len(first), CELLS // max(1, len(done)))]
+    common = set.intersection(*(set(e["overrides"]) for e in done)) if done else set()
+    settings = [{"name": setting, "values": _apart(runs[0]["overrides"], common)} for setting, runs in groups.items()]
+    return {
+        "name": name,
+        "verdict": verdict(groups, objective, jobs=len(entries)),
+        "metrics": kept,
+        "metrics_in_all": len(metrics),
+        "keys": list(dict.fromkeys(key for setting in settings for key in setting["values"])),
+        "settings": settings,
+        "estimates": {m: [_estimate(_values(runs, m)) for runs in groups.values()] for m in kept},
+        "runs": [
+            {
+                "setting": place,
+                "seed": _seed(run),
+                "folder": run["folder"],
+                "run_id": run.get("run_id"),
+                "values": [_number(run["metrics"].get(m)) for m in kept],
+            }
+            for place, runs in enumerate(groups.values())
+            for run in runs
+        ],
+        "not_done": [[" ".join(e["overrides"]), e["status"], e["reason"]] for e in entries if "metrics" not in e],
+    }
+
+
+def verdict(groups: dict[str, list[dict[str, Any]]], objective: str, *, jobs: int) -> str:
+    """The page's first sentences."""
+    done = sum(map(len, groups.values()))
+    said = f"{done} of {jobs} jobs done, in {len(groups)} settings."
+    found = {name: mean_ci(values) for name, runs in groups.items() if (values := _values(runs, objective))}
+    if len(found) < 2:
+        return said
+    low, high = (pick(found, key=lambda name: found[name].mean) for pick in (min, max))
+    said += f" {objective} is lowest with {low} ({found[low]}) and highest with {high} ({found[high]})"
+    if min(found[low].n, found[high].n) < 2:
+        return f"{said}; of a setting with one seed nothing tells how far seeds lie apart."
+    apart = found[low].mean + found[low].half_width < found[high].mean - found[high].half_width
+    return f"{said}; their intervals over seeds {'lie apart' if apart else 'overlap'}."
+
+
+def write(sweep: Path) -> Path:
+    """`look.html` in the sweep's folder, of what is done so far. ValueError where nothing is."""
+    data = {"runs": [of_folder(sweep)]}
+    return page.write(sweep / page.LOOK, kind=KIND, title=TITLE, data=data)
+
+
+def of_folder(sweep: Path) -> dict[str, Any]:
+    entries = list(sweep_report.jobs(sweep).values())
+    done = [entry["folder"] for entry in entries if "metrics" in entry]
+    if not done:
+        raise ValueError(f"look={sweep}: no job of the sweep is done.")
+    cfg: Any = OmegaConf.to_container(OmegaConf.load(sweep / done[0] / ".hydra" / "config.yaml"))
+    return sweep_page(entries, objective=cfg["objective_metric"], shown=cfg["shown_metrics"], name=sweep.name)
+
+
+def of_run(client: MlflowClient, parent: Run) -> dict[str, Any]:
+    """Of a sweep's own run in MLflow: its folder where this machine has it, else its jobs' runs."""
+    run_id, folder = parent.info.run_id, Path(parent.data.tags.get("facet.run", ""))
+    if (folder / "sweep.jsonl").is_file() and (records.sweep(folder) or {}).get("run_id") == run_id:
+        return of_folder(folder) | {"name": parent.info.run_name}
+    jobs: dict[str, Run] = {}
+    token = None
+    while True:
+        found = client.search_runs(
+            [parent.info.experiment_id],
+            f"tags.`mlflow.parentRunId` = '{run_id}'",
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        jobs |= {job.data.tags.get("folder", job.info.run_id): job for job in found}
+        token = found.token
+        if not token:
+            break
+    finished = [job for job in jobs.values() if job.info.status == "FINISHED"]
+    if not finished:
+        raise ValueError(f"look={run_id}: no job of the sweep is done.")
+    cfg = foreign.stored(client, finished[0].info.run_id)
+    entries = [_entry(folder, job) for folder, job in jobs.items()]
+    shown = cfg.get("shown_metrics") or []
+    return sweep_page(entries, objective=cfg["objective_metric"], shown=shown, name=parent.info.run_name)
+
+
+def _entry(folder: str, job: Run) -> dict[str, Any]:
+    """As a line of sweep.jsonl."""
+    told = re.search(r"^python main\.py (.*)$", job.data.tags.get("mlflow.note.content", ""), re.MULTILINE)
+    overrides = shlex.split(told[1]) if told else [job.info.run_name]
+    entry = {"folder": folder, "overrides": overrides, "run_id": job.info.run_id, "reason": ""}
+    if job.info.status == "FINISHED":
+        return entry | {"status": "done", "metrics": dict(job.data.metrics)}
+    return entry | {"status": job.info.status.lower(), "reason": job.data.tags.get("failure_reason", "")}
+
+
+def _apart(overrides: Sequence[str], common: set[str]) -> dict[str, float | str]:
+    """Key -> value of what sets a setting apart, numbers as numbers."""
+    pairs = (o.lstrip("+").partition("=") for o in overrides if identifies(o) and o not in common)
+    return {key: _read(value) for key, _, value in pairs}
+
+
+def _read(value: str) -> float | str:
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return number if math.isfinite(number) else value
+
+
+def _seed(run: dict[str, Any]) -> str:
+    """As the run's folder has it at its end."""
+    return str(run["folder"]).rpartition("-s")[2]
+
+
+def _values(runs: Sequence[dict[str, Any]], metric: str) -> list[float]:
+    return [v for run in runs if math.isfinite(v := run["metrics"].get(metric, math.nan))]
+
+
+def _estimate(values: Sequence[float]) -> list[float | int | None] | None:
+    if not values:
+        return None
+    found = mean_ci(values)
+    return [_number(found.mean), _number(found.half_width), found.n]
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
