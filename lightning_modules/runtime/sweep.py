@@ -203,7 +203,9 @@ def page(cfg: DictConfig, folder: Path) -> Path | None:
     from lightning_modules.runtime import sweep_look, sweep_report
 
     wanted = (cfg.get("look") or {}).get("page", True) and find_spec("vl_convert")
-    return sweep_look.write(folder) if wanted and sweep_report.counts(folder)["done"] else None
+    if not (wanted and sweep_report.counts(folder)["done"]):
+        return None
+    return sweep_look.write(folder, cache=Path(cfg.paths.cache))
 
 
 def finish(cfg: DictConfig) -> int:

@@ -74,10 +74,10 @@ def verdict(groups: dict[str, list[dict[str, Any]]], objective: str, *, jobs: in
     return f"{said}; their intervals over seeds {'lie apart' if apart else 'overlap'}."
 
 
-def write(sweep: Path) -> Path:
+def write(sweep: Path, *, cache: Path | None = None) -> Path:
     """`look.html` in the sweep's folder, of what is done so far. ValueError where nothing is."""
     data = {"runs": [of_folder(sweep)]}
-    return page.write(sweep / page.LOOK, kind=KIND, title=TITLE, data=data)
+    return page.write(sweep / page.LOOK, kind=KIND, title=TITLE, data=data, cache=cache)
 
 
 def of_folder(sweep: Path) -> dict[str, Any]:

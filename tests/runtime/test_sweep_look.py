@@ -109,7 +109,7 @@ def test_many_metrics_are_sampled_and_the_page_says_so(monkeypatch):
 def test_a_sweep_leaves_its_page_unless_none_is_wanted(tmp_path):
     folder = written(tmp_path / "sweep", entries())
     assert sweep.page(OmegaConf.create({"look": {"page": False}}), folder) is None
-    path = sweep.page(OmegaConf.create({"look": {"page": True}}), folder)
+    path = sweep.page(OmegaConf.create({"look": {"page": True}, "paths": {"cache": str(tmp_path)}}), folder)
     assert path == folder / page.LOOK
     kept = page.read(path)
     assert kept["kind"] == "sweep"
