@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
-
 from lightning_modules.common.making import watcher
+from lightning_modules.common.rank import is_first
 
 # Of a smaller test split an accuracy says little: at 50 its standard error is up to 7 points.
 FEW_TESTS = 50
@@ -61,7 +60,7 @@ class Intake:
 
     def tell(self) -> None:
         """May be told again when more is known; whoever watches says each line once."""
-        if rank_zero_only.rank == 0:
+        if is_first():
             watcher().read(self.name, self.lines(), self.rows())
 
     def taken_are(self, splits: Mapping[str, Iterable[str]]) -> None:
