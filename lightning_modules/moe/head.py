@@ -32,6 +32,7 @@ class Head:
 
     def __init__(self, model: "PreTrainedModel") -> None:
         self.model, self.body = model, body_of(model)
+        assert self.body is not model, f"{type(model).__name__} has no body of its own"
         self._scale: float | None = None
         self._probed = False
 

@@ -58,6 +58,15 @@ def test_no_more_documents_are_read_than_the_budget(shards, tmp_path):
     assert sum(data.manifest["documents"]["law"].values()) == 40
 
 
+def test_a_dataset_of_save_to_disk_is_read(shards, tmp_path):
+    import datasets
+
+    datasets.Dataset.from_list([{"text": f"saved {i}"} for i in range(80)]).save_to_disk(str(tmp_path / "saved"))
+    data = corpus(shards, tmp_path, path=str(tmp_path / "saved"), data_files=None, documents=70)
+    data.prepare_data()
+    assert sum(data.manifest["documents"]["law"].values()) == 70
+
+
 def test_no_more_tokens_are_read_than_the_budget_and_the_document_that_reaches_it(shards, tmp_path):
     tokenizer = words.trained_on(["clause of part says 0 1 2 3 4 5 6 7 8 9"] * 9, vocab_size=300)
     tokenizer.save_pretrained(tmp_path / "words")

@@ -49,9 +49,11 @@ def theirs(model, batch, *, length):
     return torch.stack(found)[:, batch["label_ids"]]
 
 
-@pytest.mark.parametrize("family", KINDS)
-def test_a_prompt_of_ours_scores_the_same_in_peft(family, tmp_path):
-    module, data = tuned(family, tmp_path, SoftPrompt(length=3))
+@pytest.mark.parametrize(
+    ("family", "template"), [*((family, None) for family in KINDS), ("llama", "{prompt}{bos}{text}{mask}")]
+)
+def test_a_prompt_of_ours_scores_the_same_in_peft(family, template, tmp_path):
+    module, data = tuned(family, tmp_path, SoftPrompt(length=3), template=template)
     (batch,) = tiny.batches(data, "test", 8)
     with torch.no_grad():
         ours = module(batch)
