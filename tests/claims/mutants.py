@@ -38,7 +38,7 @@ MUTANTS = (
     ("power without Holm", POWER, "st.ALPHA / family", "st.ALPHA", ROWS),
     ("power of a normal test", POWER, "stats.t.isf(alpha, df)", "stats.norm.isf(alpha)", POWERS),
     ("power of one side of two", POWER, "(2 * stats.norm.cdf(", "(stats.norm.cdf(", POWERS),
-    ("one seed too many", POWER, "(low, middle) if enough(middle)", "(low, middle + 1) if enough(middle)", POWERS),
+    ("one seed too many", POWER, "return high if high <= most", "return high + 1 if high <= most", POWERS),
     (
         "a margin that is not halved",
         POWER,

@@ -165,3 +165,14 @@ def test_every_row_of_the_committed_table_says_since_when_its_claim_is_fixed():
         "prompt/upper_layers_are_more_task_specific@prompt/skill_neurons_real"
     ]
     assert all(entry["minutes"] > 0 for entry in measured)
+
+
+def test_beside_every_open_row_stands_why_and_what_it_would_take():
+    known = load_all()
+    found = rows(known, {}, kept.load(report.RESULTS / "claims.json", known))
+    why = report.load_discussion(report.RESULTS / "claims_discussion.yaml", found)
+    still_open = [row for row in found if row.finding and row.verdict == "inconclusive"]
+    assert still_open
+    for row in still_open:
+        assert why.get(row.key) or why.get(row.name), row.key
+        assert "80% power" in settled_by(row), row.key
