@@ -192,15 +192,21 @@ def _rounded(values: Tensor, digits: int = 5) -> list[Any]:
 
 
 def page(run: Finished) -> dict[str, Any]:
-    """The page's part of a finished run: one forward of its export over its held-out text, and over the user's own."""
+    """The page's part of a finished run: one forward over its held-out text, and over the user's own.
+
+    Of a training it is its export that reads, of a study the model that it looked at.
+    """
     from hydra.utils import instantiate
 
     from lightning_modules.moe.held_out import RoutingTally
     from lightning_modules.moe.module import MoELM
     from lightning_modules.moe.pretrained import pretrained_moe
 
-    model = pretrained_moe(pretrained=str(run.export()))
-    module = MoELM(model=model, micro_batch=run.cfg.data.micro_batch).eval()
+    if run.cfg.get("study"):
+        module = instantiate(run.cfg.study.module).eval()
+    else:
+        model = pretrained_moe(pretrained=str(run.export()))
+        module = MoELM(model=model, micro_batch=run.cfg.data.micro_batch).eval()
     data = instantiate(run.cfg.data)
     data.prepare_data()
     routing, tally = TokenRouting(), RoutingTally()

@@ -4,6 +4,7 @@ Shape legend: B sequences of a batch, N sequences in all, S tokens, L layers, E 
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from lightning_modules.common import metric_names as names
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.digests import digest, digest_of_weights
 from lightning_modules.moe import figures as draw
+from lightning_modules.moe import look
 from lightning_modules.moe import specialization as measure
 from lightning_modules.moe.held_out import DomainPerplexity, RoutingTally
 from lightning_modules.moe.module import MoELM
@@ -54,21 +56,39 @@ class RoutingAnalysis:
         domains = self.data.domains
         perplexity, routing = DomainPerplexity(len(domains)), RoutingTally()
         sums: list[Tensor] = []
-        kept = TokenRouting(windows=self.tokens)
+        kept, seen = TokenRouting(windows=self.tokens), TokenRouting()
         for batch in self.data.test_dataloader():
             found = self.module.evaluate({name: value.to(model.device) for name, value in batch.items()})
             stats: RouterStats = found["stats"]
             perplexity.update(found["nll_B"].cpu(), found["tokens_B"].cpu(), batch["domain"])
             routing.update(stats, batch["domain"].to(stats.logits_LTE.device))
             sums.append(stats.prob_sums_LME.transpose(0, 1).cpu())
-            kept.add(input_ids=batch["input_ids"], domain_B=batch["domain"], stats=stats, domains=len(domains))
+            read = dict(input_ids=batch["input_ids"], domain_B=batch["domain"], stats=stats, domains=len(domains))
+            kept.add(**read)
+            if desk.wants_page:
+                seen.add(**read)
         tally = routing.compute()
         for name, figure in draw.of_routing(tally=tally, domains=domains, top_k=self.module.tap.top_k).items():
             desk.figure(name, figure)
         torch.save({"domains": domains, **tally}, desk.folder / "figures" / "routing_test.pt")
         if self.tokens:
             save_tokens(desk, kept.held(), domains=domains, tokenizer=self.data.tokenizer)
-        return self._tables(desk, tally, torch.cat(sums), perplexity)
+        metrics = self._tables(desk, tally, torch.cat(sums), perplexity)
+        desk.page(look.KIND, look.TITLE, lambda: self._page(desk, seen.held(), tally, metrics))
+        return metrics
+
+    def _page(self, desk: Desk, held: Held, tally: dict[str, Tensor], metrics: dict[str, float]) -> dict[str, Any]:
+        model: Any = self.module.model
+        return look.experts_page(
+            held=held,
+            counts_NLE=tally["counts_NLE"],
+            domain_N=tally["domain_N"],
+            domains=self.data.domains,
+            pieces=look.Pieces(self.data.tokenizer),
+            name=Path(model.name_or_path).name or "the model",
+            facts=look.facts(metrics),
+            text=desk.text,
+        )
 
     def _tables(
         self, desk: Desk, tally: dict[str, Tensor], prob_sums_NLE: Tensor, perplexity: DomainPerplexity

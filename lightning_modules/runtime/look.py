@@ -137,8 +137,8 @@ def made(run: Finished) -> dict[str, Any]:
             raise ValueError(f"{run.name}: its page is as the run made it; look.text works with runs of moe alone.")
         return earlier
     raise ValueError(
-        f"{run.name} made no page. Trainings of mixtures and the studies of transfer and of S-VCO's objectives make one; "
-        "such a study of before does so when its command is given again with fresh=true."
+        f"{run.name} made no page. Trainings of mixtures and of S-VCO and the studies of routing, of transfer and of "
+        "S-VCO's objectives make one; such a run of before does so when its command is given again with fresh=true."
     )
 
 

@@ -21,25 +21,27 @@ MOST, SIDE = 400, 160
 def pairs_page(
     *, pairs: Sequence[Any], models: Mapping[str, Mapping[str, Tensor]], pixels: int, name: str, text: bool = True
 ) -> dict[str, Any]:
-    """models: name -> six scores [pairs], the base first. text=False leaves out words and pictures."""
+    """models: name -> scores [pairs] by name, the base first. text=False leaves out words and pictures.
+
+    Six scores a pair; three, of the chosen picture alone, where pairs have one picture.
+    """
     step = max(1, -(-len(pairs) // MOST))
     kept = range(0, len(pairs), step)
-    scores = {model: [[round(float(found[s][i]), 3) for s in SCORES] for i in kept] for model, found in models.items()}
+    known = [s for s in SCORES if s in next(iter(models.values()))]
+    scores = {model: [[round(float(found[s][i]), 3) for s in known] for i in kept] for model, found in models.items()}
     return {
         "name": name,
-        "scores": list(SCORES),
+        "scores": known,
         "models": [{"name": model, "values": values} for model, values in scores.items()],
-        "right": {
-            model: [right(dict(zip(SCORES, row, strict=True))) for row in rows] for model, rows in scores.items()
-        },
+        "right": {model: [right(dict(zip(known, row, strict=True))) for row in rows] for model, rows in scores.items()},
         "pairs": [shown(pairs[i], pixels) if text else {"category": pairs[i].category} for i in kept],
         "sampled": [len(kept), len(pairs)],
     }
 
 
 def right(scores: Mapping[str, float]) -> bool:
-    """Each response is likelier under its own image than the other one."""
-    return scores["ww"] > scores["wl"] and scores["ll"] > scores["lw"]
+    """Each response is likelier under its own image than the other one; of one image, the chosen response is."""
+    return scores["ww"] > scores["wl"] and ("ll" not in scores or scores["ll"] > scores["lw"])
 
 
 def shown(pair: Any, pixels: int) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from safetensors import safe_open
 
+from lightning_modules.look import page
+from lightning_modules.look.finished import Finished
+from lightning_modules.moe import look
 from lightning_modules.moe.comparison import shares
 from lightning_modules.moe.specialization import balance_over
 from lightning_modules.runtime.config import register_resolvers
@@ -19,12 +22,15 @@ from tests.moe.test_pretrained import WORDS, olmoe  # noqa: F401, a fixture
 PROJECT = Path(__file__).parents[2]
 
 
-def analysis(folder, model, *overrides):
+def composed(folder, model, *overrides):
     register_resolvers(project=PROJECT)
     settings = [f"model.pretrained={model}", f"paths.cache={folder}/cache", "data=synthetic", "data.seq_len=16"]
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        cfg = compose("config", overrides=["experiment=moe/analyse", *settings, *overrides])
-    return instantiate(cfg.study)
+        return compose("config", overrides=["experiment=moe/analyse", *settings, *overrides])
+
+
+def analysis(folder, model, *overrides):
+    return instantiate(composed(folder, model, *overrides).study)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,20 @@ def test_the_routing_of_every_token_is_written_out_as_the_plain_model_routes_it(
         best = logits_TE.softmax(-1).topk(2)
         torch.testing.assert_close(kept["scores_NSLK"][:, :, layer].flatten(0, 1), best.values)
         assert torch.equal(kept["experts_NSLK"][:, :, layer].flatten(0, 1).long(), best.indices)
+
+
+def test_its_page_shows_the_shares_it_measured_and_is_made_again_without_words(done, olmoe):  # noqa: F811
+    _, folder, metrics = done
+    (run,) = page.read(folder / page.LOOK)["runs"]
+    share, domains = shares({"folder": folder})
+    assert (run["name"], run["domains"]) == (Path(olmoe).name, domains)
+    torch.testing.assert_close(torch.tensor(run["share"]).permute(2, 0, 1), share, atol=1e-5, rtol=0, check_dtype=False)
+    assert len(run["texts"]) > 0
+    cfg = composed(folder, olmoe)
+    finished = Finished(run["name"], cfg, metrics, lambda name: folder / name)
+    assert json.loads(json.dumps(look.page(finished))) == run
+    bare = look.page(finished._replace(text=False))
+    assert (bare["texts"], bare["share"]) == ([], run["share"])
 
 
 def test_balance_over_groups_is_that_of_their_sums():

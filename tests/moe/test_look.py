@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_modules.look import page
-from lightning_modules.moe.look import Pieces, experts_page
+from lightning_modules.moe.look import SHOWN, Pieces, experts_page
 from lightning_modules.moe.preferences import companions, domain_preference, word_preference
 from lightning_modules.moe.routing import RouterStats
 from lightning_modules.moe.specialization import count_pairs
@@ -49,7 +49,7 @@ def routed(*, seed=0, taste=None):
 
 def drawn(held, counts_NLE, domain_N, **changes):
     common = dict(domains=DOMAINS, pieces=Pieces(Tokenizer()), name="one", facts={"perplexity": "61"})
-    return experts_page(held=held, counts_NLE=counts_NLE, domain_N=domain_N, **common, **changes)
+    return experts_page(held=held, counts_NLE=counts_NLE, domain_N=domain_N, **{**common, **changes})
 
 
 def prefers_maths(logits_LNSE, tokens_NS, domain_N):
@@ -142,42 +142,43 @@ def test_text_is_never_html_and_the_data_come_back(tmp_path):
     assert again.read_bytes() == path.read_bytes()
 
 
-def test_a_large_model_is_sampled_and_the_page_says_so(tmp_path):
-    """256 experts in 60 layers, a vocabulary of 150,000: whole sequences of every domain until the room is taken."""
-    layers, experts, top_k, length, sequences = 60, 256, 8, 32, 12
+class Rare(Tokenizer):
+    """Byte-level tokens that are half a character, and words from right to left, all over a large vocabulary."""
+
+    def decode(self, tokens, **_):
+        return "".join("\ufffd" if t % 3 == 0 else " سلام" if t % 3 == 1 else f" w{t}" for t in tokens)
+
+    def convert_ids_to_tokens(self, token):
+        return "âĤ" if token % 3 == 0 else f"Ġw{token}"
+
+
+def large(*, layers=60, experts=256, top_k=8, length=32, sequences=12):
+    """A page of 60 layers of 256 experts and a vocabulary of 150,000, in which one expert takes two words."""
     rng = np.random.default_rng(0)
     kept = TokenRouting(selections=layers * top_k * length * 6)
+    counts = []
     for n in range(sequences):
         logits_LTE = torch.from_numpy(rng.random((layers, length, experts), dtype=np.float32))
+        # Half of the words are three that come again and again; an expert takes two of them.
+        often = rng.random((1, length)) < 0.5
+        words = np.where(often, rng.integers(3, 6, (1, length)), rng.integers(6, 150_000, (1, length)))
+        ids = torch.from_numpy(words)
+        logits_LTE[10, :, 200] += torch.isin(ids[0], torch.tensor([3, 4]))
         stats = RouterStats(logits_LTE, logits_LTE.topk(top_k).indices, torch.ones(length, dtype=torch.bool), 1)
-        ids = torch.from_numpy(rng.integers(3, 150_000, (1, length)))
+        counts.append(stats.frequency.counts_LME[:, 0])
         kept.add(input_ids=ids, domain_B=torch.tensor([n % 3]), stats=stats, domains=3)
-    held = kept.held()
-    assert held.domain_N.bincount().tolist() == [2, 2, 2]
-    counts_NLE = torch.stack(
-        [torch.nn.functional.one_hot(e.flatten(1).long(), experts).sum(1) for e in held.experts_LNSK.transpose(0, 1)]
-    )
-    found = drawn(held, counts_NLE, held.domain_N)
+    return drawn(kept.held(), torch.stack(counts), torch.arange(sequences) % 3, pieces=Pieces(Rare()))
+
+
+def test_a_large_model_is_sampled_and_the_page_says_so(tmp_path):
+    """Whole sequences of every domain until the room is taken; shares are of all."""
+    found = large()
     path = page.write(tmp_path / "look.html", kind="experts", title="large", data={"runs": [found]})
     assert path.stat().st_size < 10_000_000
-    assert found["sampled"] == [6, 6]
-
-
-def test_the_charts_code_is_put_together_once(tmp_path, monkeypatch):
-    """It takes seconds; a file that is damaged is made again, and a folder that takes none changes nothing."""
-    import vl_convert
-
-    asked = []
-    monkeypatch.setattr(vl_convert, "javascript_bundle", lambda snippet: asked.append(snippet) or "let chart;")
-    read = page.charts.__wrapped__
-    first = read(tmp_path / "cache")
-    assert read(tmp_path / "cache") == first
-    assert len(asked) == 1
-    (kept,) = (tmp_path / "cache" / "look").iterdir()
-    kept.write_text(kept.read_text()[:-4])
-    assert read(tmp_path / "cache") == first
-    assert len(asked) == 2
-    assert read(tmp_path / "cache") == first
-    assert len(asked) == 2
-    (tmp_path / "file").write_text("")
-    assert read(tmp_path / "file") == first
+    assert found["sampled"] == [6, 12]
+    assert (found["layers"], found["experts"]) == (60, 256)
+    shown = [piece for text in found["texts"] for piece in text["pieces"]]
+    assert {"⟨E2 82⟩", " سلام"} < set(shown)
+    assert {w["piece"] for w in found["portraits"][10][200]["words"]} == {"⟨E2 82⟩", " سلام"}
+    assert sum(len(text["pieces"]) * 60 * 8 for text in found["texts"]) <= SHOWN
+    assert len(found["texts"]) == 6

@@ -7,6 +7,7 @@ import torch
 from datamodules.scenes.pairs import scene_pairs
 from lightning_modules.look import page
 from lightning_modules.svco import look
+from lightning_modules.svco.evaluation import OF_ONE
 from lightning_modules.svco.losses import SCORES
 
 
@@ -48,3 +49,14 @@ def test_many_pairs_are_sampled_and_the_page_says_so():
     found, _, _ = drawn(count=look.MOST + 2, text=False)
     assert found["sampled"] == [look.MOST // 2 + 1, look.MOST + 2]
     assert len(found["pairs"]) == len(found["models"][0]["values"]) == look.MOST // 2 + 1
+
+
+def test_of_one_picture_the_chosen_response_is_the_likelier():
+    """Preference files have one picture a row: three scores, and both responses stand under it."""
+    pairs, models = scored_pairs()
+    of_one = {name: {s: scores[s] for s in OF_ONE} for name, scores in models.items()}
+    found = look.pairs_page(pairs=pairs, models=of_one, pixels=48, name="one", text=False)
+    assert found["scores"] == ["ww", "wl", "nw"]
+    assert found["right"]["svco"] == (models["svco"]["ww"] > models["svco"]["wl"]).tolist()
+    values = torch.tensor(found["models"][0]["values"])
+    assert torch.allclose(values, torch.stack([models["base"][s] for s in OF_ONE], 1), atol=1e-3)

@@ -6,6 +6,8 @@ import pytest
 
 from datamodules.scenes import MVCSource
 from datamodules.scenes.reader import Reader
+from lightning_modules.look import page
+from lightning_modules.runtime import records
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco.loading import load_vlm
 from lightning_modules.svco.losses import Objective
@@ -45,6 +47,13 @@ def test_a_training_is_judged_on_the_users_pairs(given):
     assert done.returncode == 0, said
     assert "40 pairs, 26 train, 6 val, 8 test" in said
     assert "svco/paired_all" in said and "hallucination" not in said
+    (run,) = folder.glob("runs/svco/train/*")
+    metrics = records.result(run)["metrics"]
+    (looked,) = page.read(run / page.LOOK)["runs"]
+    assert len(looked["pairs"]) == 8
+    for model, metric in (("base", "svco/base_paired_all"), ("svco/train", "svco/paired_all")):
+        assert sum(looked["right"][model]) / 8 == pytest.approx(metrics[metric])
+    assert all(len(pair["images"]) == 2 for pair in looked["pairs"])
 
 
 @pytest.mark.parametrize("study", [Compare, Dependency])

@@ -10,7 +10,7 @@ from lightning_modules.moe import look as experts
 from lightning_modules.runtime import sweep_look
 from lightning_modules.svco import look as svco
 from lightning_modules.transfer import look as transfer
-from tests.moe.test_look import EVIL, drawn, prefers_maths, routed
+from tests.moe.test_look import EVIL, drawn, large, prefers_maths, routed
 from tests.runtime.test_sweep_look import drawn as sweep_of_six
 from tests.svco.test_look import drawn as pairs_of_svco
 from tests.transfer.test_look import drawn as matrix_of_transfer
@@ -105,6 +105,22 @@ def test_a_word_without_ink_is_seen(opened, runs):
     assert page.locator("td .piece").all_inner_texts() == ["⏎␣␣", "␣␣␣␣", " w⇥"]
 
 
+def test_a_large_model_opens_and_says_that_it_sampled(opened):
+    """256 experts in 60 layers, right-to-left words, halves of characters."""
+    found = large()
+    page = opened([found], width=390)
+    assert "6 of 12 held-out windows" in page.locator(".sampled").inner_text()
+    page.get_by_label("Layer").select_option("59")
+    page.get_by_role("button", name="255", exact=True).click()
+    assert page.locator("h2", has_text="Layer 59, expert 255").count() == 1
+    text = found["texts"][0]
+    page.locator("[data-token='3']").hover()
+    said = page.locator("#tip").inner_text()
+    for expert, score in zip(text["experts"][59][3], text["scores"][59][3], strict=True):
+        assert f"expert {expert}: {score / 1000:.3f}" in said
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_two_runs_side_by_side(opened, runs):
     page = opened(runs)
     assert page.locator(".verdict").all_inner_texts() == [run["verdict"] for run in runs]
@@ -133,6 +149,23 @@ def test_pairs_are_sorted_and_filtered(opened):
     assert page.locator("article h3").first.inner_text().startswith(f"Pair {worst + 1}, ")
     assert page.locator("article img").first.evaluate("e => e.naturalWidth") == 48
     shot(page, "look_pairs")
+
+
+def test_a_picture_with_two_responses_shows_both(opened):
+    found, _, _ = pairs_of_svco()
+    keep = [found["scores"].index(s) for s in ("ww", "wl", "nw")]
+    found["scores"] = ["ww", "wl", "nw"]
+    for model in found["models"]:
+        model["values"] = [[row[k] for k in keep] for row in model["values"]]
+    for pair in found["pairs"]:
+        pair["images"] = pair["images"][:1]
+    page = opened([found], kind="pairs")
+    first = page.locator("article").first
+    assert first.locator("img").count() == 1
+    number = int(first.locator("h3").inner_text().split()[1].rstrip(",")) - 1
+    assert all(response in first.locator("figcaption").inner_text() for response in found["pairs"][number]["responses"])
+    page.wait_for_timeout(500)
+    assert page.locator("svg .mark-symbol path").count() >= len(found["pairs"])
 
 
 def test_a_cell_of_the_matrix_shows_its_numbers(opened):

@@ -21,7 +21,9 @@ function experts(data, page) {
       row.domains.map((d) => `${percent(d.share)} of ${d.domain} (chance ${percent(d.low)} to ${percent(d.high)})`).join("; "),
       row.words.length ? el("span", {}, "; words ", row.words.flatMap((w) => [piece(w), " "])) : null));
     return el("section", { "aria-label": `what stands out in ${run.name}` }, el("h2", {}, run.name), el("p", {}, facts),
-      el("p", { class: "verdict" }, run.verdict), el("ul", { class: "plain" }, rows),
+      el("p", { class: "verdict" }, run.verdict), run.sampled[0] < run.sampled[1] ? el("p", { class: "soft sampled" },
+        `Words, contexts and companions are of ${run.sampled[0]} of ${run.sampled[1]} held-out windows, the first of each domain; shares are of all.`) : null,
+      el("ul", { class: "plain" }, rows),
       run.standing_out.length > 12 ? el("p", { class: "soft small" }, `and ${run.standing_out.length - 12} more`) : null);
   }
 

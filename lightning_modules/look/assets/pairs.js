@@ -6,13 +6,14 @@ function pairsOfRun(run, page) {
   const base = run.models[0], categories = ["all contrasts", ...new Set(run.pairs.map((p) => p.category))];
   const state = { model: run.models.length - 1, category: 0, verdict: 0, order: 0, count: 12 };
   const column = Object.fromEntries(run.scores.map((name, i) => [name, i]));
-  const margin = (row) => Math.min(row[column.ww] - row[column.wl], row[column.ll] - row[column.lw]);
+  const both = "ll" in column;
+  const margin = (row) => Math.min(row[column.ww] - row[column.wl], both ? row[column.ll] - row[column.lw] : Infinity);
   const verdicts = ["right and wrong", "right after", "wrong after", "set right by training", "broken by training"];
   const orders = ["what changed most", "worst first", "best first"];
   const bar = el("div", { class: "bar sticky" }), list = el("div"), change = el("div", { style: "max-width: 44rem" }), said = el("p", { class: "verdict" });
   page.append(el("p", { class: "soft" },
-    "Two pictures that differ in one thing, with a response to each. A pair is right where each response is likelier under its own picture " +
-    "than the other response is. Scores are log-probabilities of a whole response: first the picture (w chosen, l rejected, n none), then the response."),
+    (both ? "Two pictures that differ in one thing, with a response to each. A pair is right where each response is likelier under its own picture " +
+      "than the other response is. " : "A picture with a chosen and a rejected response. A pair is right where the chosen one is likelier. ") + "Scores are log-probabilities of a whole response: first the picture (w chosen, l rejected, n none), then the response."),
     el("h2", {}, run.name), said, change, bar, list);
 
   function chosen() {
@@ -47,7 +48,7 @@ function pairsOfRun(run, page) {
       pair.instruction ? el("p", { dir: "auto" }, pair.instruction) : null,
       el("div", { class: "two" }, pair.images ? el("div", { class: "bar" }, pair.images.map((source, k) => el("figure", { style: "margin: 0" },
         el("img", { class: "pixel", src: source, alt: `${names[k]} picture` }),
-        el("figcaption", { class: "small", dir: "auto", style: "max-width: 14rem" }, `${names[k]}: ${pair.responses[k]}`)))) : null,
+        el("figcaption", { class: "small", dir: "auto", style: "max-width: 14rem" }, (both ? [k] : [0, 1]).map((n) => el("div", {}, `${names[n]}: ${pair.responses[n]}`)))))) : null,
         el("div", {}, table(["score", base.name, last.name, "change"], run.scores.map((s, k) =>
           [el("code", {}, s), before[k], after[k], Number((after[k] - before[k]).toFixed(3))])))));
   }

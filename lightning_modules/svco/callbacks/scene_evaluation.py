@@ -1,12 +1,13 @@
 """What the model says before training and after, of toy scenes or of the test pairs: metrics and figures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
 from lightning_modules.common.bounds import Count, Whole
-from lightning_modules.svco.evaluation import Found, judged, judges
+from lightning_modules.svco.evaluation import Found, judged, judges, judging
 from lightning_modules.training.sharded import all_take_part
 
 
@@ -25,6 +26,11 @@ class SceneEvaluation(pl.Callback):
         self.settings: dict[str, Any] = dict(scenes_each=scenes_each, pairs=pairs, seed=seed, judged_on=judged_on)
 
     base: Found | None
+    found: Found | None = None
+
+    def pairs(self, source: Any) -> Sequence[Any]:
+        """What `base` and `found` have scores of."""
+        return judging(source, **{name: self.settings[name] for name in ("judged_on", "pairs", "seed")})
 
     def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> Found:
         data = trainer.datamodule
@@ -51,7 +57,7 @@ class SceneEvaluation(pl.Callback):
         found = self._evaluate(trainer, pl_module)
         if not trainer.is_global_zero:
             return
-        base = self.base or found
+        base, self.found = self.base or found, found
         before = {name.replace("svco/", "svco/base_"): value for name, value in base.metrics.items()}
         pl_module.log_dict({**found.metrics, **before}, rank_zero_only=True)
         self.folder.mkdir(parents=True, exist_ok=True)
