@@ -86,6 +86,10 @@ test-server: $(READY) ## a real MLflow server on PostgreSQL, started and stopped
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check psycopg2-binary==2.9.13
 	$(BIN)/python -m pytest tests/server --override-ini addopts=-q
 
+test-trl: $(READY) ## our pairs' file through TRL's DPO trainer, which is installed for it: it trains, and scores as we do
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps trl==1.16.0
+	$(BIN)/python -m pytest tests/trl --override-ini addopts=-q
+
 test-slurm: $(READY) ## a real SLURM of two nodes, started and stopped (needs Debian's slurm-wlm and munge); writes docs/results/machines.json
 	@PATH=$$PATH:/usr/sbin; for name in munged slurmctld slurmd sbatch; do command -v $$name >/dev/null || \
 		{ echo "make test-slurm needs SLURM: apt-get install slurm-wlm munge"; exit 1; }; done
@@ -166,4 +170,4 @@ hooks: $(READY) ## install the pre-commit hooks
 clean-runs: ## delete runs/, mlruns/ and mlflow.db (asks first)
 	@read -p "Delete all runs and the MLflow database? [y/N] " a && [ "$$a" = y ] && rm -rf runs mlruns mlflow.db || echo "kept"
 
-.PHONY: help setup run recipes sweep resume replay diff look look-claims plan sync test test-fast test-ui test-server test-slurm test-load mutants bench soak errors machines gpu families files lock claims report ui docs docs-serve lint format hooks clean-runs
+.PHONY: help setup run recipes sweep resume replay diff look look-claims plan sync test test-fast test-ui test-server test-trl test-slurm test-load mutants bench soak errors machines gpu families files lock claims report ui docs docs-serve lint format hooks clean-runs
