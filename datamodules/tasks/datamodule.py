@@ -1,5 +1,6 @@
 """One task as a LightningDataModule: its texts in a template, its classes as label words, in an exact order."""
 
+import copy
 import json
 from collections import Counter
 from functools import cached_property
@@ -12,7 +13,7 @@ from datamodules.intake import Intake
 from datamodules.order import ORDER_VERSION
 from datamodules.ordered import Batch, Batches, OrderedDataModule, same
 from datamodules.tasks.task import Task
-from datamodules.tasks.template import Template, collate, default_of
+from datamodules.tasks.template import Rows, Template, collate, default_of
 from datamodules.tasks.words import Tokens, label_ids, pad_of, tokens_of
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.choices import check_choice
@@ -42,7 +43,7 @@ class Examples(Batches):
     """Encoded examples of a split; a batch of any of them carries all that the backbone is asked with."""
 
     def __init__(self, *, encoded: dict[str, Any], labels: list[int], common: Batch, pad: int) -> None:
-        self.rows, self.ask, self.labels = encoded["rows"], torch.tensor(encoded["ask"]), torch.tensor(labels)
+        self.rows, self.ask, self.labels = Rows(encoded["rows"]), torch.tensor(encoded["ask"]), torch.tensor(labels)
         self.common, self.pad = common, pad
         self.sizes = [len(labels)]
 
@@ -53,7 +54,7 @@ class Examples(Batches):
         return self.__getitems__(list(range(*part.indices(len(self)))))
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        batch = collate([self.rows[i] for i in indices], pad=self.pad)
+        batch = self.rows.padded(indices, pad=self.pad)
         return {**batch, **self.common, "ask": self.ask[indices], "labels": self.labels[indices]}
 
 
@@ -92,6 +93,14 @@ class TaskDataModule(OrderedDataModule):
         self._pattern, self._prompt_length = template, prompt_length
         self.verbaliser, self.global_batch, self.eval_batch = verbaliser, batch, eval_batch
         self.seed, self.workers = seed, workers
+        self._examples: dict[str, Examples] = {}
+
+    def ordered(self, *, seed: int, batch: int) -> "TaskDataModule":
+        """The same data in another order; what is read and encoded is so for both."""
+        other = copy.copy(self)
+        other.seed, other.global_batch, other.trainer, other._done = seed, batch, None, 0
+        other.__dict__.pop("sampler", None)
+        return other
 
     def prepare_data(self) -> None:
         """Load the task and the tokenizer, so that their errors come before anything is trained."""
@@ -160,13 +169,18 @@ class TaskDataModule(OrderedDataModule):
         return {**at, **named}
 
     def examples(self, split: str) -> Examples:
+        if split not in self._examples:
+            self._examples[split] = self._encoded(split)
+        return self._examples[split]
+
+    def _encoded(self, split: str) -> Examples:
         encoded = self.template.encode(self.task.texts[split], self.tokenizer, spare=self._spare)
         if encoded["cut"]:
             self.intake.cut[split] = encoded["cut"]
             self.intake.tell()
         return Examples(encoded=encoded, labels=self.task.labels[split], common=self.common, pad=self.pad)
 
-    @cached_property
+    @property
     def training(self) -> Examples:
         return self.examples("train")
 
@@ -187,8 +201,7 @@ class TaskDataModule(OrderedDataModule):
 
     @property
     def tokens_per_step(self) -> int:
-        longest = max(map(len, self.training.rows))
-        return self.global_batch * longest
+        return self.global_batch * self.training.rows.longest
 
     def fingerprint(self) -> dict[str, str]:
         """Short hashes of the task, how it is asked, and the training order."""

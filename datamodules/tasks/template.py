@@ -126,8 +126,28 @@ class Template:
 
 def collate(rows: list[list[int]], *, pad: int) -> dict[str, Any]:
     """input_ids and attention_mask [N, T], padded on the right to the longest row."""
-    width = max(map(len, rows))
-    ids, mask = torch.full((len(rows), width), pad), torch.zeros(len(rows), width, dtype=torch.long)
-    for n, row in enumerate(rows):
-        ids[n, : len(row)], mask[n, : len(row)] = torch.tensor(row), 1
-    return {"input_ids": ids, "attention_mask": mask}
+    return Rows(rows).padded(list(range(len(rows))), pad=pad)
+
+
+class Rows:
+    """Token lists of unequal length behind one another in one tensor, so that a batch of them is one gather."""
+
+    def __init__(self, rows: list[list[int]]) -> None:
+        self.lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
+        self.begins = self.lengths.cumsum(0) - self.lengths
+        self.tokens = torch.tensor([token for row in rows for token in row], dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        return int(self.lengths.max())
+
+    def padded(self, indices: list[int], *, pad: int) -> dict[str, Any]:
+        """input_ids and attention_mask [N, T] of these rows, padded on the right to the longest of them."""
+        lengths_N1, begins_N1 = self.lengths[indices, None], self.begins[indices, None]
+        at_T = torch.arange(int(lengths_N1.max()))
+        there_NT = at_T < lengths_N1
+        tokens_NT = self.tokens[torch.where(there_NT, begins_N1 + at_T, 0)]
+        return {"input_ids": torch.where(there_NT, tokens_NT, pad), "attention_mask": there_NT.long()}

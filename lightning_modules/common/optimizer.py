@@ -19,11 +19,9 @@ def adamw_with_schedule(
     weight_decay: Weight = 0.1,
     betas: tuple[Share, Share] = (0.9, 0.95),
     eps: Positive = 1e-8,
-    precision: str = "32-true",
 ) -> dict[str, Any]:
     """Lightning's optimizer dictionary: AdamW; linear warm-up, then cosine to `min_lr_ratio` x lr.
 
-    It is fused, except where the trainer's `precision` is mixed: Lightning clips no gradient of a fused optimizer then.
     Vectors (norms, biases) take no weight decay. Steps are optimizer steps.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
@@ -31,10 +29,12 @@ def adamw_with_schedule(
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
-    fused = not precision.endswith("mixed")
     optimizer = torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused
+        [g for g in groups if g["params"]], lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=True
     )
+    # A fused step offers to unscale gradients itself, and Lightning therefore clips none under mixed precision. Without
+    # the offer whoever scales unscales before the clipping, as for any other optimizer.
+    optimizer._step_supports_amp_scaling = False
     scheduler = warm_up_and_cosine(
         optimizer, total_steps=total_steps, warmup_steps=warmup_steps, min_lr_ratio=min_lr_ratio
     )

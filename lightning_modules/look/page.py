@@ -11,10 +11,12 @@ import hashlib
 import json
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lightning_modules.common.files import write_atomically
+from lightning_modules.common.say import say
 
 LOOK = "look.html"
 ASSETS = Path(__file__).parent / "assets"
@@ -42,6 +44,14 @@ TEMPLATE = """<!doctype html>
 </body>
 </html>
 """
+
+
+def can_be_drawn() -> bool:
+    """Whether this machine has what draws pages; a line says so where one that brings its own packages has not."""
+    if there := find_spec("vl_convert") is not None:
+        return there
+    say(f"{LOOK} is not made: vl-convert-python is not installed. main.py look=RUN makes it where it is.")
+    return False
 
 
 def write(path: Path, *, kind: str, title: str, data: dict[str, Any], cache: Path | None = None) -> Path:

@@ -181,7 +181,6 @@ class MoELM(pl.LightningModule):
         return adamw_with_schedule(
             module=self.model,
             total_steps=int(self.trainer.estimated_stepping_batches),
-            precision=self.trainer.precision,
             **self.optimizer_args,
         )
 

@@ -81,9 +81,7 @@ class MaskedLM(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         steps = int(self.trainer.estimated_stepping_batches)
-        return adamw_with_schedule(
-            module=self.model, total_steps=steps, lr=self.spec.lr, precision=self.trainer.precision, **OPTIMIZER
-        )
+        return adamw_with_schedule(module=self.model, total_steps=steps, lr=self.spec.lr, **OPTIMIZER)
 
     def export(self, folder: Path, *, datamodule: Any) -> Path:
         """A folder for AutoModelForMaskedLM and AutoTokenizer; kept for `LanguageBackbone.load` too."""

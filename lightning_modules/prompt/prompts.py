@@ -94,21 +94,21 @@ class Prompts:
     def data(self, task: str) -> TaskDataModule:
         """For evaluation: its training order is that of seed 0."""
         if task not in self._data:
-            self._data[task] = self.datamodule(task, seed=0)
+            self._data[task] = TaskDataModule(
+                source=self.source,
+                task=task,
+                backbone=self.spec,
+                template=self.template,
+                prompt_length=self.length,
+                verbaliser=self.verbaliser,
+                batch=self.tuning["batch"],
+                eval_batch=self.eval_batch,
+            )
         return self._data[task]
 
     def datamodule(self, task: str, *, seed: int) -> TaskDataModule:
-        return TaskDataModule(
-            source=self.source,
-            task=task,
-            backbone=self.spec,
-            template=self.template,
-            prompt_length=self.length,
-            verbaliser=self.verbaliser,
-            batch=self.tuning["batch"],
-            eval_batch=self.eval_batch,
-            seed=seed,
-        )
+        """For tuning: what is read of a task once serves all its seeds."""
+        return self.data(task).ordered(seed=seed, batch=self.tuning["batch"])
 
     def soft(self, *, seed: int, init: str | None = None) -> SoftPrompt:
         """A prompt that is not tuned yet, started as the config says or from another `init`."""

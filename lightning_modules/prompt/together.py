@@ -8,6 +8,7 @@ Shape legend: K prompts, B examples of one, T positions, H hidden width, C class
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import pytorch_lightning as pl
@@ -43,15 +44,45 @@ def merged(batches: Sequence[Batch], *, pad: int) -> Batch:
 def scores_of_each(
     backbone: Backbone, batches: Sequence[Batch], prompts: Sequence[Tensor], *, pad: int
 ) -> list[Tensor]:
-    """Class scores [B, C] of every batch under its prompt [P, H], from one forward; of `label_words` from one each."""
-    batches = [backbone.placed(batch) for batch in batches]
+    """Class scores [B, C] of every batch under its prompt [P, H], from one forward; of `label_words` from one each.
+
+    Batches come as the data make them: one joined batch goes to the device, in place of many small ones.
+    """
     if any("label_words" in batch for batch in batches):
         # Their words stand in the texts, so each batch is asked in its own way.
         return [backbone.scores(b, p, lean=True) for b, p in zip(batches, prompts, strict=True)]
     sizes = [len(batch["ask"]) for batch in batches]
-    prompts_BPH = torch.cat([p.expand(size, *p.shape) for p, size in zip(prompts, sizes, strict=True)])
-    answers = backbone.answer(merged(batches, pad=pad), prompts_BPH, lean=True).split(sizes)
-    return [backbone.of_classes(answer, batch) for answer, batch in zip(answers, batches, strict=True)]
+    prompts_KPH = torch.stack(list(prompts))
+    each_B = torch.tensor([k for k, size in enumerate(sizes) for _ in range(size)])
+    joined = backbone.placed({**merged(batches, pad=pad), "each": each_B})
+    answers = backbone.answer(joined, prompts_KPH[joined["each"]], lean=True)
+    scores: list[Tensor] = []
+    # Prompts of one task follow each other, and their words are the same.
+    for _, group in groupby(zip(batches, answers.split(sizes), strict=True), key=lambda each: id(_words(each[0]))):
+        own = list(group)
+        found = backbone.of_classes(torch.cat([answer for _, answer in own]), backbone.placed(own[0][0]))
+        scores += found.split([len(answer) for _, answer in own])
+    return scores
+
+
+def _words(batch: Batch) -> Any:
+    """What classes are scored by, the same object in all batches of one task's data."""
+    return batch.get("label_ids", batch.get("phrase_ids"))
+
+
+def mean_losses(scores: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+    """Mean cross-entropy [K] of each batch's scores [B, C]; batches of as many classes in one go."""
+    losses_K = scores[0].new_zeros(len(scores), dtype=torch.float32)
+    for classes in dict.fromkeys(found.shape[1] for found in scores):
+        own = [k for k, found in enumerate(scores) if found.shape[1] == classes]
+        share_KN = torch.zeros(len(scores), sum(len(labels[k]) for k in own))
+        begin = 0
+        for k in own:
+            share_KN[k, begin : (begin := begin + len(labels[k]))] = 1 / len(labels[k])
+        answers = torch.cat([labels[k] for k in own]).to(losses_K.device)
+        loss_N = nn.functional.cross_entropy(torch.cat([scores[k] for k in own]), answers, reduction="none")
+        losses_K = losses_K + (share_KN.to(loss_N) * loss_N).sum(1)
+    return losses_K
 
 
 class TunedTogether(pl.LightningModule):
@@ -69,12 +100,7 @@ class TunedTogether(pl.LightningModule):
         batches = [data.train_batch(step) for data in self.datas]
         prompts = [prompt for module in self.each if (prompt := module.tuner.prompt()) is not None]
         scores = scores_of_each(self.first.backbone, batches, prompts, pad=self.pad)
-        losses_K = torch.stack(
-            [
-                nn.functional.cross_entropy(scores_BC, batch["labels"].to(scores_BC.device))
-                for scores_BC, batch in zip(scores, batches, strict=True)
-            ]
-        )
+        losses_K = mean_losses(scores, [batch["labels"] for batch in batches])
         self.log(names.TRAIN_LOSS, losses_K.detach().mean())
         return {"loss": losses_K.sum(), "shown": losses_K.detach().mean()}
 

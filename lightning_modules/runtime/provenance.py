@@ -63,8 +63,8 @@ def parameters(module: pl.LightningModule) -> dict[str, int]:
 
 
 def commit() -> str:
-    """Short hash of the checkout, `-dirty` when it differs from it; without its history, what FACET_COMMIT says."""
-    return git("describe", "--always", "--abbrev=12", "--dirty") or os.environ.get("FACET_COMMIT", "unknown")
+    """Short hash of the checkout, `-dirty` when it differs from it; or FACET_COMMIT, of a copy without its history."""
+    return os.environ.get("FACET_COMMIT") or git("describe", "--always", "--abbrev=12", "--dirty") or "unknown"
 
 
 def machine() -> str:

@@ -7,7 +7,6 @@ lists all that it asks for, it can be planned and tells how far it is.
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +16,7 @@ from rich.console import Console
 from lightning_modules.common import tables
 from lightning_modules.common.making import Thing
 from lightning_modules.common.say import say
-from lightning_modules.look.page import LOOK, write
+from lightning_modules.look.page import LOOK, can_be_drawn, write
 from lightning_modules.runtime.tracking import Tracker
 
 
@@ -68,13 +67,8 @@ class Desk:
         return path
 
     def page(self, kind: str, title: str, make: Callable[[], dict[str, Any]]) -> None:
-        """`look.html`, drawn from what `make` returns of the run by assets/KIND.js of the room `look`; made if wanted.
-
-        On machines that bring their own packages, without what draws it, a line says so in its place.
-        """
-        if self.wants_page and find_spec("vl_convert") is None:
-            self.say(f"{LOOK} is not made: vl-convert-python is not installed. main.py look=RUN makes it where it is.")
-        elif self.wants_page:
+        """`look.html`, drawn from what `make` returns of the run by assets/KIND.js of the room `look`; made if wanted."""
+        if self.wants_page and can_be_drawn():
             write(self.folder / LOOK, kind=kind, title=title, data={"runs": [make()]}, cache=self.cache)
 
     def metrics(self, values: dict[str, float], *, step: int = 0) -> None:

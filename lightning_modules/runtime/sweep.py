@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -200,9 +199,10 @@ def environment(together: int) -> dict[str, str]:
 
 def page(cfg: DictConfig, folder: Path) -> Path | None:
     """`look.html` beside the report, where one is wanted, can be drawn and has anything to show."""
+    from lightning_modules.look.page import can_be_drawn
     from lightning_modules.runtime import sweep_look, sweep_report
 
-    wanted = (cfg.get("look") or {}).get("page", True) and find_spec("vl_convert")
+    wanted = (cfg.get("look") or {}).get("page", True) and can_be_drawn()
     if not (wanted and sweep_report.counts(folder)["done"]):
         return None
     return sweep_look.write(folder, cache=Path(cfg.paths.cache))

@@ -175,7 +175,6 @@ class SVCO(SavesWhatTrains):
         return adamw_with_schedule(
             module=self.vlm,
             total_steps=int(self.trainer.estimated_stepping_batches),
-            precision=self.trainer.precision,
             **self.optimizer_args,
         )
 

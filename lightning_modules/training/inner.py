@@ -21,6 +21,8 @@ class Machine:
     """What of a `trainer` its inner trainings share: accelerator and precision, and one of its devices."""
 
     def __init__(self, trainer: Mapping[str, Any]) -> None:
+        # float32 is float32: by default torch rounds what goes into convolutions to TF32, and nothing else.
+        torch.backends.cudnn.allow_tf32 = False
         self.accelerator = trainer.get("accelerator", "cpu")
         self.precision = str(trainer.get("precision", "32-true"))
         rank, devices = int(os.environ.get("LOCAL_RANK", 0)), trainer.get("devices", 1)

@@ -49,7 +49,7 @@ def stacked_accuracy(
     """Accuracy [K] of each prompt on `split`; `rows` = prompts x examples of a forward, small enough for the cache."""
     examples = data.examples(split)
     # Texts of a length go together, so that little is padding.
-    order = sorted(range(len(examples)), key=lambda n: len(examples.rows[n]))
+    order = examples.rows.lengths.argsort(stable=True).tolist()
     size = max(1, min(len(examples), rows // len(prompts_KPH)))
     right = torch.zeros(len(prompts_KPH), device=backbone.device)
     for start in range(0, len(examples), size):

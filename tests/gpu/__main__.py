@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Any
 
 NEEDED = ("torch", "transformers", "pytorch_lightning", "torchmetrics", "hydra", "omegaconf", "psutil", "rich", "scipy")
-NEEDED += ("safetensors", "tokenizers", "filelock", "matplotlib", "pandas")
+NEEDED += (
+    "safetensors",
+    "tokenizers",
+    "filelock",
+    "matplotlib",
+    "pandas",
+    "pydantic",
+    "annotated_types",
+    "PIL",
+    "yaml",
+)
 BUDGET_S = 540.0
 COMMAND = "make gpu"
 NOTHING_TO_DO_IT_WITH = 2
@@ -29,15 +39,15 @@ def cases() -> dict[str, Callable[[Any], Iterator[dict[str, Any]]]]:
     return {
         "losses": losses.losses,
         "resume": losses.resume,
-        "throughput": moe.throughput,
-        "scope cost": moe.scope_cost,
-        "svco": others.svco,
-        "together": others.together,
-        "finder": others.finder,
-        "matrix": others.matrix,
         "processes": command_line.processes,
         "command line": command_line.systems,
+        "throughput": moe.throughput,
         "compiled": moe.compiled,
+        "svco": others.svco,
+        "together": others.together,
+        "scope cost": moe.scope_cost,
+        "finder": others.finder,
+        "matrix": others.matrix,
     }
 
 

@@ -1,7 +1,6 @@
 """What a person types: a run or study of every system on a GPU against the CPU; DDP and FSDP2 against one of them."""
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -45,11 +44,9 @@ def metrics(folder: Path, *overrides: str) -> dict[str, float]:
     folder.mkdir()
     places = [f"paths.{name}={folder}/{name}" for name in ("runs", "tracking", "cache")]
     command = [sys.executable, str(PROJECT / "main.py"), *PLAIN, *places, *overrides]
-    # torch.distributed's own port, as several of these start at once.
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, timeout=LIMIT_S, stdin=subprocess.DEVNULL,
-        env=os.environ | {"MASTER_PORT": "0"},
-    )  # fmt: skip
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=LIMIT_S, stdin=subprocess.DEVNULL
+    )
     if done.returncode:
         raise RuntimeError(f"main.py {' '.join(overrides)}: {(done.stderr.strip() or done.stdout)[-1500:]}")
     (result,) = folder.glob("runs/**/result.json")
@@ -91,7 +88,8 @@ def processes(place: Place) -> Iterator[Row]:
         "DDP": [f"trainer={'ddp_gpu' if large else 'ddp_cpu'}", f"trainer.devices={count}"],
         "FSDP2": ["trainer=fsdp", f"trainer.devices={count}", *([] if large else ["trainer.accelerator=cpu"])],
     }
-    found = side_by_side({way: [*given, *MOE] for way, given in ways.items()}, at_once=place.at_once)
+    # One after the other: each looks for a port that is free.
+    found = side_by_side({way: [*given, *MOE] for way, given in ways.items()}, at_once=1)
     for way in ("DDP", "FSDP2"):
         difference = abs(found[way]["val/ppl"] - found["one"]["val/ppl"]) / found["one"]["val/ppl"]
         many = "1 process" if count == 1 else f"{count} processes"

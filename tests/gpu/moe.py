@@ -47,9 +47,9 @@ class Sizes:
         self.model: Any = OmegaConf.to_container(config)
         self.words = 4096 if large else 64
         # Micro-batches that fill the device, and several of them, as the scopes differ in what they add over those.
-        self.length, self.micro, self.accumulate = (1024, 16, 4) if large else (16, 2, 2)
-        self.warm, self.steps = (8, 20) if large else (1, 2)
-        self.segments = 13 if large else 3
+        self.length, self.micro, self.accumulate = (1024, 32, 2) if large else (16, 2, 2)
+        self.warm, self.steps = (4, 12) if large else (1, 2)
+        self.segments = 9 if large else 3
 
     def build(self, scope: str) -> Any:
         family = "deepseek_v3" if scope == "aux_free" else "qwen3_moe"

@@ -1,6 +1,7 @@
 """Where a case of `make gpu` runs and how large it is: a GPU, or in its own test a small one on what there is."""
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -38,6 +39,8 @@ class Place(NamedTuple):
         return clock(self.device)
 
     def forget_peak(self) -> None:
+        # A trainer and its module hold each other.
+        gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)

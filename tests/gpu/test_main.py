@@ -87,14 +87,49 @@ def test_rows_take_the_place_of_those_not_measured(tmp_path):
     assert "| GPU: speed | 2 | x |" in (tmp_path / "bench.md").read_text()
 
 
+# Stands in the place of a machine that has what is named and what that itself asks for, and nothing else.
+BARE = """
+import importlib.metadata as metadata, re, runpy, sys
+sys.path.insert(0, ".")
+from importlib.machinery import PathFinder
+from packaging.requirements import Requirement
+from tests.gpu.__main__ import NEEDED
+
+def plain(name):
+    return re.sub("[-_.]+", "-", name).lower()
+
+there, owners = {plain(d.metadata["Name"]): d for d in metadata.distributions()}, metadata.packages_distributions()
+kept, left = set(), [plain(owner) for module in NEEDED for owner in owners[module]]
+while left:
+    if (name := left.pop()) in there and name not in kept:
+        kept.add(name)
+        asked = map(Requirement, there[name].requires or ())
+        left += [plain(r.name) for r in asked if r.marker is None or r.marker.evaluate({"extra": ""})]
+missing = {module for module, by in owners.items() if not kept & set(map(plain, by))}
+
+class Bare(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in missing else super().find_spec(name, path, target)
+
+for name in [name for name in sys.modules if name.partition(".")[0] in missing]:
+    del sys.modules[name]
+sys.meta_path[:] = [Bare if finder is PathFinder else finder for finder in sys.meta_path]
+assert {"mlflow", "vl_convert", "pytest", "datasets"} <= missing
+"""
+
+
 @pytest.mark.processes
-def test_a_run_without_a_tracking_server_imports_no_mlflow(tmp_path):
+@pytest.mark.parametrize(
+    "told",
+    [
+        "from tests.gpu.__main__ import cases; cases()",
+        "sys.argv = ['main.py', *{settings}]; runpy.run_path('main.py', run_name='__main__')",
+    ],
+)
+def test_what_it_needs_is_all_that_is_named(told, tmp_path):
     places = [f"paths.{name}={tmp_path}/{name}" for name in ("runs", "tracking", "cache")]
-    settings = ["debug=smoke", "logger=none", "trainer.max_steps=2", "trainer.val_check_interval=2"]
-    arguments = ["main.py", *settings, *places]
-    # None in the place of a module makes its import fail.
-    code = f"import runpy, sys; sys.modules['mlflow'] = None; sys.argv = {arguments!r}; "
-    code += "sys.path.insert(0, '.'); runpy.run_path('main.py', run_name='__main__')"
+    settings = ["debug=smoke", "logger=none", "trainer.max_steps=2", "trainer.val_check_interval=2", *places]
+    code = BARE + told.format(settings=settings)
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(list(tmp_path.glob("runs/**/result.json"))) == 1

@@ -145,5 +145,5 @@ def test_a_model_that_was_trained_with_bos_is_asked_with_it(tmp_path):
     plain, own = (tiny.data(kind(name=name)) for kind in (tiny.HubBackbone, BeginsWithBos))
     assert plain.template.pattern == "{prompt}{text}{mask}"
     assert own.template.pattern == "{bos}{prompt}{text}{mask}"
-    assert own.common["prompt_at"] == 1 and own.examples("test").rows[0][0] == 0
+    assert own.common["prompt_at"] == 1 and own.examples("test").rows.tokens[0] == 0
     assert tiny.data(BeginsWithBos(name=name), template="{prompt}{text}{mask}").common["prompt_at"] == 0

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from lightning_modules.common.made import made, place_of
 from lightning_modules.common.making import Thing, watched_by
-from lightning_modules.runtime import diff, plan, preflight, replay, study
+from lightning_modules.look import page
+from lightning_modules.runtime import diff, plan, preflight, replay
 from lightning_modules.runtime.config import register_resolvers
 from lightning_modules.runtime.run import _study, run
 from lightning_modules.runtime.study import Desk
@@ -41,8 +41,7 @@ class Line(pl.LightningModule):
 
 def test_a_machine_without_what_draws_pages_gets_a_line(tmp_path, monkeypatch, capsys):
     """A GPU machine may bring its own packages: a run of hours must not fail at its last line."""
-    monkeypatch.setitem(sys.modules, "vl_convert", None)
-    monkeypatch.setattr(study, "find_spec", lambda name: None)
+    monkeypatch.setattr(page, "find_spec", lambda name: None)
     Desk(folder=tmp_path).page("experts", "t", dict)
     assert list(tmp_path.iterdir()) == []
     assert "look.html is not made: vl-convert-python is not installed" in capsys.readouterr().err

@@ -51,3 +51,22 @@ def test_svco(reference, lora_rank):
     curve, module, _ = fit(steps=2, reference=reference, lora_rank=lora_rank, precision="bf16-true")
     assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
     assert curve.loss[0] == pytest.approx(4 * math.log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_a_fused_step_is_clipped_under_every_precision(precision):
+    """One that is not fused goes through a model parameter by parameter, several times."""
+    clipped = []
+
+    class Look(pl.Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            assert optimizer.defaults["fused"]
+
+        def on_before_zero_grad(self, trainer, module, optimizer):
+            norms = [p.grad.norm() for p in module.parameters() if p.grad is not None]
+            if norms:
+                clipped.append(float(torch.stack(norms).norm()))
+
+    fit(steps=2, precision=precision, callbacks=[Look()], gradient_clip_val=1e-3)
+    assert clipped
+    assert max(clipped) == pytest.approx(1e-3, rel=0.05)

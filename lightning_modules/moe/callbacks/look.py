@@ -5,7 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from lightning_modules.look.page import LOOK, write
+from lightning_modules.look.page import LOOK, can_be_drawn, write
 from lightning_modules.moe import look
 from lightning_modules.moe.callbacks.held_out import HeldOutEvaluation
 from lightning_modules.moe.callbacks.routing_metrics import RoutingMetrics
@@ -46,7 +46,7 @@ class LookPage(pl.Callback):
             )
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not (self.page and trainer.is_global_zero):
+        if not (self.page and trainer.is_global_zero and can_be_drawn()):
             return
         held_out = next(c for c in trainer.callbacks if isinstance(c, HeldOutEvaluation))
         assert held_out.tally is not None, "the test split was not read"
