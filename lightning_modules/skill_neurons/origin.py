@@ -24,6 +24,8 @@ class Origin(Intervention):
         learning_rates: of the tuners whose models the prompt's skill neurons are perturbed in.
     """
 
+    outcome = "best_neurons_by_prompt"
+
     def __init__(self, *, learning_rates: Mapping[str, Positive], **shared: Any) -> None:
         super().__init__(**shared)
         for name in learning_rates:
@@ -71,4 +73,5 @@ class Origin(Intervention):
         metrics |= {f"prompt/best_neuron_{kind.replace(' ', '_')}": mean(values) for kind, values in best.items()}
         for name, arms in hurt.items():
             metrics |= {f"prompt/{name}_{arm.split()[0]}": mean(values) for arm, values in arms.items()}
+        self.show_neurons(desk, rows)
         return metrics

@@ -73,6 +73,8 @@ class Intervention(PromptStudy):
 class Perturb(Intervention):
     """Curves of accuracy against the share perturbed, for each kind of perturbation (figures 4 and 5 of Wang et al.)."""
 
+    outcome = "perturbation"
+
     def run(self, desk: Desk) -> dict[str, float]:
         curves: Curves = {k: {} for k in self.kinds}
         rows: list[dict[str, Any]] = []
@@ -115,4 +117,5 @@ class Perturb(Intervention):
                     metrics[f"prompt/{kind}_{control}_{s:g}"] - metrics[f"prompt/{kind}_skill_{s:g}"] for s in over
                 ]
                 metrics[f"prompt/{kind}_drop_over_{control}"] = mean(drops)
+        self.show_neurons(desk, rows)
         return metrics

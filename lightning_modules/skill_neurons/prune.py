@@ -29,6 +29,8 @@ class Prune(Intervention):
         batch: of the speed measured, of `rounds` alternating forwards.
     """
 
+    outcome = "pruning"
+
     def __init__(
         self,
         *,
@@ -126,6 +128,7 @@ class Prune(Intervention):
                 f"prompt/pruned_random_{share:g}": mean(values["random neurons"]),
             }
         desk.table("pruning_means", summary)
+        self.show_neurons(desk, rows)
         return metrics
 
     def retuned(self, smaller: Backbone, task: str, prompt: Tensor, seed: int, *, share: float, arm: str) -> Tensor:

@@ -4,7 +4,7 @@ Rules fixed beforehand: neurons are chosen on the validation split and judged on
 mean over `trials` prompts tuned from different seeds; the null permutes the validation labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -19,6 +19,8 @@ from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons import figures as draw
+from lightning_modules.skill_neurons import look
+from lightning_modules.skill_neurons import portraits as drawn
 from lightning_modules.skill_neurons import predictivity as sn
 from lightning_modules.skill_neurons.hooks import See, hooked
 from lightning_modules.skill_neurons.significance import Significance, of_labellings, signs
@@ -34,6 +36,9 @@ class PromptStudy:
         balanced: balanced accuracy. permutations: labellings of the null.
         seed: trial t of this study is prompt seed 1000 x seed + t.
     """
+
+    # Labellings that p-values come from, and the table of what the study does to neurons.
+    p_values, outcome = 0, ""
 
     def __init__(
         self,
@@ -142,6 +147,41 @@ class PromptStudy:
         share = self.share if share is None else share
         return sn.select(self.predictivity(task)[0], share=share, rank_within=self.rank_within)
 
+    def significance(self, task: str) -> Significance | None:
+        """Of the mean predictivity over the trials' prompts, where p-values are asked for."""
+        return None
+
+    def portrayed(self, outcome: Sequence[Mapping[str, Any]], *, text: bool) -> dict[str, Any]:
+        """What its page shows. outcome: rows of the table `outcome`."""
+
+        def of_task(task: str) -> look.Task:
+            data, prompt = self.prompts.data(task), self.tuned(task)[0]
+            base_LPF = self.baseline_LPF(task, prompt, self.backbone).cpu()
+
+            def read(neurons: drawn.Neurons) -> drawn.Readings:
+                baseline_KP = torch.stack([base_LPF[layer, :, unit] for layer, unit in neurons])
+                seen = {
+                    s: drawn.activations_NKP(self.backbone, data.fixed(s), prompt, neurons) for s in ("val", "test")
+                }
+                return drawn.Readings(seen["val"], seen["test"], baseline_KP)
+
+            examples = drawn.Labelled(
+                data.task.classes, data.examples("val").labels, data.examples("test").labels, data.task.texts["test"]
+            )
+            return look.Task(task, self.skills[task], self.predictivity(task), self.significance(task), examples, read)
+
+        return look.neurons_page(
+            name=f"neurons of {len(self.tasks)} tasks, {self.trials} prompts each",
+            tasks=[of_task(task) for task in self.tasks],
+            p_values=self.p_values,
+            balanced=self.balanced,
+            text=text,
+            done=look.done_to(self.outcome, outcome),
+        )
+
+    def show_neurons(self, desk: Desk, outcome: Sequence[Mapping[str, Any]] = ()) -> None:
+        desk.page(look.KIND, look.TITLE, lambda: self.portrayed(outcome, text=desk.text))
+
 
 @torch.no_grad()
 def accuracy(
@@ -176,22 +216,29 @@ class SkillNeurons(PromptStudy):
     def __init__(self, *, p_values: Whole = 999, **shared: Any) -> None:
         super().__init__(**shared)
         self.p_values = p_values
+        self._significance: dict[str, Significance] = {}
 
-    def significance(self, task: str) -> Significance:
-        """Of the mean predictivity over the trials' prompts."""
-        data = self.prompts.data(task)
-        trials = [
-            signs(self.backbone, data.fixed("val"), prompt, baseline_LPF=self.baseline_LPF(task, prompt, self.backbone))
-            for prompt in self.tuned(task)
-        ]
-        return of_labellings(
-            trials,
-            data.examples("val").labels,
-            classes=len(data.task.classes),
-            permutations=self.p_values,
-            seed=self.seed,
-            balanced=self.balanced,
-        )
+    def significance(self, task: str) -> Significance | None:
+        if task not in self._significance and self.p_values:
+            data = self.prompts.data(task)
+            trials = [
+                signs(
+                    self.backbone,
+                    data.fixed("val"),
+                    prompt,
+                    baseline_LPF=self.baseline_LPF(task, prompt, self.backbone),
+                )
+                for prompt in self.tuned(task)
+            ]
+            self._significance[task] = of_labellings(
+                trials,
+                data.examples("val").labels,
+                classes=len(data.task.classes),
+                permutations=self.p_values,
+                seed=self.seed,
+                balanced=self.balanced,
+            )
+        return self._significance.get(task)
 
     def run(self, desk: Desk) -> dict[str, float]:
         preds = {task: self.predictivity(task) for task in self.tasks}
@@ -214,7 +261,7 @@ class SkillNeurons(PromptStudy):
                     "test": test,
                     "null's best": null,
                     "prompt's test": tuned,
-                    **(self.significance(task).counts() if self.p_values else {}),
+                    **(found.counts() if (found := self.significance(task)) else {}),
                 }
             )
             metrics |= {f"prompt/best_neuron_{task}": val, f"prompt/best_neuron_null_{task}": null}
@@ -224,6 +271,7 @@ class SkillNeurons(PromptStudy):
         desk.figure("predictivity", draw.predictivity_figure({t: (p[0], p[1:]) for t, p in preds.items()}))
         metrics |= self._layers(preds, desk)
         self._words(preds, desk)
+        self.show_neurons(desk)
         return metrics | {
             "prompt/best_neuron": mean([row["val"] for row in rows]),
             "prompt/best_over_null": mean([row["val"] - row["null's best"] for row in rows]),

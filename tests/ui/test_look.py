@@ -8,15 +8,17 @@ from lightning_modules.claims.table import load_all
 from lightning_modules.look import page as pages
 from lightning_modules.moe import look as experts
 from lightning_modules.runtime import sweep_look
+from lightning_modules.skill_neurons import look as neurons
 from lightning_modules.svco import look as svco
 from lightning_modules.transfer import look as transfer
 from tests.moe.test_look import EVIL, drawn, large, prefers_maths, routed
 from tests.runtime.test_sweep_look import drawn as sweep_of_six
+from tests.skill_neurons.test_look import made as neurons_of_tasks
 from tests.svco.test_look import drawn as pairs_of_svco
 from tests.transfer.test_look import drawn as matrix_of_transfer
 from tests.ui.browser import shot
 
-TITLES = {look.KIND: look.TITLE for look in (experts, svco, transfer, sweep_look, claims)}
+TITLES = {look.KIND: look.TITLE for look in (experts, neurons, svco, transfer, sweep_look, claims)}
 
 
 @pytest.fixture(scope="module")
@@ -242,9 +244,47 @@ def test_a_claim_is_seen_seed_by_seed(opened, table):
     assert page.locator("h2").first.inner_text() == rows[3]["title"]
 
 
+def test_a_neuron_shows_the_numbers_of_its_tables(opened):
+    found, _ = neurons_of_tasks()
+    page = opened([found], kind="neurons")
+    assert page.locator(".verdict").inner_text() == found["verdict"]
+    first = page.locator("table").first.locator("tbody tr").first
+    assert first.locator("td").all_inner_texts() == ["second", "mood", "L1.N7", "1", "0.005", "1"]
+    assert page.locator("h2", has_text="second: neuron L1.N7, 1 of 26").count() == 1
+    # Bars of the histogram, as many as have a text.
+    page.wait_for_timeout(500)
+    portrait = found["tasks"][1]["portraits"][0]
+    drawn = page.locator("svg .mark-rect path").count()
+    assert drawn == sum(len(row) for row in portrait["counts"])
+    page.locator("svg .mark-rect path").nth(1).hover(force=True)
+    page.wait_for_timeout(300)
+    assert f"{portrait['counts'][0][1]}" in page.locator("#vg-tooltip-element").inner_text()
+    page.mouse.move(0, 0)
+    page.get_by_role("button", name="first", exact=True).click()
+    page.get_by_label("Neuron").select_option(index=2)
+    chosen = found["tasks"][0]["top"][2]
+    assert page.locator("h2", has_text=f"first: neuron {chosen['neuron']}, 3 of 26").count() == 1
+    assert f"right on test {100 * found['tasks'][0]['portraits'][2]['test']:.1f}%" in page.locator("main").inner_text()
+    page.locator("summary").click()
+    shown = page.locator("details tbody tr").last.locator("td").all_inner_texts()
+    assert shown == ["zero", "random neurons", "0.2", "0.695"]
+
+
+def test_neurons_without_text_and_text_that_is_markup(opened):
+    found, _ = neurons_of_tasks()
+    portrait = found["tasks"][1]["portraits"][0]
+    portrait["highest"][0]["text"] = EVIL
+    page = opened([found], kind="neurons")
+    assert EVIL in page.locator("li").first.inner_text()
+    assert page.title() == neurons.TITLE
+    page = opened([neurons_of_tasks(text=False)[0]], kind="neurons")
+    assert page.locator("li").count() == 0
+    assert page.get_by_text("made without any text").count() == 1
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
-@pytest.mark.parametrize("kind", ["experts", "pairs", "matrix", "sweep", "claims"])
+@pytest.mark.parametrize("kind", ["experts", "pairs", "matrix", "neurons", "sweep", "claims"])
 def test_nothing_is_cut(opened, runs, table, kind, width, scheme):
     shown = {
         "experts": runs,
@@ -252,6 +292,7 @@ def test_nothing_is_cut(opened, runs, table, kind, width, scheme):
         "matrix": [matrix_of_transfer()],
         "sweep": [sweep_of_six()],
         "claims": [table],
+        "neurons": [neurons_of_tasks()[0]],
     }[kind]
     page = opened(shown, kind=kind, width=width, scheme=scheme)
     page.wait_for_timeout(500)
