@@ -261,12 +261,11 @@ def test_a_neuron_shows_the_numbers_of_its_tables(opened):
     assert f"{portrait['counts'][0][1]}" in page.locator("#vg-tooltip-element").inner_text()
     page.mouse.move(0, 0)
     page.get_by_role("button", name="first", exact=True).click()
-    page.get_by_label("Neuron").select_option(index=2)
+    page.get_by_label("Neuron", exact=True).select_option(index=2)
     chosen = found["tasks"][0]["top"][2]
     assert page.locator("h2", has_text=f"first: neuron {chosen['neuron']}, 3 of 26").count() == 1
     assert f"right on test {100 * found['tasks'][0]['portraits'][2]['test']:.1f}%" in page.locator("main").inner_text()
-    page.locator("summary").click()
-    shown = page.locator("details tbody tr").last.locator("td").all_inner_texts()
+    shown = page.locator("main table").last.locator("tbody tr").last.locator("td").all_inner_texts()
     assert shown == ["zero", "random neurons", "0.2", "0.695"]
 
 

@@ -86,7 +86,7 @@ function neuronsOfRun(run, page) {
 
   function curves(done) {
     const values = done.rows.map((row) => Object.fromEntries(done.columns.map((name, i) => [name, row[i]])));
-    const shared = { type: "nominal", scale: { range: COLOURS }, legend: { orient: "bottom", title: null, columns: 1 } };
+    const shared = { type: "nominal", scale: { domain: [...new Set(values.map((v) => v.neurons))], range: COLOURS }, legend: { orient: "bottom", title: null, columns: 1 } };
     const tooltip = [...done.columns.map((field) => (field === "accuracy" ? { field, format: ".3f" } : { field }))];
     const kinds = [...new Set(values.map((v) => v.kind))];
     return { data: { values }, height: 200, layer: [{ mark: { type: "line", point: { size: 45 } }, encoding: {
