@@ -12,7 +12,7 @@ function neuronsOfRun(run, page) {
   const passing = (row) => (row.passing === null ? "not asked for" : row.passing);
   page.append(el("h2", {}, run.name), el("p", { class: "verdict" }, run.verdict),
     table(["task", "skill", "best neuron", "predictivity", "p, whole model", "neurons beyond chance"], run.standing_out.map((row) => [
-      el("button", { onclick: () => open(row.task) }, run.tasks[row.task].task), run.tasks[row.task].skill, el("code", {}, row.neuron),
+      el("button", { onclick: () => open(row.task) }, run.tasks[row.task].task), el("span", { class: "keep" }, run.tasks[row.task].skill), el("code", {}, row.neuron),
       Number(row.predictivity.toFixed(3)), p(row.family), passing(row)])), bar, body);
 
   function open(task, neuron = 0) { state.task = task; state.neuron = neuron; return render(); }
@@ -92,7 +92,7 @@ function neuronsOfRun(run, page) {
     return { data: { values }, height: 200, layer: [{ mark: { type: "line", point: { size: 45 } }, encoding: {
       x: { field: "share", type: "quantitative", title: "share of each layer's neurons", axis: { format: "%" } },
       y: { field: "accuracy", type: "quantitative", scale: { zero: false }, title: "test accuracy" },
-      color: { field: "neurons", ...shared }, strokeDash: { field: "kind", type: "nominal", legend: kinds.length > 1 ? { orient: "bottom", title: null } : null }, tooltip } }] };
+      color: { field: "neurons", ...shared }, strokeDash: { field: "kind", type: "nominal", legend: kinds.length > 1 ? { orient: "bottom", title: null, symbolType: "stroke", symbolStrokeColor: shade("--ink"), symbolSize: 300 } : null }, tooltip } }] };
   }
 
   return render();
