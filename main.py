@@ -126,6 +126,8 @@ def _do(arguments: list[str], cfg: DictConfig | None) -> int:
         if rank() == 0 and not cfg.fresh and records.result(place):
             say(f"Already done: {place}/{records.RESULT} (fresh=true runs it again).")
         else:
+            if rank() == 0 and "FACET_SWEEP" not in os.environ and not sys.stderr.isatty():
+                say(f"Run in {place}. First torch and Lightning are loaded, which takes some seconds.")
             main()
     return 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_modules.common.files import sha256
+from lightning_modules.common.say import say
 
 
 class Pin(NamedTuple):
@@ -63,6 +64,7 @@ def fetch(pin: Pin | Wheel, folder: Path) -> Path:
     """
     target = folder / pin.file
     if not target.is_file():
+        say(f"Fetching {pin.name} {pin.version} with pip, once; kept in {folder}.")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             _download(pin, Path(temporary))

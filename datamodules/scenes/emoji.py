@@ -18,6 +18,7 @@ from typing import NamedTuple
 from datamodules.fetch import Pin, member_bytes
 from lightning_modules.common.files import sha256
 from lightning_modules.common.made import made
+from lightning_modules.common.say import say
 
 # Twitter's art, CC-BY 4.0.
 PACKAGE = Pin("emoji-datasource-twitter", "16.0.0", "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877")
@@ -48,6 +49,7 @@ def fetch(folder: Path, *, archive: Path | None = None) -> Path:
         if archive:
             raise ValueError(f"study.candidates.archive={archive}: no such file; null fetches it with npm.")
         folder.mkdir(parents=True, exist_ok=True)
+        say(f"Fetching {PACKAGE.name} {PACKAGE.version} with npm, once; kept in {folder}.")
         with tempfile.TemporaryDirectory(dir=folder) as beside:
             _npm_pack(Path(beside))
             os.replace(Path(beside) / target.name, target)

@@ -64,6 +64,19 @@ class Progress(RichProgressBar):
             self._spoke = now
             self._say(trainer, self.line(trainer, pl_module, seconds=now - self._began))
 
+    def on_validation_batch_end(self, trainer: pl.Trainer, *rest: Any, **named: Any) -> None:
+        super().on_validation_batch_end(trainer, *rest, **named)
+        self._still(trainer, f"step {trainer.global_step} of {trainer.max_steps}: validating")
+
+    def on_test_batch_end(self, trainer: pl.Trainer, *rest: Any, **named: Any) -> None:
+        super().on_test_batch_end(trainer, *rest, **named)
+        self._still(trainer, "testing")
+
+    def _still(self, trainer: pl.Trainer, text: str) -> None:
+        if self._lines and time.perf_counter() - self._spoke > PAUSE:
+            self._spoke = time.perf_counter()
+            self._say(trainer, f"{text}.")
+
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_test_start(trainer, pl_module)
         self._say(trainer, "Testing.")
