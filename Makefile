@@ -108,6 +108,7 @@ bench: $(READY) ## speed against a bare loop and the Hugging Face Trainer; write
 	$(BIN)/python -m tests.bench.runtime
 	$(BIN)/python -m tests.bench.svco
 	$(BIN)/python -m tests.bench.prompt
+	$(BIN)/python -m tests.bench.look
 
 errors: $(READY) ## two hundred wrong commands and what each is answered; writes docs/results/errors.json
 	$(BIN)/python -m tests.robustness.errors

@@ -134,11 +134,15 @@ def made(run: Finished) -> dict[str, Any]:
         return {"kind": maker.KIND, "title": maker.TITLE, "runs": [maker.page(run)]}
     if earlier := run.earlier():
         if not run.text or run.own:
-            raise ValueError(f"{run.name}: its page is as the run made it; look.text works with runs of moe alone.")
+            raise ValueError(
+                f"{run.name}: its page is as the run made it; look.text works with runs of moe and, "
+                "as true or false, with studies of skill neurons."
+            )
         return earlier
     raise ValueError(
-        f"{run.name} made no page. Trainings of mixtures and of S-VCO and the studies of routing, of transfer and of "
-        "S-VCO's objectives make one; such a run of before does so when its command is given again with fresh=true."
+        f"{run.name} made no page. Trainings of mixtures and of S-VCO and the studies of routing, of skill neurons, of "
+        "transfer and of S-VCO's objectives make one; such a run of before does so when its command is given again with "
+        "fresh=true."
     )
 
 
