@@ -69,7 +69,7 @@ def experts_page(
     return {
         "name": name,
         "standing_out": found,
-        "verdict": verdict(found, layers * experts),
+        "verdict": verdict(found, layers * experts, own=mostly_one(preference)),
         "facts": facts,
         "layers": layers,
         "experts": experts,
@@ -102,13 +102,22 @@ def standing_out(
     return list(rows.values())
 
 
-def verdict(found: list[dict[str, Any]], experts: int) -> str:
-    """The page's first sentence."""
+def mostly_one(preference: DomainPreference) -> int:
+    """Experts for which a domain that stands out is over half of all they take, domains weighed alike."""
+    part_DLE = preference.share_DLE / preference.share_DLE.sum(0).clamp(min=1e-12)
+    return int(((part_DLE > 0.5) & preference.beyond_DLE).any(0).sum())
+
+
+def verdict(found: list[dict[str, Any]], experts: int, *, own: int) -> str:
+    """The page's first sentences. own: experts that one domain is most of (`mostly_one`)."""
     if not found:
         return (
             "No expert takes any domain more often than chance gives somewhere in a run whose experts prefer nothing."
         )
-    return f"{len(found)} of {experts} experts take a domain more often than chance gives anywhere in the run."
+    return (
+        f"{len(found)} of {experts} experts take a domain more often than chance gives anywhere in the run; "
+        f"for {own} of them one domain is over half of all they take."
+    )
 
 
 def contexts(

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_modules.common import credentials
 from lightning_modules.look import page
 from lightning_modules.look.finished import Finished
-from lightning_modules.runtime import foreign, logged_model, quiet, records, sweep_look, trust
+from lightning_modules.runtime import foreign, logged_model, naming, quiet, records, sweep_look, trust
 from lightning_modules.runtime.replay import get_run
 
 RUN_ID = "[0-9a-f]{32}"
@@ -114,7 +114,9 @@ def _of_folder(folder: Path, *, text: bool, own: Path | None) -> Finished:
             raise ValueError(f"look={folder}: the run kept no {wanted}, from which its page would be made.")
         return folder / wanted
 
-    return Finished(folder.name, cfg, result["metrics"], artifact, text, own)
+    typed = folder / ".hydra" / "overrides.yaml"
+    name = naming.run_name(OmegaConf.load(typed), cfg.seed) if typed.is_file() and "seed" in cfg else folder.name
+    return Finished(name, cfg, result["metrics"], artifact, text, own)
 
 
 def made(run: Finished) -> dict[str, Any]:

@@ -63,6 +63,9 @@ def test_the_expert_that_must_specialise_is_the_first_row():
     assert first["domains"][0]["share"] > first["domains"][0]["high"]
     assert found["verdict"].startswith(f"{len(found['standing_out'])} of 16 experts")
     assert found["share"][1][5][1] == pytest.approx(first["domains"][0]["share"])
+    parts = [max(shares) / sum(shares) for layer in found["share"] for shares in layer]
+    assert f"for {sum(p > 0.5 for p in parts)} of them one domain" in found["verdict"]
+    assert parts[8 + 5] > 0.5, "what is planted"
 
 
 def test_where_nothing_is_preferred_the_page_says_nothing():
