@@ -93,8 +93,8 @@ def test_a_reading_that_was_stopped_goes_on_there_and_ends_in_the_same_corpus(
     with monkeypatch.context() as stopping:
         stopped_at(stopping, 75)
         if kill:
-            # No last mark: the process is gone before it could write one.
-            stopping.setattr(hub.Kept, "close", lambda *_: None)
+            # No last mark: the process is gone before it could write one, but not what it wrote of documents.
+            stopping.setattr(hub.Kept, "close", lambda kept, _: kept._file.flush())
         with pytest.raises(KeyboardInterrupt):
             corpus(shards, tmp_path).prepare_data()
     assert mark_of(tmp_path)["count"] == (70 if kill else 75)
@@ -105,6 +105,7 @@ def test_a_reading_that_was_stopped_goes_on_there_and_ends_in_the_same_corpus(
     assert len(drawn) == DOCUMENTS - (70 if kill else 75), "what was read is not read again"
     assert f"corpus: law goes on behind the {70 if kill else 75} documents" in capsys.readouterr().err
     assert tokens_in(data) == tokens_in(whole)
+    assert data.manifest["left_out"] == whole.manifest["left_out"] == {}, "no document came twice"
     assert not list((tmp_path / "cache" / "tokens").glob("*.reading")), "the corpus is made: nothing is kept beside it"
 
 
