@@ -7,7 +7,7 @@ layers' outputs: attention mixes positions and a norm mixes neurons, so neither 
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -130,7 +130,9 @@ def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
             if id(module) in inside and isinstance(weight, Tensor) and weight.dim() == 1:
                 hooks.enter_context(_handle(module.register_forward_pre_hook(lambda _m, a, n=name: meets_norm(n, a))))
         words = torch.arange(3, 9, device=next(model.parameters()).device)[None]
-        if "input_ids" not in signature(body.forward).parameters:
+        takes = signature(body.forward).parameters
+        # A decoder that stands alone hands on whatever it is given (BART's wrapper).
+        if "input_ids" not in takes and all(p.kind is not Parameter.VAR_POSITIONAL for p in takes.values()):
             raise ValueError(
                 f"{type(model).__name__}: its body is not asked with input_ids, so its blocks are not followed."
             )
