@@ -5,8 +5,8 @@ import pytest
 from tests.families.text import verdict
 
 # Known and new names of blocks, a gate in the up-projection's matrix (Phi-3), four blocks a layer (MobileBERT), positions
-# counted by what is no padding (M2M100), layers that share a block (ALBERT), no block (Mamba); a decoder in a wrapper (BART's), a
-# body that is asked otherwise (Perceiver).
+# counted by what is no padding (M2M100), layers that share a block (ALBERT), no block (Mamba); a decoder in a wrapper
+# (BART's), a body that is asked otherwise (Perceiver).
 RIGHT = {
     **{"BertForMaskedLM": "right", "ModernBertForMaskedLM": "right", "MobileBertForMaskedLM": "right"},
     **{"XLMWithLMHeadModel": "right", "AlbertForMaskedLM": "refused", "PhiForCausalLM": "right"},
