@@ -65,17 +65,16 @@ class Pair:
         }
 
 
-def open_image(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> Image.Image:
+def open_image(path: Path, *, pixel_limit: int = PIXEL_LIMIT, key: str = "data.source") -> Image.Image:
     """The image in RGB and upright, as transformers' `load_image` has it. ValueError as `opened`, and when it is missing."""
     if not path.is_file():
-        raise ValueError(
-            f"{path}: no such image; paths in a file of pairs count from its own folder or data.source.images."
-        )
-    return opened(path, name=str(path), limit=pixel_limit)
+        where = "paths in a file of pairs count from its own folder or data.source.images"
+        raise ValueError(f"{path}: no such image{'; ' + where if key == 'data.source' else ''}.")
+    return opened(path, name=str(path), limit=pixel_limit, key=key)
 
 
-def opened(file: Path | BinaryIO, *, name: str, limit: int) -> Image.Image:
-    """The image of a file called `name`, in RGB and upright.
+def opened(file: Path | BinaryIO, *, name: str, limit: int, key: str = "data.source") -> Image.Image:
+    """The image of a file called `name`, in RGB and upright. key: of the config, whose `pixel_limit` is `limit`.
 
     ValueError naming it when it is unreadable or larger than `limit`, and where turning it into RGB would show something
     else: behind transparency lie colours that nobody sees, 16 bits are cut off at 255, and of what moves the first picture
@@ -87,7 +86,7 @@ def opened(file: Path | BinaryIO, *, name: str, limit: int) -> Image.Image:
             if image.width * image.height > limit:
                 raise ValueError(
                     f"{name} has {image.width} x {image.height} pixels; expected at most {limit:,} in all "
-                    "(data.source.pixel_limit)."
+                    f"({key}.pixel_limit)."
                 )
             if (frames := getattr(image, "n_frames", 1)) > 1:
                 raise ValueError(f"{name} moves: it has {frames} frames; expected one picture.")

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 
 from datamodules.scenes import benchmarks as files
-from datamodules.scenes.mvc import open_image
+from datamodules.scenes.mvc import PIXEL_LIMIT, open_image
 from lightning_modules.common.bounds import Count
 from lightning_modules.common.choices import check_choice
 from lightning_modules.common.digests import digest
@@ -38,6 +39,7 @@ class Benchmarks:
         their images. mmvp, mmhal: the published file and its images, `{file: .., images: ..}`. null leaves one out.
     pope_answers: what counts as POPE's answer, what the model says, `said`, or the `likelier` of yes and no.
     longest: tokens of an answer to MMHal. MMHal's own judge is a model of somebody else: answers are written for it.
+    pixel_limit: most pixels of a picture.
     batch: questions that are answered together, where their pictures and prompts have one shape.
     """
 
@@ -51,6 +53,7 @@ class Benchmarks:
         pope_answers: str = "said",
         longest: Count = 128,
         batch: Count = 16,
+        pixel_limit: Count = PIXEL_LIMIT,
     ) -> None:
         check_choice("study.pope_answers", pope_answers, ANSWERS)
         given = {"mmvp": mmvp, "mmhal": mmhal}
@@ -61,6 +64,7 @@ class Benchmarks:
                 self.paths[f"pope_{split}"] = (Path(file), Path((pope or {})["images"]))
         if not self.paths:
             raise ValueError("study.pope, study.mmvp and study.mmhal are all null; give one {file: .., images: ..}.")
+        self.pixel_limit = pixel_limit
         self.vlm, self.longest, self.batch, self.pope_answers = model.eval(), longest, batch, pope_answers
 
     def prepare(self) -> None:
@@ -124,12 +128,15 @@ class Benchmarks:
             metrics[f"svco/pope_mean_{name}"] = sum(values) / len(values)
         return metrics
 
+    def picture(self, path: Path) -> Image:
+        return open_image(path, pixel_limit=self.pixel_limit, key="study")
+
     @torch.no_grad()
     def right(self, items: Sequence[files.Item]) -> list[bool]:
         """Whether the true option is the likeliest one."""
         found = []
         for item in items:
-            prompt, inputs = self.vlm.reader.prompt(item.question, open_image(item.image))
+            prompt, inputs = self.vlm.reader.prompt(item.question, self.picture(item.image))
             options = [self.vlm.reader.response(option)[0] for option in item.options]
             found.append(int(scores_of(self.vlm, [Row(prompt, inputs, options)]).argmax()) == item.right)
         return found
@@ -140,7 +147,7 @@ class Benchmarks:
         found: dict[int, str] = {}
         waiting: dict[Any, list[tuple[int, Any, Any]]] = {}
         for number, (question, picture) in enumerate(asked):
-            ids, inputs = self.vlm.reader.prompt(question, open_image(picture))
+            ids, inputs = self.vlm.reader.prompt(question, self.picture(picture))
             shape = (len(ids), *((name, tuple(value.shape)) for name, value in inputs.items()))
             group = waiting.setdefault(shape, [])
             group.append((number, ids, inputs))

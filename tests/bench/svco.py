@@ -186,7 +186,9 @@ def main() -> None:
                 goal="<= 1e-5",
             ),
         ]
-    rows += pipeline_rows()
+    from tests.bench import svco_families
+
+    rows += svco_families.rows() + pipeline_rows()
     write("svco", rows, command="make bench")
 
 

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from datamodules.scenes import benchmarks as files
+from datamodules.scenes.benchmarks import Item
 from datamodules.scenes.pairs import scenes
 from datamodules.scenes.render import render
 from lightning_modules.runtime.study import Desk
@@ -114,6 +115,20 @@ def test_answers_together_are_answers_alone(folder, family):
     found = together.answers(asked, longest=5)
     assert found == alone.answers(asked, longest=5)
     assert len(set(found)) > 1, "else the order is not tested"
+
+
+def test_pictures_are_as_large_as_the_study_allows_and_there(folder):
+    study = Benchmarks(model=tiny_vlm(), pope={**splits_of(folder), "images": str(folder)}, pixel_limit=100)
+    for ask in (
+        lambda path: study.answers([("?", path)], longest=2),
+        lambda path: study.right([Item(path, "?", ("a",), 0)]),
+    ):
+        with pytest.raises(
+            ValueError, match=r"1.jpg has 48 x 48 pixels; expected at most 100 in all \(study.pixel_limit\)"
+        ):
+            ask(folder / "1.jpg")
+        with pytest.raises(ValueError, match=r"none.jpg: no such image\.$"):
+            ask(folder / "none.jpg")
 
 
 def test_a_split_that_pope_has_not_is_named(folder):

@@ -1,6 +1,7 @@
 """Preference files in TRL's format: read in every form, trained on with one picture; ours as such a file."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,28 @@ def test_a_bad_row_is_named(folder, change, words):
     assert words in str(error.value)
     found, bad = preferences.read(path, skip_bad=True)
     assert len(found) == 2 and words in bad[0]
+
+
+@pytest.mark.parametrize("form", ["plain", "parquet"])
+def test_pictures_by_path_and_by_bytes_are_as_large_as_is_allowed(folder, form, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+    file = str(laid(folder, form))
+    with pytest.raises(ValueError, match=r"8 x 8 pixels; expected at most 60 in all \(data.source.pixel_limit\)"):
+        PreferenceSource(file=file, val=4, test=4, pixel_limit=60).pairs("train")
+    assert PreferenceSource(file=file, val=4, test=4, pixel_limit=64).pairs("train")
+
+
+def test_copies_of_a_picture_are_one_picture(folder):
+    """Under other names: held-out rows are drawn by what is seen."""
+    for n in range(1, COUNT, 2):
+        shutil.copy(folder / f"{n - 1}.png", folder / f"{n}.png")
+    source = PreferenceSource(file=str(laid(folder, "plain")), val=4, test=4)
+    shown = [{pair.checksum for pair in source.pairs(name)} for name in ("train", "val", "test")]
+    assert sum(map(len, shown)) == len(set.union(*shown)) == COUNT // 2
+    again = PreferenceSource(file=source.name, val=4, test=4, seed=1)
+    assert {p.checksum for p in again.pairs("test")} != shown[2], "drawn by the seed"
 
 
 def fit(folder, objective):
