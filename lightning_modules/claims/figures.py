@@ -11,6 +11,7 @@ from lightning_modules.common.style import COLOURS, panels
 from lightning_modules.common.tables import mean_ci
 
 VERDICT_COLOURS = {"reproduced": COLOURS[2], "not reproduced": COLOURS[1], "inconclusive": COLOURS[7]}
+VERDICT_MARKERS = {"reproduced": "o", "not reproduced": "s", "inconclusive": "D"}
 FARTHEST = 30
 
 
@@ -42,7 +43,7 @@ def forest_figure(effects: Sequence[Effect], *, title: str) -> Figure:
         if np.isfinite(shown).all():
             axis.plot(shown[[0, 2]], [place, place], color=colour, linewidth=2)
         if np.isfinite(line.effect):
-            axis.plot(shown[1], place, "o", color=colour, markersize=5)
+            axis.plot(shown[1], place, VERDICT_MARKERS[line.verdict], color=colour, markersize=5)
     for at in (-1, 0, 1):
         axis.axvline(at, color="#8A8A8A", linestyle="-" if at == 0 else ":", linewidth=1)
     axis.set_xscale("symlog", linthresh=2, linscale=1.2)
@@ -51,9 +52,9 @@ def forest_figure(effects: Sequence[Effect], *, title: str) -> Figure:
     axis.minorticks_off()
     axis.set(xlim=(-FARTHEST * 1.15, FARTHEST * 1.15), ylim=(len(effects) - 0.4, -0.6))
     axis.set_yticks(range(len(effects)), [line.label for line in effects], fontsize=8)
-    axis.set_xlabel("effect / margin; the paper's direction is to the right; green: where the rule wants the interval")
+    axis.set_xlabel("effect / margin; the paper's direction is to the right; shaded: where the rule wants the interval")
     for name, colour in VERDICT_COLOURS.items():
-        axis.plot([], [], "o-", color=colour, label=name)
+        axis.plot([], [], f"{VERDICT_MARKERS[name]}-", color=colour, label=name)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     return figure
 

@@ -9,6 +9,9 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's colours stay apart for colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A8A")
+# Beside a colour, so that a figure is read in grey too.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 SEQUENTIAL = "Blues"
 RC: dict[Any, Any] = {
     "font.size": 9,

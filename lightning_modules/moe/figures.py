@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_modules.common.style import COLOURS, heatmap, panels, ticks
+from lightning_modules.common.style import COLOURS, LINES, MARKERS, heatmap, panels, ticks
 from lightning_modules.common.tables import mean_ci
 from lightning_modules.moe.specialization import coactivation_LEE, selection_share_DLE, topk_score_DL
 
@@ -105,7 +105,8 @@ def ppl_by_domain(*, values: Mapping[str, Mapping[str, Sequence[float]]]) -> Fig
             estimate = mean_ci(ratios)
             error = None if estimate.n < 2 else estimate.half_width
             label = name if row == 0 else None
-            axis.errorbar(estimate.mean, row + shift, xerr=error, fmt="o", color=COLOURS[index], capsize=3, label=label)
+            look = dict(fmt=MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)], capsize=3)
+            axis.errorbar(estimate.mean, row + shift, xerr=error, label=label, **look)
     axis.axvline(0, color="#8A8A8A", linestyle="--", linewidth=1)
     axis.set(yticks=range(len(domains)), yticklabels=domains, xlabel="difference of perplexity, % (left is better)")
     axis.invert_yaxis()
@@ -119,7 +120,8 @@ def topk_score_figure(*, score_DL: Tensor, domains: Sequence[str], floor: float)
     figure, axes = panels(1, 1, size=(6.5, 3.4), title="How sure the router is: sum of the selected scores")
     axis, layers = axes[0, 0], score_DL.shape[1]
     for index, (domain, score_L) in enumerate(zip(domains, score_DL, strict=True)):
-        axis.plot(range(layers), score_L.numpy(), marker="o", color=COLOURS[index % len(COLOURS)], label=domain)
+        look = dict(marker=MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)])
+        axis.plot(range(layers), score_L.numpy(), label=domain, **look)
     axis.axhline(floor, color="#8A8A8A", linestyle="--", linewidth=1)
     axis.annotate(f"floor K/E = {floor:.3f}", (0, floor), xytext=(0, 3), textcoords="offset points", color="#5A5A5A")
     axis.set(xlabel="layer", ylabel="top-k score sum", xticks=ticks(layers, 12), ylim=(0, 1))
@@ -182,8 +184,9 @@ def lbl_scopes_figure(*, history: Sequence[dict[str, Any]]) -> Figure:
     figure, axes = panels(1, 1, size=(6, 3.4), title="Load-balancing loss of the same forward at three scopes")
     axis = axes[0, 0]
     steps = [row["step"] for row in history]
-    for colour, scope in zip(COLOURS, ("sequence", "micro", "global"), strict=False):
-        axis.plot(steps, [row[f"moe/lbl_{scope}"] for row in history], color=colour, label=f"{scope} scope")
+    for colour, line, scope in zip(COLOURS, LINES, ("sequence", "micro", "global"), strict=False):
+        values = [row[f"moe/lbl_{scope}"] for row in history]
+        axis.plot(steps, values, color=colour, linestyle=line, label=f"{scope} scope")
     axis.axhline(1, color="#8A8A8A", linestyle="--", linewidth=1)
     axis.set(xlabel="optimizer step", ylabel="LBL (1: balanced)")
     axis.legend()

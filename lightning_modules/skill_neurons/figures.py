@@ -7,10 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_modules.common.style import COLOURS, panels, ticks
+from lightning_modules.common.style import COLOURS, MARKERS, panels, ticks
 from lightning_modules.common.tables import mean_ci
-
-MARKERS = "os^Dvx*"
 
 
 def skill_colours(skills: Mapping[str, str]) -> dict[str, str]:
@@ -82,7 +80,8 @@ def layers_figure(layers: Mapping[str, Sequence[float]], *, skills: Mapping[str,
     labelled: set[str] = set()
     for task, values in layers.items():
         skill = skills[task]
-        axis.plot(values, marker="o", markersize=3, color=colours[skill], label=None if skill in labelled else skill)
+        look = dict(marker=MARKERS[list(colours).index(skill) % len(MARKERS)], markersize=3, color=colours[skill])
+        axis.plot(values, label=None if skill in labelled else skill, **look)
         labelled.add(skill)
     count = len(next(iter(layers.values())))
     axis.set(xlabel="layer", ylabel="predictivity", xticks=list(ticks(count, 12)))

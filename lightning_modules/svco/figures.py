@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules.scenes.language import PLURALS, mentioned
 from datamodules.scenes.render import render
 from datamodules.scenes.world import Scene
-from lightning_modules.common.style import COLOURS, panels
+from lightning_modules.common.style import COLOURS, LINES, MARKERS, panels
 
 CONDITIONS = {"matching": ("ww", "ll"), "no image": ("nw", "nl"), "contradictory": ("lw", "wl")}
 
@@ -24,11 +24,12 @@ def conditions_figure(*, before: dict[str, Tensor], after: dict[str, Tensor]) ->
         # A scale of their own: training spreads the scores over many times the range.
         together = np.concatenate([v.numpy() for v in scores.values()])
         bins = np.linspace(np.quantile(together, 0.02), min(0.0, together.max()), 36)
-        for colour, (label, names) in zip(COLOURS, CONDITIONS.items(), strict=False):
+        for colour, line, (label, names) in zip(COLOURS, LINES, CONDITIONS.items(), strict=False):
             values = np.concatenate([scores[name].numpy() for name in names if name in scores])
             shown = np.clip(values, bins[0], bins[-1])
-            axis.hist(shown, bins=bins, histtype="step", linewidth=1.6, color=colour, label=label)
-            axis.axvline(values.mean(), color=colour, linestyle="--", linewidth=1)
+            look = dict(color=colour, linestyle=line)
+            axis.hist(shown, bins=bins, histtype="step", linewidth=1.6, label=label, **look)
+            axis.axvline(values.mean(), linewidth=1, **look)
         axis.set(title=title, xlabel="nats, summed over the response (leftmost bar: that or less)")
     axes[0, 0].set_ylabel("responses")
     axes[0, 0].legend(loc="upper left")
@@ -69,9 +70,9 @@ def dependency_figure(*, dependency: dict[str, float], gain: dict[str, float], t
     figure, axes = panels(1, 1, size=(6.2, 4.2), title=title or "Gain against visual dependency of the base model")
     axis = axes[0, 0]
     groups = list(dict.fromkeys(name.split("/")[0] for name in dependency))
-    for colour, group in zip(COLOURS, groups, strict=False):
+    for colour, mark, group in zip(COLOURS, MARKERS, groups, strict=False):
         names = [n for n in dependency if n.split("/")[0] == group]
-        axis.plot([dependency[n] for n in names], [gain[n] for n in names], "o", color=colour, label=group)
+        axis.plot([dependency[n] for n in names], [gain[n] for n in names], mark, color=colour, label=group)
     for name, x in dependency.items():
         if abs(gain[name]) >= 0.08:  # the others lie on the line and on each other
             label, at = name.split("/")[1], (x, gain[name])

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_modules.common.style import COLOURS, panels
+from lightning_modules.common.style import COLOURS, LINES, panels
 from lightning_modules.common.tables import mean_ci
 from lightning_modules.skill_neurons.figures import frame_skills
 
@@ -57,7 +57,7 @@ def indicators_figure(
     )
     for axis, (name, (x, y)) in zip(axes.flat, points.items(), strict=False):
         axis.scatter(x[across], y[across], s=5, color=COLOURS[7], label="other skill")
-        axis.scatter(x[within], y[within], s=9, color=COLOURS[1], label="same skill")
+        axis.scatter(x[within], y[within], s=14, marker="^", color=COLOURS[1], label="same skill")
         axis.set_title(f"{name}: {rho[name]:.2f}", fontsize=8)
     for axis in axes.flat[len(points) :]:
         axis.set_axis_off()
@@ -73,12 +73,12 @@ def curves_figure(curves: Mapping[str, Mapping[str, Sequence[Mapping[int, float]
     rows = -(-len(curves) // columns)
     figure, axes = panels(rows, columns, size=(3.0, 2.3), title="Tuning from transferred prompts", sharey=True)
     for axis, (target, starts) in zip(axes.flat, curves.items(), strict=False):
-        for colour, (start, trials) in zip(COLOURS, starts.items(), strict=False):
+        for colour, line, (start, trials) in zip(COLOURS, LINES, starts.items(), strict=False):
             steps = sorted(trials[0])
             found = [mean_ci([t[s] for t in trials]) for s in steps]
             middle = np.array([f.mean for f in found])
             half = np.nan_to_num(np.array([f.half_width for f in found]))
-            axis.plot(steps, middle, color=colour, label=start)
+            axis.plot(steps, middle, color=colour, linestyle=line, label=start)
             low, high = np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
             axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.set(title=target, xlabel="step")

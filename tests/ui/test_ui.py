@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from lightning_modules.look import page as pages
 from tests.runtime.cli import main
 from tests.ui.browser import shot
 
@@ -99,3 +100,15 @@ def test_the_report_is_on_the_parent(page, address, sweep):
     page.goto(f"{address}/#/experiments/{experiment}/runs/{parent.info.run_id}/artifacts/report.md")
     page.get_by_text("4 of 4 jobs done").first.wait_for(timeout=30_000)
     shot(page, "report")
+
+
+def test_the_page_of_the_sweep_is_on_the_parent(sweep):
+    """Its numbers are those of its jobs' runs."""
+    client = MlflowClient(f"sqlite:///{sweep}/tracking/mlflow.db")
+    _, (parent,), children = ids(sweep)
+    (found,) = pages.read(Path(client.download_artifacts(parent.info.run_id, pages.LOOK)))["runs"]
+    assert {run["run_id"] for run in found["runs"]} == {child.info.run_id for child in children}
+    place = found["metrics"].index("test/ppl")
+    for run in found["runs"]:
+        value = client.get_run(run["run_id"]).data.metrics["test/ppl"]
+        assert run["values"][place] == pytest.approx(value, rel=1e-5)

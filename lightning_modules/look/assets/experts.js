@@ -93,7 +93,7 @@ function experts(data, page) {
     const shares = run.domains.map((domain, d) => {
       const mean = run.mean[layer][expert][d], spread = run.spread[layer][expert][d];
       return { domain, share: run.share[layer][expert][d], low: Math.max(0, mean - 1.96 * spread), high: mean + 1.96 * spread,
-        kind: run.beyond[layer][expert][d] ? "more than chance gives anywhere" : "within chance" };
+        kind: run.beyond[layer][expert][d] ? "more than chance gives anywhere" : "not more than chance" };
     });
     const bars = el("div"), load = el("div");
     const words = portrait.words.map((w) => [piece(w.piece), w.taken, Number(w.expected.toFixed(1)),
@@ -123,7 +123,7 @@ function experts(data, page) {
     const tooltip = [{ field: "domain" }, { field: "share", format: ".3f" }, { field: "low", format: ".3f", title: "chance from" }, { field: "high", format: ".3f", title: "chance to" }];
     return { data: { values }, height: 24 * values.length, encoding: { y, tooltip }, layer: [
       { mark: { type: "bar", height: 13 }, encoding: { x: { field: "share", type: "quantitative", axis: { format: "%", title: "share of the domain's selections" } },
-        color: { field: "kind", type: "nominal", scale: { domain: ["more than chance gives anywhere", "within chance"], range: [shade("--warm"), shade("--soft")] }, legend: { orient: "bottom", title: null } } } },
+        color: { field: "kind", type: "nominal", scale: { domain: ["more than chance gives anywhere", "not more than chance"], range: [shade("--warm"), shade("--soft")] }, legend: { orient: "bottom", title: null } } } },
       { mark: { type: "rule", strokeWidth: 3, color: shade("--ink") }, encoding: { x: { field: "low", type: "quantitative" }, x2: { field: "high" } } } ] };
   }
 
