@@ -251,8 +251,9 @@ def test_a_neuron_shows_the_numbers_of_its_tables(opened):
     first = page.locator("table").first.locator("tbody tr").first
     assert first.locator("td").all_inner_texts() == ["second", "mood", "L1.N7", "1", "0.005", "1"]
     assert page.locator("h2", has_text="second: neuron L1.N7, 1 of 26").count() == 1
-    # Bars of the histogram, as many as have a text.
     page.wait_for_timeout(500)
+    shot(page, "look_neurons")
+    # A bar for each bin and class.
     portrait = found["tasks"][1]["portraits"][0]
     drawn = page.locator("svg .mark-rect path").count()
     assert drawn == sum(len(row) for row in portrait["counts"])

@@ -80,7 +80,7 @@ function neuronsOfRun(run, page) {
     const tooltip = ["task", "skill", "predictivity", "rank"].map((field) => ({ field }));
     return { data: { values }, height: 20 * values.length, encoding: { y: { field: "task", type: "nominal", title: null, sort: null }, tooltip },
       layer: [{ mark: { type: "point", filled: true, size: 70 }, encoding: { x: { field: "predictivity", type: "quantitative", scale: { zero: false } },
-        color: { field: "kind", type: "nominal", scale: { domain: ["this task", "of the same skill", "of another skill"], range: COLOURS }, legend: { orient: "bottom", title: null } },
+        color: { field: "kind", type: "nominal", scale: { domain: ["this task", "of the same skill", "of another skill"], range: COLOURS }, legend: { orient: "bottom", title: null, columns: 2 } },
         shape: { field: "kind", type: "nominal", scale: { domain: ["this task", "of the same skill", "of another skill"] } } } }] };
   }
 
