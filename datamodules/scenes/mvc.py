@@ -80,6 +80,9 @@ def opened(file: Path | BinaryIO, *, name: str, limit: int, key: str = "data.sou
     else: behind transparency lie colours that nobody sees, 16 bits are cut off at 255, and of what moves the first picture
     alone is seen.
     """
+    if Image.MAX_IMAGE_PIXELS and limit > Image.MAX_IMAGE_PIXELS:
+        # Pillow has a limit of its own, above which it would warn, and then refuse, whatever is asked for here.
+        Image.MAX_IMAGE_PIXELS = limit
     try:
         with Image.open(file) as image:
             # The header tells the size; nothing is decoded before this check.
@@ -98,7 +101,9 @@ def opened(file: Path | BinaryIO, *, name: str, limit: int, key: str = "data.sou
                 )
             return ImageOps.exif_transpose(image).convert("RGB")
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{name} is too large an image ({error}); expected at most {limit:,} pixels.") from None
+        raise ValueError(
+            f"{name} is too large an image ({error}); expected at most {limit:,} pixels ({key}.pixel_limit)."
+        ) from None
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{name} cannot be read as an image ({error}); expected a PNG, JPEG or the like.") from None
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from datamodules.scenes import MVCSource, mvc
 
@@ -82,10 +82,18 @@ def test_a_bad_record_is_named_by_line_and_field_and_can_be_left_out(folder, cha
     assert len(bad) == 1 and words in bad[0]
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(folder, monkeypatch):
+def test_a_bomb_is_refused_before_it_is_decoded_and_the_limit_is_ours(folder, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    with pytest.raises(ValueError, match="large.png is too large an image"):
-        mvc.open_image(folder / "large.png")
+    # Pillow refuses what has more than twice as many as its own limit.
+    assert mvc.open_image(folder / "large.png", pixel_limit=2000).size == (40, 50)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("it was decoded"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(
+        ValueError, match="large.png is too large an image .* at most 400 pixels .data.source.pixel_limit"
+    ):
+        mvc.open_image(folder / "large.png", pixel_limit=400)
+    with pytest.raises(ValueError, match="large.png has 40 x 50 pixels; expected at most 1,999"):
+        mvc.open_image(folder / "large.png", pixel_limit=1999)
 
 
 def test_what_is_no_record_and_no_json(folder):
