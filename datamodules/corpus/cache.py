@@ -3,25 +3,31 @@
 Documents stream: memory does not grow with the corpus.
 """
 
+import contextlib
 import itertools
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from datamodules.corpus import words
 from datamodules.corpus.sources import Source
 from lightning_modules.common.digests import digest, number_of
 from lightning_modules.common.made import made
+from lightning_modules.common.say import say
 
 SPLITS = ("train", "val", "test")
 SPLIT_RULE = "sha256 of the document mod 100: 0-4 test, 5-9 val, else train; equal documents once a domain"
 CACHE_VERSION = 1
 BATCH = 256
+# Seconds between two lines where there is no terminal.
+PAUSE = 30.0
 
 
 def split_of(document: str) -> str:
@@ -62,27 +68,39 @@ def build(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any = Non
 def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> dict[str, Any]:
     """The files; returns what the manifest tells of them."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True) as progress:
-        task = progress.add_task("corpus: reading documents", total=None)
+    console, spoke = Console(), -PAUSE
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task("corpus: reading documents", total=None)
+
+    def at(description: str, **state: Any) -> None:
+        """On the bar, or where there is no terminal in a line every half minute."""
+        nonlocal spoke
+        bar.update(task, description=description, **state)
+        if not console.is_terminal and time.perf_counter() - spoke > PAUSE:
+            spoke = time.perf_counter()
+            say(f"{description}.")
+
+    # It would leave an empty line in a file.
+    with bar if console.is_terminal else contextlib.nullcontext():
+        at("corpus: reading documents")
 
         def tell(domain: str, read: int, tokens: int, budget: dict[str, int]) -> None:
             """How much is read, and of how much where there is a budget."""
             unit = "tokens" if "tokens" in budget else "documents"
             done, most = tokens if unit == "tokens" else read, budget.get(unit)
             told = f"corpus: reading {domain}, {done:,}{f' of {most:,}' if most else ''} {unit}"
-            progress.update(task, description=told, completed=done, total=most)
+            at(told, completed=done, total=most)
 
         counts, left_out = _spool(source, folder, tell, tokenizer)
-        progress.update(task, completed=0, total=None)
         if tokenizer is None:
-            progress.update(task, description="corpus: training the tokenizer")
+            at("corpus: training the tokenizer", completed=0, total=None)
             training = itertools.chain.from_iterable(_read_spool(folder, "train", d) for d in counts)
             tokenizer = words.trained_on(training, vocab_size=vocab_size)
         words.saved(tokenizer, folder / "tokenizer")
         dtype = np.uint16 if max(vocab_size, len(tokenizer)) <= 2**16 else np.uint32
         tokens: dict[str, dict[str, int]] = {}
         for domain in counts:
-            progress.update(task, description=f"corpus: encoding {domain}")
+            at(f"corpus: encoding {domain}", completed=0, total=None)
             tokens[domain] = {}
             for split in SPLITS:
                 with open(folder / f"{split}-{domain}.bin", "wb") as file:

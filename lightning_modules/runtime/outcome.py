@@ -66,7 +66,7 @@ def note(
 
     sweep = Path(os.environ[SWEEP])
     if status != "done":
-        console.print(escape(f"{status}: {' '.join(overrides)}: {reason}"), style="red")
+        console.print(escape(f"{status}: {' '.join(overrides)}: {reason}"), style="red", soft_wrap=True)
         if mine:
             close_child(folder, cfg, status=status, reason=reason)
     with FileLock(sweep / ".lock"):

@@ -215,7 +215,9 @@ def finish(cfg: DictConfig) -> int:
 
     left = sweep_report.not_done(Path(os.environ[SWEEP]))
     for entry in left:
-        console.print(escape(f"{entry['status']}: {' '.join(entry['overrides'])}: {entry['reason']}"), style="red")
+        console.print(
+            escape(f"{entry['status']}: {' '.join(entry['overrides'])}: {entry['reason']}"), style="red", soft_wrap=True
+        )
     if left:
         console.print(f"{len(left)} of the sweep's jobs not done; the same command runs them again.")
     look = None if wish.told else page(cfg, Path(os.environ[SWEEP]))
