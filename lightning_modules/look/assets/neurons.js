@@ -7,13 +7,13 @@ function neurons(data, page) {
 
 function neuronsOfRun(run, page) {
   const state = { task: run.standing_out[0].task, neuron: 0 };
-  const p = (value) => (value === null || value === undefined ? "not asked for" : Number(value.toPrecision(2)));
+  // A study without p-values has no columns for them.
+  const judged = run.standing_out[0].family !== null, p = (value) => Number(value.toPrecision(2));
   const bar = el("div", { class: "bar sticky" }), body = el("div");
-  const passing = (row) => (row.passing === null ? "not asked for" : row.passing);
   page.append(el("h2", {}, run.name), el("p", { class: "verdict" }, run.verdict),
-    table(["task", "skill", "best neuron", "predictivity", "p, whole model", "neurons beyond chance"], run.standing_out.map((row) => [
+    table(["task", "skill", "best neuron", "predictivity", ...(judged ? ["p, whole model", "neurons beyond chance"] : [])], run.standing_out.map((row) => [
       el("button", { onclick: () => open(row.task) }, run.tasks[row.task].task), el("span", { class: "keep" }, run.tasks[row.task].skill), el("code", {}, row.neuron),
-      Number(row.predictivity.toFixed(3)), p(row.family), passing(row)])), bar, body);
+      Number(row.predictivity.toFixed(3)), ...(judged ? [p(row.family), row.passing] : [])])), bar, body);
 
   function open(task, neuron = 0) { state.task = task; state.neuron = neuron; return render(); }
 
@@ -21,7 +21,7 @@ function neuronsOfRun(run, page) {
     const task = run.tasks[state.task], top = task.top[state.neuron], portrait = task.portraits[state.neuron];
     put(bar, choice("Task", run.tasks.map((t) => t.task), state.task, (v) => open(v)),
       choice("Neuron", task.top.map((t) => t.neuron), state.neuron, (v) => open(state.task, v)));
-    const bars = el("div"), others = el("div"), noise = el("div");
+    const bars = el("div"), others = el("div"), noise = el("div", { class: "two" });
     const facts = [["predictivity", top.predictivity.toFixed(3)], ["prompt token", portrait.token], ["right on test", portrait.test === null ? null : percent(portrait.test)]];
     put(body, el("h2", {}, `${task.task}: neuron ${top.neuron}, ${top.rank} of ${task.neurons}`),
       el("p", {}, facts.filter(([, v]) => v !== null).map(([k, v]) => el("span", { class: "fact" }, `${k} `, el("b", {}, v)))),
@@ -30,8 +30,8 @@ function neuronsOfRun(run, page) {
           run.text ? [texts("Highest with", portrait.highest, task), texts("Lowest with", portrait.lowest, task)]
             : el("p", { class: "soft" }, "This page was made without any text (look.text=false): only what is counted.")),
         el("div", {}, el("h3", {}, "Most predictive neurons"),
-          table(["neuron", "predictivity", "p, its own", "p, whole model"], task.top.map((t, k) => [
-            el("button", { "aria-pressed": String(k === state.neuron), onclick: () => open(state.task, k) }, t.neuron), Number(t.predictivity.toFixed(3)), p(t.own), p(t.family)])),
+          table(["neuron", "predictivity", ...(judged ? ["p, its own", "p, whole model"] : [])], task.top.map((t, k) => [
+            el("button", { "aria-pressed": String(k === state.neuron), onclick: () => open(state.task, k) }, t.neuron), Number(t.predictivity.toFixed(3)), ...(judged ? [p(t.own), p(t.family)] : [])])),
           task.null === null ? null : el("p", { class: "soft small" }, `Under shuffled labels the best of all neurons reaches ${task.null.toFixed(3)} on average.`),
           run.text ? [words("Words that drive it up", portrait.drive_up), words("Words that drive it down", portrait.drive_down)] : null)),
       run.tasks.length > 1 ? [el("h3", {}, "The same neuron in the other tasks"), others] : null,
@@ -39,7 +39,7 @@ function neuronsOfRun(run, page) {
     const drawn = [chart(bars, histogram(task, portrait))];
     if (run.tasks.length > 1) drawn.push(chart(others, elsewhere(task)));
     const done = run.done[task.task];
-    if (done && done.table === "perturbation") drawn.push(chart(noise, curves(done)));
+    if (done && done.table === "perturbation") drawn.push(...curves(done, noise));
     return Promise.all(drawn);
   }
 
@@ -84,15 +84,19 @@ function neuronsOfRun(run, page) {
         shape: { field: "kind", type: "nominal", scale: { domain: ["this task", "of the same skill", "of another skill"] } } } }] };
   }
 
-  function curves(done) {
+  // A chart for each kind of noise, on one scale.
+  function curves(done, root) {
     const values = done.rows.map((row) => Object.fromEntries(done.columns.map((name, i) => [name, row[i]])));
-    const shared = { type: "nominal", scale: { domain: [...new Set(values.map((v) => v.neurons))], range: COLOURS }, legend: { orient: "bottom", title: null, columns: 1 } };
-    const tooltip = [...done.columns.map((field) => (field === "accuracy" ? { field, format: ".3f" } : { field }))];
-    const kinds = [...new Set(values.map((v) => v.kind))];
-    return { data: { values }, height: 200, layer: [{ mark: { type: "line", point: { size: 45 } }, encoding: {
-      x: { field: "share", type: "quantitative", title: "share of each layer's neurons", axis: { format: "%" } },
-      y: { field: "accuracy", type: "quantitative", scale: { zero: false }, title: "test accuracy" },
-      color: { field: "neurons", ...shared }, strokeDash: { field: "kind", type: "nominal", legend: kinds.length > 1 ? { orient: "bottom", title: null, symbolType: "stroke", symbolStrokeColor: shade("--ink"), symbolSize: 300 } : null }, tooltip } }] };
+    const range = [Math.min(...values.map((v) => v.accuracy)), Math.max(...values.map((v) => v.accuracy))];
+    const tooltip = done.columns.map((field) => (field === "accuracy" ? { field, format: ".3f" } : { field }));
+    const color = { field: "neurons", type: "nominal", scale: { domain: [...new Set(values.map((v) => v.neurons))], range: COLOURS }, legend: { orient: "bottom", title: null, columns: 1 } };
+    return [...new Set(values.map((v) => v.kind))].map((kind) => {
+      const box = el("div");
+      root.append(el("div", {}, el("p", { class: "soft small" }, kind), box));
+      return chart(box, { data: { values: values.filter((v) => v.kind === kind) }, height: 180, layer: [{ mark: { type: "line", point: { size: 45 } }, encoding: {
+        x: { field: "share", type: "quantitative", title: "share of each layer's neurons", axis: { format: "~%" } },
+        y: { field: "accuracy", type: "quantitative", scale: { domain: range, nice: true }, title: "test accuracy" }, color, tooltip } }] });
+    });
   }
 
   return render();
