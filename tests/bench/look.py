@@ -23,7 +23,7 @@ PROMPTS = (TASKS, "study.trials=2", "backbone.random_init=true")
 RUNS = {
     "experts": ("experiment=moe/scope", "balance=global", "trainer.max_steps=200"),
     "pairs": ("experiment=svco/train", "trainer.max_steps=60"),
-    "matrix": ("experiment=prompt/transfer", *PROMPTS),
+    "matrix": ("experiment=prompt/transfer", "study.controls=[]", *PROMPTS),
     "neurons": ("experiment=prompt/skill_neurons", *PROMPTS),
 }
 TOLD = "FACET_BENCH_TOLD"
