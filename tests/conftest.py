@@ -25,3 +25,6 @@ def pytest_collection_modifyitems(items):
         fixtures = [d.func for found in item._fixtureinfo.name2fixturedefs.values() for d in found]
         if any(map(starts_processes, (item.function, *fixtures))):
             item.add_marker(pytest.mark.processes)
+    # The files that take longest begin first, so that no worker is left alone with one of them (--no-loadscope-reorder).
+    long = {item.path for item in items if item.get_closest_marker("processes")}
+    items.sort(key=lambda item: item.path not in long)

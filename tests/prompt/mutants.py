@@ -42,8 +42,8 @@ MUTANTS = (
     (
         "prompts of a batch change places",
         TOGETHER_FILE,
-        "for p, size in zip(prompts, ",
-        "for p, size in zip(prompts[::-1], ",
+        "prompts_KPH = torch.stack(list(prompts))",
+        "prompts_KPH = torch.stack(list(prompts)[::-1])",
         TOGETHER,
     ),
     ("only one side of a neuron", FINDER, "torch.maximum(accuracy, 1 - accuracy)", "accuracy", NEURONS),
