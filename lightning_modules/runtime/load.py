@@ -1,5 +1,6 @@
 """How much of the machine other processes take: what makes steps slow without anybody's fault, and timings worthless."""
 
+import contextlib
 import os
 import time
 
@@ -24,19 +25,32 @@ class Load:
     def others(self) -> float:
         """Cores that processes other than this one and its children have taken since, on average."""
         seconds = time.perf_counter() - self._since
-        taken = (_all() - self._all) - (self._of_own() - self._own)
+        taken = (_all() - self._all) - taken_since(self._own, self._of_own())
         return max(0.0, taken / seconds) if seconds > 0 else 0.0
 
-    def _of_own(self) -> float:
-        """Seconds of the processors, those of children that ended included."""
-        total = 0.0
+    def _of_own(self) -> "Tree":
+        found: Tree = {}
         for process in [self._root, *self._root.children(recursive=True)]:
-            try:
+            with contextlib.suppress(psutil.Error):  # it ended in this moment
                 times = process.cpu_times()
-            except psutil.Error:  # it ended in this moment
-                continue
-            total += times.user + times.system + times.children_user + times.children_system
-        return total
+                seconds = times.user + times.system + times.children_user + times.children_system
+                found[process.pid] = process.ppid(), seconds
+        return found
+
+
+# Of each process its parent and its seconds of the processors, those of children that ended included.
+Tree = dict[int, tuple[int, float]]
+
+
+def taken_since(before: Tree, now: Tree) -> float:
+    """Seconds of the processors that the processes of `now` took, as far as they are not in `before`.
+
+    Whoever ends leaves its seconds to its parent. One that outlives its parent, as the server of a sweep's jobs does for a
+    moment, leaves them to nobody here: they are no part of either.
+    """
+    gone = before.keys() - now.keys()
+    lost = sum(seconds for pid, (parent, seconds) in before.items() if pid in gone and parent in gone)
+    return sum(seconds for _, seconds in now.values()) - (sum(seconds for _, seconds in before.values()) - lost)
 
 
 def _all() -> float:
