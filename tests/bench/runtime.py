@@ -17,7 +17,7 @@ from tests.results import PROJECT
 METRICS = {f"train/metric_{i}": float(i) for i in range(5)}
 STEPS, ROUNDS = 200, 3
 # Jobs of the long sweep; how much one more takes is what it has more than the short one.
-JOBS = 20
+JOBS = 8
 SEEDS = ",".join(map(str, range(1, JOBS + 1)))
 
 
