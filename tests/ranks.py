@@ -2,6 +2,7 @@
 them costs more than any test does with them."""
 
 import atexit
+import contextlib
 import faulthandler
 import io
 import os
@@ -61,14 +62,21 @@ class Ranks:
             tasks.put((function, args))
         found: dict[int, Any] = {}
         while len(found) < len(self.processes):
-            try:
-                rank, content, problem = self.results.get(timeout=TIMEOUT)
-            except queue.Empty:
-                raise SilentRanksError(self.silence(found)) from None
+            rank, content, problem = self.answer(found)
             if problem:
                 raise AssertionError(f"rank {rank}:\n{problem}")
             found[rank] = torch.load(io.BytesIO(content), weights_only=False)
         return [found[rank] for rank in sorted(found)]
+
+    def answer(self, found: dict[int, Any]) -> Any:
+        """The next one. SilentRanksError when none comes in time, or never will."""
+        for _ in range(TIMEOUT):
+            dead = not all(process.is_alive() for process in self.processes)
+            with contextlib.suppress(queue.Empty):
+                return self.results.get(timeout=1)
+            if dead:
+                break
+        raise SilentRanksError(self.silence(found))
 
     def silence(self, found: dict[int, Any]) -> str:
         told = [f"ranks {sorted(set(range(len(self.tasks))) - set(found))} do not answer"]
@@ -91,8 +99,7 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]
     try:
         return _run(function, ranks, args)
     except SilentRanksError as silence:
-        # Seen twice in whole suites, never with these tests alone; the cause is not known. It is told, with the stacks of
-        # all ranks, and tried once more.
+        # Somebody killed them, or they wait for each other. It is told, with the stacks of all ranks, and tried once more.
         warnings.warn(f"{function.__name__}: {silence}", RuntimeWarning, stacklevel=2)
         return _run(function, ranks, args)
 

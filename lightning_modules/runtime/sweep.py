@@ -56,8 +56,11 @@ class Wish:
     def __init__(self) -> None:
         self.told = False
         self.job: Told | None = None
+        self._not_ours: set[int] = set()
 
     def listen(self) -> None:
+        # What stood under this process before the sweep is no part of it.
+        self._not_ours = {child.pid for child in psutil.Process().children()}
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._hear)
 
@@ -67,7 +70,7 @@ class Wish:
 
     def hand_on(self) -> None:
         """To the job, or to the processes that jobs side by side run under."""
-        workers = [] if self.job else psutil.Process().children()
+        workers = [] if self.job else [p for p in psutil.Process().children() if p.pid not in self._not_ours]
         for process in [self.job] if self.job else workers:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGTERM)

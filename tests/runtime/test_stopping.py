@@ -49,6 +49,7 @@ class Sweep:
         monkeypatch.setattr(sweep.outcome, "note", self.note)
         monkeypatch.setenv(sweep.SWEEP, str(folder))
         monkeypatch.setattr(NOT_DONE, lambda _: [])
+        monkeypatch.setattr(sweep, "page", lambda *_: None)
         monkeypatch.setattr(HydraConfig, "get", lambda: self.hydra)
         started = subprocess.Popen
         monkeypatch.setattr(sweep.subprocess, "Popen", lambda *_, **__: started([sys.executable, "-c", self.line]))
@@ -78,6 +79,16 @@ class Sweep:
                 sys.exit(1)
 
         return sweep.run(self.cfg, main)
+
+
+def test_who_is_no_part_of_a_sweep_is_not_told(tmp_path, monkeypatch):
+    """As ranks that tests share: they were killed so, and waited for until the time was up."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
+        of = Sweep(tmp_path, monkeypatch)
+        of.during_note = ask(signal.SIGTERM)
+        assert of.run("", "") == 130
+        assert other.poll() is None
+        other.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
