@@ -13,6 +13,8 @@ from tests.gpu import command_line, losses, moe, others
 from tests.gpu.place import CPU, Place
 from tests.moe.toy import experts_as_on_a_gpu
 
+pytestmark = pytest.mark.slow
+
 DEVICE = Place(
     name="a pretended device",
     device=pretended.DEVICE,

@@ -13,6 +13,8 @@ from tests.golden import FOLDER
 from tests.moe.toy import experts_as_on_a_gpu, fit, tiny_model
 from tests.results import took_its_steps
 
+pytestmark = pytest.mark.slow
+
 # Compiling to machine code takes a minute: only where the table is renewed. The graph is the same.
 BACKEND = "inductor" if os.environ.get("FACET_RESULTS") == "1" else "aot_eager"
 

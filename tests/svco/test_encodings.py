@@ -21,6 +21,8 @@ from tests.svco.test_module import FOUR
 from tests.svco.test_mvc import many
 from tests.svco.toy import tiny_vlm
 
+pytestmark = pytest.mark.slow
+
 PAIRS = 40
 
 

@@ -18,6 +18,8 @@ from tests.results import took_its_steps
 from tests.svco.test_module import FOUR, fit
 from tests.svco.toy import tiny_vlm
 
+pytestmark = pytest.mark.slow
+
 OBJECTIVES = {
     "svco, cached reference": {},
     "svco, live reference": {"reference": "live"},
