@@ -55,8 +55,9 @@ class PromptStudy:
         self.prompts, self.trials, self.seed = prompts, trials, seed
         self.tasks = list(tasks or prompts.source.names())
         self.share, self.rank_within, self.balanced, self.permutations = share, rank_within, balanced, permutations
-        self._found: dict[tuple[str, str], Tensor] = {}
-        self._baselines: dict[tuple[str, str], Tensor] = {}
+        # A backbone itself is in the key: its number in memory would be another's once it is gone.
+        self._found: dict[tuple[str, str, Backbone | None], Tensor] = {}
+        self._baselines: dict[tuple[str, str, Backbone], Tensor] = {}
 
     def prepare(self) -> None:
         for task in self.tasks:
@@ -95,7 +96,7 @@ class PromptStudy:
 
     def baseline_LPF(self, task: str, prompt: Tensor, backbone: Backbone) -> Tensor:
         """Of the task's training texts under `prompt`: a pass over them, once."""
-        key = (task, f"{digest_of_weights({'prompt': prompt})} {id(backbone)}")
+        key = (task, digest_of_weights({"prompt": prompt}), backbone)
         if key not in self._baselines:
             self._baselines[key] = sn.baseline_LPF(backbone, self.prompts.data(task).fixed("train"), prompt)
         return self._baselines[key]
@@ -105,7 +106,7 @@ class PromptStudy:
 
         kind: `tuned`, `random` (untrained vocabulary words) or `hard` (the task's hint in words).
         """
-        key = (task, f"{kind} {id(backbone) if backbone else ''}")
+        key = (task, kind, backbone)
         if key not in self._found:
             data, backbone = self.prompts.data(task), backbone or self.backbone
             split = data.examples("val")

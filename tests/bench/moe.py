@@ -9,7 +9,6 @@ import json
 import resource
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 
-from tests.bench.results import row, write
+from tests.bench.results import in_fresh_process, row, write
 from tests.results import PROJECT
 
 ROUNDS, WARM_UP, STEPS, SEGMENT = 3, 5, 25, 10
@@ -226,11 +225,7 @@ def main() -> None:
         names = list(ARMS)[number % len(ARMS) :] + list(ARMS)[: number % len(ARMS)]
         for name in names:
             print(f"round {number + 1} of {ROUNDS}: {name}", file=sys.stderr)
-            command = [sys.executable, "-m", "tests.bench.moe", name]
-            done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(f"{name} failed:\n{done.stderr[-3000:]}")
-            rounds[name].append(json.loads(done.stdout.strip().splitlines()[-1]))
+            rounds[name].append(in_fresh_process("tests.bench.moe", name))
 
     def ratio(faster: str, slower: str) -> float:
         pairs = zip(rounds[faster], rounds[slower], strict=True)

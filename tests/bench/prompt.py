@@ -7,7 +7,6 @@ transfer matrix against one prompt at a time with PEFT.
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,8 +22,7 @@ from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.skill_neurons import predictivity as sn
 from lightning_modules.skill_neurons.hooks import hooked
 from lightning_modules.transfer.stacked import stacked_accuracy
-from tests.bench.results import row, write
-from tests.results import PROJECT
+from tests.bench.results import in_fresh_process, row, write
 
 LENGTH, BATCH, STEPS, ROUNDS = 16, 32, 150, 5
 TASK = "sentiment_film"
@@ -194,9 +192,7 @@ def finder_rows() -> list[dict[str, Any]]:
     found = {}
     for examples in (512, 5120):
         for way in ("stream", "store"):
-            command = [sys.executable, "-m", "tests.bench.prompt", way, str(examples)]
-            out = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-            found[way, examples] = json.loads(out.strip().splitlines()[-1])
+            found[way, examples] = in_fresh_process("tests.bench.prompt", way, str(examples))
     big = {way: found[way, 5120] for way in ("stream", "store")}
     peer = "storing all activations first"
     same = abs(big["stream"]["sum"] - big["store"]["sum"]) / big["store"]["sum"]

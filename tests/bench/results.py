@@ -1,6 +1,7 @@
 """docs/results/bench.json: a list of rows, one system's replaced at a time, and its table as Markdown."""
 
 import json
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.console import Console
 from lightning_modules.common.tables import markdown, terminal
 from lightning_modules.runtime.load import BUSY, Load
 from lightning_modules.runtime.provenance import commit, machine
-from tests.results import CHECKED_OUT, RESULTS
+from tests.results import CHECKED_OUT, PROJECT, RESULTS
 
 COLUMNS = ("row", "value", "unit", "goal", "against", "why")
 
@@ -21,6 +22,15 @@ def row(name: str, value: float | None, unit: str, *, goal: str = "", peer: str 
     assert value is not None or why, name
     found = {"row": name, "value": value, "unit": unit, "goal": goal, "peer": peer}
     return {**found, "why": why} if why else found
+
+
+def in_fresh_process(module: str, *arguments: str) -> dict[str, Any]:
+    """What `python -m MODULE ARGUMENTS` prints last, as JSON; RuntimeError with its last words when it fails."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 class Quiet:

@@ -9,7 +9,6 @@ import copy
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,8 +21,7 @@ from datamodules.scenes.reader import Encoded
 from lightning_modules.svco.losses import SCORES, Objective
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.scores import pair_scores, response_tokens
-from tests.bench.results import row, write
-from tests.results import PROJECT
+from tests.bench.results import in_fresh_process, row, write
 
 ROUNDS, WARM_UP, TEXT = 3, 1, 128
 SHAPES = {"embedded": dict(pairs=16, steps=6), "llava": dict(pairs=2, steps=2)}
@@ -127,11 +125,7 @@ def in_turns(shape: str) -> dict[str, list[dict[str, Any]]]:
     for number in range(ROUNDS):
         for name in ("ours", "released") if number % 2 == 0 else ("released", "ours"):
             print(f"{shape}, round {number + 1} of {ROUNDS}: {name}", file=sys.stderr)
-            command = [sys.executable, "-m", "tests.bench.svco", name, shape]
-            done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(f"{name} failed:\n{done.stderr[-3000:]}")
-            rounds[name].append(json.loads(done.stdout.strip().splitlines()[-1]))
+            rounds[name].append(in_fresh_process("tests.bench.svco", name, shape))
     return rounds
 
 

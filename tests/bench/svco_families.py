@@ -8,7 +8,6 @@ words and length of answers, small in width, as in `tests.bench.svco`.
 import copy
 import json
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any
@@ -21,11 +20,10 @@ from datamodules.scenes.reader import Reader
 from lightning_modules.svco.losses import SCORES
 from lightning_modules.svco.models import VLM, prepared
 from lightning_modules.svco.scores import pair_scores
-from tests.bench.results import row
+from tests.bench.results import in_fresh_process, row
 from tests.bench.svco import step
 from tests.families.vlm_kit import CHATML, GEMMA, model, template, tokenizer
 from tests.families.vlm_others import QWEN
-from tests.results import PROJECT
 
 WIDTH, WORDS, HEADS, LAYERS, PAIRS, ROUNDS, ANSWER = 256, 32_000, 8, 4, 2, 2, 24
 TEXT = dict(
@@ -131,11 +129,7 @@ def rows(*, why: str = "") -> list[dict[str, Any]]:
     found = []
     for family in FAMILIES:
         print(f"{family}, {ROUNDS} rounds", file=sys.stderr)
-        command = [sys.executable, "-m", "tests.bench.svco_families", family]
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{family} failed:\n{done.stderr[-3000:]}")
-        values = json.loads(done.stdout.strip().splitlines()[-1])
+        values = in_fresh_process("tests.bench.svco_families", family)
         size = f"{family} at LLaVA's size"
         peer = "one score at a time"
         found += [

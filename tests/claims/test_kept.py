@@ -12,13 +12,7 @@ from lightning_modules.claims.views import as_json, settled_by, view
 from tests.claims import claims
 
 SEEDS = claims.FIELDS["seeds"]
-STRONG = {"a": dict(zip(SEEDS, (1.0, 1.1, 1.05, 0.95, 1.0), strict=True)), "b": dict.fromkeys(SEEDS, 0.5)}
-
-
-@pytest.fixture
-def tables(tmp_path):
-    claims.write(tmp_path / "tables")
-    return tmp_path / "tables"
+STRONG = claims.STRONG
 
 
 def put(path, found):

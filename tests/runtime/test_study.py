@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from lightning_modules.common.made import made, place_of
 from lightning_modules.common.making import Thing, watched_by
 from lightning_modules.look import page
+from lightning_modules.look.callback import PageCallback
 from lightning_modules.runtime import diff, plan, preflight, replay
 from lightning_modules.runtime.config import register_resolvers
 from lightning_modules.runtime.run import _study, run
@@ -45,6 +47,10 @@ def test_a_machine_without_what_draws_pages_gets_a_line(tmp_path, monkeypatch, c
     Desk(folder=tmp_path).page("experts", "t", dict)
     assert list(tmp_path.iterdir()) == []
     assert "look.html is not made: vl-convert-python is not installed" in capsys.readouterr().err
+    first = SimpleNamespace(is_global_zero=True)
+    assert not PageCallback(folder=str(tmp_path)).wants(first)
+    assert "look.html is not made" in capsys.readouterr().err
+    assert not PageCallback(folder=str(tmp_path), page=False).wants(first)
     Desk(folder=tmp_path, page=False).page("experts", "t", dict)
     assert capsys.readouterr().err == ""
 

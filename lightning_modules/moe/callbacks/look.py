@@ -1,29 +1,18 @@
 """Writes the run's page once the test split has been read."""
 
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
-from lightning_modules.look.page import LOOK, can_be_drawn, write
+from lightning_modules.look.callback import PageCallback
 from lightning_modules.moe import look
 from lightning_modules.moe.callbacks.held_out import HeldOutEvaluation
 from lightning_modules.moe.callbacks.routing_metrics import RoutingMetrics
 from lightning_modules.moe.token_routing import TokenRouting
 
 
-class LookPage(pl.Callback):
-    """`<folder>/look.html`, from the forwards of the test split; on several ranks from the first one's share of the text.
-
-    text: False keeps every word of the data out of it. name: how the page calls the run. page: False makes none.
-    cache: where what every page needs is kept between runs.
-    """
-
-    def __init__(
-        self, *, folder: str, name: str = "this run", text: bool = True, page: bool = True, cache: str | None = None
-    ) -> None:
-        self.folder, self.name, self.text, self.page = Path(folder), name, text, page
-        self.cache = Path(cache) if cache else None
+class LookPage(PageCallback):
+    """From the forwards of the test split; on several ranks from the first one's share of the text."""
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._routing = TokenRouting()
@@ -46,7 +35,7 @@ class LookPage(pl.Callback):
             )
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not (self.page and trainer.is_global_zero and can_be_drawn()):
+        if not self.wants(trainer):
             return
         held_out = next(c for c in trainer.callbacks if isinstance(c, HeldOutEvaluation))
         assert held_out.tally is not None, "the test split was not read"
@@ -62,4 +51,4 @@ class LookPage(pl.Callback):
             loads=training.loads if training else (),
             text=self.text,
         )
-        write(self.folder / LOOK, kind=look.KIND, title=look.TITLE, data={"runs": [found]}, cache=self.cache)
+        self.write(found, kind=look.KIND, title=look.TITLE)
