@@ -12,6 +12,7 @@ from lightning_modules.common.choices import nearest
 from lightning_modules.runtime import identity
 
 SYSTEMS = ("moe", "prompt", "transfer", "svco")
+SERIES = ("first", "confirmation", "later")
 Text = Annotated[str, MinLen(1)]
 
 
@@ -33,7 +34,8 @@ class Arm(Strict):
 class Trial(Strict):
     """Where a claim is tried: an experiment of conf/, with overrides, at a scale, on a kind of data.
 
-    A `confirmation` asks again, on seeds of its own, what the first series left open; its runs count for it alone.
+    A `confirmation` asks again, on seeds of its own, what the first series left open; its runs count for it alone. What is
+    asked after a paper's confirmations, again or for the first time, is `later`: beside them Holm would judge those anew.
     `metrics` are those of arms that this experiment names otherwise, as the top layer of a deeper model.
     """
 
@@ -42,7 +44,7 @@ class Trial(Strict):
     data: Literal["synthetic", "real"]
     run: tuple[str, ...] = ()
     metrics: dict[str, str] = {}
-    series: Literal["first", "confirmation"] = "first"
+    series: Literal["first", "confirmation", "later"] = "first"
     seeds: Annotated[tuple[int, ...], MinLen(1)] | None = None
 
 
@@ -108,9 +110,19 @@ class Claim(Strict):
         for trial in self.trials:
             if wrong := [name for name in trial.metrics if name not in self.arms]:
                 raise ValueError(f"trials.metrics.{wrong[0]} is no arm{nearest(wrong[0], list(self.arms))}")
-            if trial.series == "confirmation" and (known := set(self.seeds) & set(self.seeds_of(trial))):
-                raise ValueError(f"a confirmation takes seeds of its own; found {sorted(known)}, which are the claim's")
+            if known := self._seen(trial) & set(self.seeds_of(trial)):
+                kind = "a confirmation" if trial.series == "confirmation" else "a later series"
+                raise ValueError(
+                    f"{kind} takes seeds of its own; found {sorted(known)}, which were looked at before it"
+                )
         return self
+
+    def _seen(self, trial: Trial) -> set[int]:
+        """Seeds of the series before the trial's, which a claim of a later series alone has not."""
+        place = SERIES.index(trial.series)
+        before = [t for t in self.trials if SERIES.index(t.series) < place]
+        own = set(self.seeds) if before or trial.series == "confirmation" else set()
+        return own.union(*(self.seeds_of(t) for t in before))
 
     def seeds_of(self, trial: Trial) -> tuple[int, ...]:
         return trial.seeds or self.seeds

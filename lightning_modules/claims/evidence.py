@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from mlflow import MlflowClient
@@ -11,7 +11,7 @@ from mlflow.entities import Run
 
 from lightning_modules.claims import power
 from lightning_modules.claims import statistics as st
-from lightning_modules.claims.claim import Claim, Trial
+from lightning_modules.claims.claim import SERIES, Claim, Trial
 from lightning_modules.runtime.provenance import machine
 
 PAGE = 1000
@@ -68,7 +68,7 @@ class Row(NamedTuple):
 
     @property
     def key(self) -> str:
-        """`table/name@experiment`, with `+gpu` and `+confirmation` for that scale and series: unique among rows."""
+        """`table/name@experiment`, with `+gpu`, `+confirmation`, `+later` for scale and series: unique among rows."""
         scale = "" if self.trial.scale == "small" else f"+{self.trial.scale}"
         series = "" if self.trial.series == "first" else f"+{self.trial.series}"
         return f"{self.name}@{self.trial.experiment}{scale}{series}"
@@ -136,6 +136,24 @@ def rows(claims: Mapping[str, Claim], runs: Mapping[str, Run], kept: Mapping[str
         for place, (number, p_holm) in enumerate(zip(members, st.holm(p_for), strict=True)):
             measured[number] = _judged(measured[number], p_holm, others=p_for[:place] + p_for[place + 1 :])
     return measured
+
+
+def settled_later(found: Sequence[Row]) -> set[str]:
+    """Keys of open rows whose claim a later series decided, at the same scale and on the same kind of data."""
+
+    def place(row: Row) -> tuple[str, str, str]:
+        return row.name, row.trial.scale, row.trial.data
+
+    last = {
+        place(row): SERIES.index(row.trial.series)
+        for row in sorted(found, key=lambda row: SERIES.index(row.trial.series))
+        if row.verdict != st.INCONCLUSIVE
+    }
+    return {
+        row.key
+        for row in found
+        if row.finding and row.verdict == st.INCONCLUSIVE and SERIES.index(row.trial.series) < last.get(place(row), 0)
+    }
 
 
 def judgeable(

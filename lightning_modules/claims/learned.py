@@ -3,6 +3,7 @@
 import math
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import jinja2
 
 from lightning_modules.claims import statistics as st
-from lightning_modules.claims.evidence import Row
+from lightning_modules.claims.evidence import Row, settled_later
 
 # Power below which a row could hardly have seen an effect of its margin.
 WEAK = 0.2
@@ -30,6 +31,10 @@ class Told:
         if key not in self.rows:
             raise MissingRowError(key)
         return self.rows[key]
+
+    def first(self, row: Row) -> Row | None:
+        """The same claim's row of the first series."""
+        return self.rows.get(row.key.removesuffix(f"+{row.trial.series}"))
 
     def mean(self, key: str, arm: str, digits: int) -> str:
         values = self.row(key).arm(arm)
@@ -61,24 +66,18 @@ def page(rows: Sequence[Row], *, steady: dict[str, int], tally: dict[str, int]) 
 
 
 def _page(told: Told, **counts: dict[str, int]) -> str:
-    again = [row for row in told.rows.values() if row.trial.series == "confirmation" and row.verdict == st.REPRODUCED]
-    differences = [row for row in again if row.claim.rule == "superiority"]
-    smaller = [row for row in differences if _effect(row) < _effect(told.row(row.key.removesuffix("+confirmation")))]
+    again = [row for row in told.rows.values() if row.trial.series != "first" and told.first(row)]
+    differences = [row for row in again if row.claim.rule == "superiority" and row.verdict == st.REPRODUCED]
+    smaller = [row for row in differences if (first := told.first(row)) and _effect(row) < _effect(first)]
     weak = [row for row in told.rows.values() if row.strength and row.strength.power < WEAK]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, autoescape=False
     )
-    later = {row.name for row in told.rows.values() if row.trial.series != "first" and row.verdict != st.INCONCLUSIVE}
-    settled = [
-        row
-        for row in told.rows.values()
-        if row.name in later and row.trial.series == "first" and row.verdict == st.INCONCLUSIVE
-    ]
     counted = {
-        "settled": len(settled),
+        "settled": len(settled_later(list(told.rows.values()))),
         "weak": len(weak),
         "measured": len(told.rows),
-        "again": len(again),
+        "again": Counter(row.verdict for row in again),
         "differences": len(differences),
         "smaller": len(smaller),
     }

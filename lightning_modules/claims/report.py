@@ -22,8 +22,8 @@ from mlflow import MlflowClient
 from lightning_modules.claims import figures as draw
 from lightning_modules.claims import kept, learned, look, talk
 from lightning_modules.claims import statistics as st
-from lightning_modules.claims.claim import SYSTEMS
-from lightning_modules.claims.evidence import Row, finished, rows
+from lightning_modules.claims.claim import SERIES, SYSTEMS
+from lightning_modules.claims.evidence import Row, finished, rows, settled_later
 from lightning_modules.claims.fixed import with_fixed
 from lightning_modules.claims.pictures import PICTURES, Gallery
 from lightning_modules.claims.table import load_all
@@ -98,7 +98,7 @@ def write(found: Sequence[Row], *, client: MlflowClient, out: Path, discussion: 
     """
     why = load_discussion(discussion, found)
     (out / "claims").mkdir(parents=True, exist_ok=True)
-    later = {r.name for r in found if r.finding and r.trial.series != "first" and r.verdict != st.INCONCLUSIVE}
+    later = settled_later(found)
     sections, pictures = [], {}
     plots = forests(found)
     for system in SYSTEMS:
@@ -108,7 +108,7 @@ def write(found: Sequence[Row], *, client: MlflowClient, out: Path, discussion: 
         for name, figure in shown.items():
             pictures[f"{system}_{name}"] = out / "claims" / f"{system}_{name}.png"
             figure.savefig(pictures[f"{system}_{name}"], metadata={"Software": None})
-        views = [view(r, _reason(r, why), later=r.name in later and r.trial.series == "first") for r in own]
+        views = [view(r, _reason(r, why), later=r.key in later) for r in own]
         there = {path.stem for path in (out / "claims").glob(f"{system}_*.png")}
         images = [name for n in ("forest", *PICTURES[system]) if (name := f"{system}_{n}") in there]
         left = [f"{v['title']} ({v['trial'].scale}, {v['trial'].data})" for v in views if not v["measured"]]
@@ -150,8 +150,7 @@ def steady(found: Sequence[Row]) -> dict[str, int]:
     """
     decided = [row for row in found if row.strength and row.verdict != st.INCONCLUSIVE]
     alike = [row for row in decided if row.strength and set(row.strength.sensitivity.values()) == {row.verdict}]
-    order = ("first", "confirmation")
-    measured = sorted((row for row in found if row.finding), key=lambda row: order.index(row.trial.series))
+    measured = sorted((row for row in found if row.finding), key=lambda row: SERIES.index(row.trial.series))
     latest = {(row.name, row.trial.scale, row.trial.data): row.verdict for row in measured}
     settled = [verdict for verdict in latest.values() if verdict != st.INCONCLUSIVE]
     return {"decided": len(decided), "alike": len(alike), "asked": len(latest), "settled": len(settled)}

@@ -1,7 +1,7 @@
 """`make claims`: every run that the claims need, some at a time, each once; then the report.
 
     python -m lightning_modules.claims.run [--systems moe,svco] [--claims TABLE/NAME] [--scale small|gpu]
-        [--series first|confirmation] [--jobs N]
+        [--series first|confirmation|later] [--jobs N]
 
 A run that is done (its result.json is there) is passed over, so the same command goes on where it was stopped.
 """
@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from threading import Lock
 
-from lightning_modules.claims.claim import SYSTEMS, Claim, Job, jobs
+from lightning_modules.claims.claim import SERIES, SYSTEMS, Claim, Job, jobs
 from lightning_modules.claims.table import load_all
 from lightning_modules.common.choices import nearest
 from lightning_modules.runtime import records
@@ -124,7 +124,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--systems", default=",".join(SYSTEMS), help="of " + ", ".join(SYSTEMS))
     parser.add_argument("--claims", default="", help="table/name of some claims; default: all of the systems")
     parser.add_argument("--scale", default="small", choices=("small", "gpu"))
-    parser.add_argument("--series", default="first", choices=("first", "confirmation"))
+    parser.add_argument("--series", default="first", choices=SERIES)
     parser.add_argument("--data", default="synthetic,real", help="kinds of data to run on")
     parser.add_argument("--jobs", type=int, default=None, help="runs at a time; default: one a core, on gpu one")
     given = parser.parse_args(argv)

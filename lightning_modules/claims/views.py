@@ -103,7 +103,7 @@ def view(row: Row, discussion: str, *, later: bool = False) -> dict[str, Any]:
         "discussion": discussion,
         "short": f"make claims C={row.name}"
         + (" SCALE=gpu" if row.trial.scale == "gpu" else "")
-        + (" SERIES=confirmation" if row.trial.series == "confirmation" else ""),
+        + (f" SERIES={row.trial.series}" if row.trial.series != "first" else ""),
     }
 
 

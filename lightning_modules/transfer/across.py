@@ -151,13 +151,23 @@ class Tpt(Across):
 
     Args:
         targets: tasks tuned. cadence: steps between evaluations. tolerance: below the best that counts as converged.
+        other_model: whether tuning from its projected prompts is tried too; without it nothing of that model is made.
     """
 
-    def __init__(self, *, targets: Sequence[str], cadence: Count = 10, tolerance: Share = 0.01, **shared: Any) -> None:
+    def __init__(
+        self,
+        *,
+        targets: Sequence[str],
+        cadence: Count = 10,
+        tolerance: Share = 0.01,
+        other_model: bool = True,
+        **shared: Any,
+    ) -> None:
         super().__init__(**shared)
         for name in targets:
             check_choice("study.targets", name, self.tasks)
         self.targets, self.cadence, self.tolerance = list(targets), cadence, tolerance
+        self.other_model = other_model
 
     def similar(self, target: str) -> str | None:
         """The task whose prompts it is started from, of the same skill; None when there is none."""
@@ -165,31 +175,35 @@ class Tpt(Across):
         return next((t for t in others if self.skills[t] == self.skills[target]), None)
 
     def needs(self) -> list[Thing]:
-        here = [*self.train_tasks, *(t for target in self.targets if (t := self.similar(target)))]
-        there = [*self.train_tasks, *self.targets]
+        here = [t for target in self.targets if (t := self.similar(target))]
+        elsewhere = []
+        if self.other_model:
+            here = [*self.train_tasks, *here]
+            there = list(dict.fromkeys([*self.train_tasks, *self.targets]))
+            elsewhere = [*self.source_prompts.needs(there, self.seeds()), self.projecting(objective="task")]
         tunings = [
             thing(self.prompts, target, seed=seed, cadence=self.cadence, arm=arm)
             for target in self.targets
-            for arm in ("vanilla", *["TPT task"] * bool(self.similar(target)), "TPT model")
+            for arm in ("vanilla", *["TPT task"] * bool(self.similar(target)), *["TPT model"] * self.other_model)
             for seed in self.seeds()
         ]
         return [
             *self.prompts.needs(list(dict.fromkeys(here)), self.seeds()),
-            *self.source_prompts.needs(list(dict.fromkeys(there)), self.seeds()),
-            self.projecting(objective="task"),
+            *elsewhere,
             *tunings,
         ]
 
     def run(self, desk: Desk) -> dict[str, float]:
-        projector = self.projector(objective="task")
+        projector = self.projector(objective="task") if self.other_model else None
         curves: dict[str, dict[str, list[Curve]]] = {}
         rows: list[dict[str, Any]] = []
         for target in self.targets:
             starts: dict[str, list[Tensor | None]] = {"vanilla": [None] * self.trials}
             if similar := self.similar(target):
                 starts["TPT task"] = [f.weight for f in self.files(similar)]
-            with torch.no_grad():
-                starts["TPT model"] = list(projector(self.sources(target)))
+            if projector is not None:
+                with torch.no_grad():
+                    starts["TPT model"] = list(projector(self.sources(target)))
             curves[target] = {
                 arm: [
                     curve(self.prompts, target, seed=seed, start=start, cadence=self.cadence, arm=arm)

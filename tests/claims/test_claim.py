@@ -82,6 +82,17 @@ def test_a_confirmation_takes_seeds_of_its_own(tmp_path):
         claims.made(tmp_path, trials=[{**trial, "seeds": [15, 16, 17, 18, 19]}])
 
 
+def test_a_later_series_takes_seeds_that_none_before_it_had(tmp_path):
+    first = claims.FIELDS["trials"][0]
+    again = {**first, "series": "confirmation", "seeds": [21, 22, 23, 24, 25]}
+    later = {**first, "series": "later", "seeds": [25, 26, 27, 28, 29]}
+    with pytest.raises(ValueError, match=r"a later series takes seeds of its own; found \[25\], which were looked at"):
+        claims.made(tmp_path, trials=[later, first, again])
+    # Without an earlier series nobody has looked at the claim's own seeds.
+    alone = claims.made(tmp_path, trials=[{**later, "seeds": None}])
+    assert [job.seed for job in jobs([alone], scale="small", series="later")][::2] == claims.FIELDS["seeds"]
+
+
 def test_the_effect_is_the_contrast(tmp_path):
     claim = claims.made(tmp_path)
     assert claim.effect({"a": 3.0, "b": 1.0}) == 2.0
@@ -105,7 +116,7 @@ def test_a_job_knows_the_folder_of_its_run(tmp_path):
     assert list(done.results()) == [job.folder]
 
 
-SERIES = (("small", "first"), ("gpu", "first"), ("small", "confirmation"))
+SERIES = (("small", "first"), ("gpu", "first"), ("small", "confirmation"), ("small", "later"))
 ARMS = sorted({job.overrides for scale, series in SERIES for job in jobs(EVERY.values(), scale=scale, series=series)})
 
 

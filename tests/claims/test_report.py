@@ -4,7 +4,7 @@ import math
 import pytest
 
 from lightning_modules.claims import kept, report
-from lightning_modules.claims.evidence import finished, rows
+from lightning_modules.claims.evidence import finished, rows, settled_later
 from lightning_modules.claims.table import load_all
 from lightning_modules.claims.views import as_json
 from tests.claims import claims
@@ -114,6 +114,28 @@ def test_a_confirmation_is_a_family_and_a_row_of_its_own(tmp_path, tables):
     assert {row.key: row.verdict for row in table(tables, client)}[two.key] == "reproduced"
 
 
+def test_a_later_series_settles_what_is_open_on_its_own_kind_of_data_alone(tmp_path, tables):
+    first = claims.FIELDS["trials"][0]
+    other = {**first, "data": "synthetic", "experiment": "moe/other"}
+    series = [{**first, "series": s, "seeds": list(range(n, n + 5))} for s, n in (("confirmation", 21), ("later", 31))]
+    claims.write(tables, trials=[first, other, *series])
+    weak = {"a": dict(zip(SEEDS, (0.1, 0.9, 0.2, 0.8, 0.6), strict=True)), "b": STRONG["b"]}
+    values = {arm: dict(weak[arm]) for arm in weak}
+    for arm in values:
+        values[arm] |= {seed + 10: weak[arm][seed] for seed in SEEDS}
+        values[arm] |= {seed + 20: STRONG[arm][seed] for seed in SEEDS}
+    claim = claims.made(tmp_path)
+    client = claims.store(tmp_path, claim, values)
+    claims.store(
+        tmp_path, claim.model_copy(update={"trials": load_all(tables=tables)["moe/a_beats_b"].trials[1:2]}), weak
+    )
+    found = table(tables, client)
+    keys = [f"moe/a_beats_b@moe/{place}" for place in ("scope", "other", "scope+confirmation", "scope+later")]
+    assert [row.key for row in found] == keys
+    assert [row.verdict for row in found] == ["inconclusive"] * 3 + ["reproduced"]
+    assert settled_later(found) == {keys[0], keys[2]}
+
+
 def test_a_table_is_not_replaced_by_one_of_fewer_seeds(tmp_path, tables, monkeypatch, capsys):
     monkeypatch.setattr(report, "RESULTS", tmp_path / "committed")
     monkeypatch.setattr(report, "OWN", tmp_path / "own")
@@ -153,7 +175,8 @@ def test_the_committed_table_follows_from_its_values_by_the_tables_of_today():
 def test_what_was_decided_before_power_was_told_is_decided_as_it_was():
     """Row -> verdict of the first 77 rows; a later one may be added, none of these may move."""
     committed = json.loads((report.RESULTS / "claims.json").read_text())
-    said = [entry["verdict"] for entry in committed if entry["runs"] and entry["series"] in ("first", "confirmation")]
+    old = [e for e in committed if e["series"] == "first" or e["row"].endswith("@moe/claims+confirmation")]
+    said = [entry["verdict"] for entry in old if entry["runs"]]
     assert {v: said.count(v) for v in report.VERDICTS} == {"reproduced": 31, "not reproduced": 20, "inconclusive": 26}
 
 

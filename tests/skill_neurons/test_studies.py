@@ -42,6 +42,7 @@ STUDIES = {
     "suggest": (Suggest, {"target": "number_shop", "probe_steps": 2, "cadence": 2}, {"tuning"}),
     "project": (Project, "across", {"projected"}),
     "tpt": (Tpt, "tpt", {"tuning"}),
+    "tpt, one model": (Tpt, "tpt", {"tuning"}),
 }
 
 
@@ -66,6 +67,7 @@ def test_a_study_writes_what_it_promises(name, cache, tmp_path):
     kind, own, figures = STUDIES[name]
     if isinstance(own, str):
         own = across(cache) | ({"targets": ["sentiment_shop"], "cadence": 2} if own == "tpt" else {})
+    own |= {"other_model": False} if name == "tpt, one model" else {}
     study = kind(prompts=toy.prompts(cache), **SHARED, **own)
     study.prepare()
     assert set(study.fingerprint()) == {"data", "backbone"}
@@ -87,6 +89,17 @@ def test_a_study_writes_what_it_promises(name, cache, tmp_path):
     assert {n: v for n, v in again.items() if "speed_up" not in n} == {
         n: v for n, v in metrics.items() if "speed_up" not in n
     }
+
+
+@pytest.mark.slow
+def test_without_the_other_model_tuning_from_a_similar_task_is_as_with_it(cache, tmp_path):
+    own = across(cache) | {"targets": ["sentiment_shop"], "cadence": 2}
+    both, one = (
+        Tpt(prompts=toy.prompts(cache), **SHARED, **own, other_model=other).run(Desk(folder=tmp_path))
+        for other in (True, False)
+    )
+    assert one == {name: value for name, value in both.items() if "tpt_model" not in name}
+    assert len(one) < len(both)
 
 
 class Moods(tiny.Reviews):

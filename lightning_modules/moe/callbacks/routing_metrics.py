@@ -17,23 +17,34 @@ from lightning_modules.moe.routing import RouterStats
 from lightning_modules.moe.specialization import dead_experts, max_violation
 from lightning_modules.training.cadence import logs_now
 
+# Steps that a mean of what single batches scatter too much in is taken over.
+RECENT = 100
+
 
 class RoutingMetrics(pl.Callback):
     """LBL at sequence, micro and global scope whatever was trained, MaxVio, dead experts, entropy, balance BSZ.
 
+    MaxVio of micro-batches is there for the step and as its mean over the logged ones of the last 100 steps.
     `loads` keeps the load of every expert, float [L, E], at each logged step, for the figure of load over training.
     """
 
     def __init__(self) -> None:
         self.loads: list[tuple[int, Tensor]] = []
         self.scopes: list[dict[str, float]] = []
+        self.violations: list[tuple[int, float]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        return {"loads": [list(pair) for pair in self.loads], "scopes": self.scopes}
+        return {
+            "loads": [list(pair) for pair in self.loads],
+            "scopes": self.scopes,
+            "violations": [list(pair) for pair in self.violations],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.loads = [(step, load) for step, load in state_dict["loads"]]
         self.scopes = list(state_dict["scopes"])
+        # A resume point from before it was counted has none.
+        self.violations = [(step, value) for step, value in state_dict.get("violations", [])]
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -58,11 +69,15 @@ class RoutingMetrics(pl.Callback):
         sync = next((c for c in trainer.callbacks if isinstance(c, ExpertFrequencySync)), None)
         synced = sync.balance_blocks if sync is not None else 0
         balance_bsz = (synced or 1) * sequences // stats.blocks
+        violation = float(max_violation(counts_LE=micro_counts_LME).mean())
+        since = trainer.global_step - RECENT
+        self.violations = [(s, v) for s, v in [*self.violations, (trainer.global_step, violation)] if s > since]
         pl_module.log_dict(
             {
                 **scopes,
                 names.MOE_BALANCE_BSZ: float(balance_bsz),
-                names.MOE_MAXVIO_MICRO: float(max_violation(counts_LE=micro_counts_LME).mean()),
+                names.MOE_MAXVIO_MICRO: violation,
+                names.MOE_MAXVIO_MICRO_RECENT: sum(v for _, v in self.violations) / len(self.violations),
                 names.MOE_MAXVIO_GLOBAL: float(max_violation(counts_LE=counts_LE).mean()),
                 names.MOE_DEAD_EXPERTS: float(dead_experts(counts_LE=counts_LE)),
                 names.MOE_ROUTING_ENTROPY: float(entropy),
