@@ -3,13 +3,16 @@
 import codecs
 import csv
 import gzip
-import json
+import re
 import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from datamodules import jsons
+from datamodules.quotes import Quotes
 
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 TABLES = (".csv", ".tsv", ".json", ".jsonl")
@@ -60,9 +63,12 @@ def text(path: Path) -> str:
     return "".join(lines(path)).replace("\r\n", "\n").replace("\r", "\n")
 
 
-def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, {column: value}) of a .csv, .tsv, .json or .jsonl file, .gz too. ValueError naming the place of a fault."""
-    yield from _csv(path) if kind_of(path) in (".csv", ".tsv") else _json(path)
+def rows(path: Path, *, kind: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, {column: value}) of a .csv, .tsv, .json or .jsonl file, .gz too; `kind`, where its name does not say which.
+
+    ValueError naming the place of a fault.
+    """
+    yield from _csv(path) if (kind or kind_of(path)) in (".csv", ".tsv") else _json(path)
 
 
 def _instead_of_a_file(path: Path) -> str:
@@ -73,17 +79,19 @@ def _instead_of_a_file(path: Path) -> str:
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(sys.maxsize)
-    first = next(lines(path), "")
+    first = next(_broken(path), "")
     between = "\t" if kind_of(path) == ".tsv" else ","
     if "," not in first:
         between = next((mark for mark in BETWEEN if mark in first), between)
-    reader = csv.reader(lines(path), delimiter=between)
+    quotes = Quotes(_broken(path), between)
+    reader = csv.reader(quotes.lines(), delimiter=between, skipinitialspace=True)
     header = next((row for row in reader if any(map(str.strip, row))), None)
     if header is None:
         raise ValueError(f"{path} is empty; expected a header of column names and rows.")
     header = [name.strip() for name in header]
     if twice := [name for name, count in Counter(header).items() if count > 1]:
         raise ValueError(f"{path}: the header names {twice[0]!r} twice; expected columns of different names.")
+    quotes.columns(len(header))
     try:
         for row in reader:
             if not row:
@@ -93,9 +101,21 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     f"{path}, line {reader.line_num}: {len(row)} fields; expected {len(header)} ({', '.join(header)}). A "
                     'comma or line end inside a text needs quotes round it: "..."'
                 )
+            quotes.row(row, reader.line_num)
             yield f"{path}, line {reader.line_num}", dict(zip(header, row, strict=True))
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}; expected rows of {', '.join(header)}.") from None
+    if place := quotes.left_open():
+        raise ValueError(
+            f"{path}, lines {place[0]} to {place[1]}: a quote makes one text of what is a row a line without it; "
+            'close it, or where it belongs to the text write it twice, in quotes: """Yes"", she said".'
+        )
+
+
+def _broken(path: Path) -> Iterator[str]:
+    """Lines, also those that a carriage return alone ends."""
+    for line in lines(path):
+        yield from re.findall(r"[^\r]*\r\n?|[^\r]+", line)
 
 
 def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -117,24 +137,20 @@ def _first_mark(path: Path) -> str:
 
 def _parsed(line: str, path: Path, number: int) -> Any:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
+        return jsons.value(line)
+    except jsons.JSONDecodeError as error:
         more = ": an object must stand on one line, or all of them in a list [...]" if line.strip() == "{" else ""
         raise ValueError(
             f"{path}, line {number}, column {error.colno}: no JSON ({error.msg}){more}; expected an object a line."
         ) from None
-    except RecursionError:
-        raise ValueError(f"{path}, line {number}: JSON nested too deeply; expected an object a line.") from None
 
 
 def _json_list(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        found = json.loads(text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}, line {error.lineno}, column {error.colno}: no JSON ({error.msg}); expected a list of objects."
-        ) from None
-    for number, row in enumerate(found, 1):
+    for number, (_, row) in enumerate(jsons.items(text(path)), 1):
+        if isinstance(row, jsons.JSONDecodeError):
+            raise ValueError(
+                f"{path}, line {row.lineno}, column {row.colno}: no JSON ({row.msg}); expected a list of objects."
+            )
         yield f"{path}, item {number}", _object(row, f"{path}, item {number}")
 
 

@@ -1,11 +1,11 @@
 """A user's own text as it comes: a folder with a sub-folder a domain."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from datamodules import jsons
 from datamodules.corpus.sources import Documents
 from datamodules.files import kind_of, lines
 from datamodules.files import text as whole
@@ -43,11 +43,16 @@ class FolderSource:
             raise ValueError(
                 f"data.path={self.path} has no sub-folder; expected one per domain, holding {', '.join(READ)}."
             )
+        loose = [p.name for p in self.path.iterdir() if not p.is_dir() and not p.name.startswith(".")]
+        if loose and tell:
+            told = f"{min(loose)} and {len(loose) - 1} more stand" if len(loose) > 1 else f"{loose[0]} stands"
+            self.warnings.append(f"{told} in no domain's folder of {self.path}: not read.")
         domains = {}
         for folder in folders:
-            if lost := sum(p.is_symlink() and not p.exists() for p in folder.rglob("*")) if tell else 0:
-                self.warnings.append(f"of {folder} {lost} links that lead to no file.")
-            every = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+            inside = sorted(folder.rglob("*"))
+            every = [p for p in inside if p.is_file() and not p.name.startswith(".")]
+            if tell:
+                self._tell_of_links(folder, inside)
             domains[folder.name] = [p for p in every if p.name.lower().endswith(READ)]
             others = Counter(p.suffix or p.name for p in every if not p.name.lower().endswith(READ))
             if others and tell:
@@ -60,6 +65,16 @@ class FolderSource:
                     "add text or remove the folder."
                 )
         return domains
+
+    def _tell_of_links(self, folder: Path, found: list[Path]) -> None:
+        ways = {
+            "links that lead to no file": sum(p.is_symlink() and not p.exists() for p in found),
+            "links to folders, which are not followed": sum(p.is_symlink() and p.is_dir() for p in found),
+            "pipes or devices, which are not read": sum(
+                p.exists() and not p.is_dir() and not p.is_file() for p in found
+            ),
+        }
+        self.warnings += [f"of {folder} {count} {what}." for what, count in ways.items() if count]
 
     def _parts(self, files: list[Path]) -> Iterator[str]:
         longest = max(SHORTEST, sum(f.stat().st_size for f in files) // PART)
@@ -82,8 +97,8 @@ class FolderSource:
 
     def _json(self, file: Path, content: str) -> Iterator[str]:
         try:
-            rows = json.loads(content)
-        except json.JSONDecodeError as error:
+            rows = jsons.value(content)
+        except jsons.JSONDecodeError as error:
             raise ValueError(f"{file} is no JSON ({error}); of one object a line the name ends in .jsonl.") from None
         for number, row in enumerate(rows if isinstance(rows, list) else [rows]):
             yield row if isinstance(row, str) else self._of_row(row, f"{file}, item {number}")
@@ -98,14 +113,14 @@ class FolderSource:
         if self.field not in table.schema_arrow.names:
             there = ", ".join(table.schema_arrow.names)
             raise ValueError(f"{file} has no column {self.field!r}; there are {there}: data.field=NAME.")
-        for batch in table.iter_batches(columns=[self.field]):
-            for row in batch.to_pylist():
-                yield self._of_row(row, str(file))
+        found = (row for batch in table.iter_batches(columns=[self.field]) for row in batch.to_pylist())
+        for number, row in enumerate(found, 1):
+            yield self._of_row(row, f"{file}, row {number}")
 
     def _text(self, line: str, where: str) -> str:
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = jsons.value(line)
+        except jsons.JSONDecodeError as error:
             raise self._no_row(where, error) from None
         return self._of_row(row, where)
 

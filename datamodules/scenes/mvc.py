@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from PIL import Image, ImageOps
 
-from datamodules import files
+from datamodules import files, jsons
 from lightning_modules.common.files import write_atomically
 
 T = TypeVar("T")
@@ -67,7 +67,13 @@ class Pair:
 
 def open_image(path: Path, *, pixel_limit: int = PIXEL_LIMIT, key: str = "data.source") -> Image.Image:
     """The image in RGB and upright, as transformers' `load_image` has it. ValueError as `opened`, and when it is missing."""
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise ValueError(
+            f"{str(path)[:200]}: {error.strerror}; expected the path of a picture, not what is in it."
+        ) from None
+    if not there:
         where = "paths in a file of pairs count from its own folder or data.source.images"
         raise ValueError(f"{path}: no such image{'; ' + where if key == 'data.source' else ''}.")
     return opened(path, name=str(path), limit=pixel_limit, key=key)
@@ -77,35 +83,39 @@ def opened(file: Path | BinaryIO, *, name: str, limit: int, key: str = "data.sou
     """The image of a file called `name`, in RGB and upright. key: of the config, whose `pixel_limit` is `limit`.
 
     ValueError naming it when it is unreadable or larger than `limit`, and where turning it into RGB would show something
-    else: behind transparency lie colours that nobody sees, 16 bits are cut off at 255, and of what moves the first picture
-    alone is seen.
+    else: behind transparency lie colours that nobody sees, 16 bits are cut off at 255, and of several
+    frames or pages the first alone is seen.
     """
     if Image.MAX_IMAGE_PIXELS and limit > Image.MAX_IMAGE_PIXELS:
         # Pillow has a limit of its own, above which it would warn, and then refuse, whatever is asked for here.
         Image.MAX_IMAGE_PIXELS = limit
     try:
         with Image.open(file) as image:
-            # The header tells the size; nothing is decoded before this check.
-            if image.width * image.height > limit:
-                raise ValueError(
-                    f"{name} has {image.width} x {image.height} pixels; expected at most {limit:,} in all "
-                    f"({key}.pixel_limit)."
-                )
-            if (frames := getattr(image, "n_frames", 1)) > 1:
-                raise ValueError(f"{name} moves: it has {frames} frames; expected one picture.")
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"{name} has {image.mode} pixels of more than 8 bits; expected 8 bits a channel.")
-            if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-                raise ValueError(
-                    f"{name} is partly transparent; expected an opaque picture, laid on the ground you mean."
-                )
-            return ImageOps.exif_transpose(image).convert("RGB")
+            if not (refused := _refused(image, limit, key)):
+                return ImageOps.exif_transpose(image).convert("RGB")
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{name} is too large an image ({error}); expected at most {limit:,} pixels ({key}.pixel_limit)."
         ) from None
-    except (OSError, SyntaxError) as error:
+    except Exception as error:
+        # A decoder ends with whatever a damaged file makes it stumble over.
         raise ValueError(f"{name} cannot be read as an image ({error}); expected a PNG, JPEG or the like.") from None
+    raise ValueError(f"{name} {refused}.")
+
+
+def _refused(image: Image.Image, limit: int, key: str) -> str:
+    """Why an image is not taken; '' where it is."""
+    # The header tells the size; nothing is decoded before this check.
+    if image.width * image.height > limit:
+        return f"has {image.width} x {image.height} pixels; expected at most {limit:,} in all ({key}.pixel_limit)"
+    # A camera's MPO is a JPEG with its preview, or what the other eye sees, behind the picture.
+    if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+        return f"has {frames} frames or pages; expected one picture"
+    if image.mode.startswith(("I", "F")):
+        return f"has {image.mode} pixels of more than 8 bits; expected 8 bits a channel"
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        return "is partly transparent; expected an opaque picture, laid on the ground you mean"
+    return ""
 
 
 def mark_in(text: str) -> str:
@@ -167,33 +177,15 @@ def write(path: Path, pairs: Sequence[Pair]) -> Path:
 def _records(path: Path) -> Iterator[tuple[int, Any]]:
     """(line, value) of every record of a JSON list or of JSON lines; what cannot be read comes as its error."""
     text = files.text(path)
-    if not text.lstrip().startswith("["):
-        for line, row in enumerate(text.split("\n"), start=1):
-            if row.strip():
-                try:
-                    yield line, json.loads(row)
-                except json.JSONDecodeError as error:
-                    yield line, error
+    if text.lstrip().startswith("["):
+        yield from jsons.items(text)
         return
-    decoder, position = json.JSONDecoder(), text.index("[") + 1
-    while True:
-        while position < len(text) and text[position] in " \t\r\n,":
-            position += 1
-        if position >= len(text):
-            yield (
-                text.count("\n") + 1,
-                json.JSONDecodeError("the list has no end: the file is cut off", text, len(text)),
-            )
-            return
-        if text[position] == "]":
-            return
-        line = text.count("\n", 0, position) + 1
-        try:
-            value, position = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
-            yield error.lineno, error
-            return
-        yield line, value
+    for line, row in enumerate(text.split("\n"), start=1):
+        if row.strip():
+            try:
+                yield line, jsons.value(row)
+            except jsons.JSONDecodeError as error:
+                yield line, error
 
 
 def _pair(record: Any, images: Path) -> Pair:
@@ -204,6 +196,8 @@ def _pair(record: Any, images: Path) -> Pair:
     for field in TEXTS:
         if not isinstance(record.get(field), str):
             raise ValueError(f"field {field!r} is {record.get(field)!r}; expected text.")
+    if not isinstance(record.get("system_prompt") or "", str):
+        raise ValueError(f"field 'system_prompt' is {record['system_prompt']!r}; expected text.")
     for field in IMAGES:
         value = record.get(field)
         value = [value] if isinstance(value, str) else value

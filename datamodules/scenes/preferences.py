@@ -18,6 +18,7 @@ from PIL import Image
 from datamodules.files import TABLES, kind_of, rows
 from datamodules.scenes.mvc import PIXEL_LIMIT, Pair, mark_in, open_image, opened, usable
 from lightning_modules.common.files import sha256
+from lightning_modules.common.say import say
 
 FIELDS = ("prompt", "chosen", "rejected", "images")
 
@@ -104,17 +105,17 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         )
     try:
         if path.is_dir() and not (path / "state.json").is_file() and not (path / "dataset_dict.json").is_file():
-            table = datasets.load_dataset(str(path), split="train")
+            found = datasets.load_dataset(str(path))
         elif path.is_dir():
-            table = datasets.load_from_disk(str(path))
-            table = table[next(iter(table))] if isinstance(table, datasets.DatasetDict) else table
+            found = datasets.load_from_disk(str(path))
         else:
-            table = datasets.load_dataset("parquet", data_files=str(path), split="train")
+            found = datasets.load_dataset("parquet", data_files=str(path), split="train")
     except Exception as error:
         cause = error.__cause__ or error
         raise ValueError(
             f"{path}: not read ({str(cause).splitlines()[0]}); expected rows of {', '.join(FIELDS)}."
         ) from None
+    table = _one_split(path, found) if isinstance(found, datasets.DatasetDict) else found
     kept = datasets.Image(decode=False)
     for name, feature in table.features.items():
         if isinstance(feature, datasets.Image):
@@ -123,6 +124,17 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             table = table.cast_column(name, datasets.List(kept))
     for number, row in enumerate(table, 1):
         yield f"{path}, row {number}", row
+
+
+def _one_split(path: Path, splits: Any) -> Any:
+    """`train`, or the only one. ValueError where it is not known which."""
+    names = list(splits)
+    if len(names) == 1:
+        return splits[names[0]]
+    if "train" not in names:
+        raise ValueError(f"{path} has the splits {', '.join(names)}; expected one, or one of the name train.")
+    say(f"{path}: of the splits {', '.join(names)} only train is read; what is held out is drawn from it.")
+    return splits["train"]
 
 
 def _preference(row: dict[str, Any], images: Path, where: str, limit: int) -> Preference:
@@ -134,12 +146,27 @@ def _preference(row: dict[str, Any], images: Path, where: str, limit: int) -> Pr
     if not prompt:
         shared = next((n for n, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), 0)
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    if row.get("rejected_images"):
+        raise ValueError(
+            "field 'rejected_images' holds a second picture; for pairs of two there is MVC's format (data=mvc)."
+        )
     asked = [text for role, text in prompt if role == "user"]
     if len(asked) != 1 or len(chosen) != 1 or len(rejected) != 1:
         raise ValueError(
             f"{len(asked)} questions, {len(chosen)} chosen and {len(rejected)} rejected turns; expected one of each: in "
             "field 'prompt' one user turn, in 'chosen' and 'rejected' one answer."
         )
+    for field, turns, wanted in (
+        ("prompt", prompt, ("user", "system")),
+        ("chosen", chosen, ("assistant",)),
+        ("rejected", rejected, ("assistant",)),
+    ):
+        roles = [role for role, _ in turns]
+        if not set(roles) <= set(wanted) or roles[-1] != wanted[0]:
+            raise ValueError(
+                f"field {field!r} has turns of {', '.join(roles)}; expected "
+                f"{'one of user, behind system where there is one' if field == 'prompt' else 'one of assistant'}."
+            )
     found = Preference(
         instruction=asked[0].strip(),
         chosen=chosen[0][1].strip(),
@@ -170,15 +197,38 @@ def _turns(value: Any, field: str) -> list[tuple[str, str]]:
         return []
     if isinstance(value, str):
         return [("user" if field == "prompt" else "assistant", value)]
+    if not isinstance(value, list):
+        raise ValueError(f"field {field!r} is {value!r}; expected text or a conversation.")
     found = []
     for turn in value:
         content = turn.get("content") if isinstance(turn, dict) else None
         if isinstance(content, list):
-            content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+            content = _joined(content, field, asked=turn.get("role") == "user")
         if not isinstance(content, str) or not isinstance(turn.get("role"), str):
             raise ValueError(f"field {field!r} holds the turn {turn!r}; expected its role and content.")
         found.append((turn["role"], content))
     return found
+
+
+def _joined(parts: list[Any], field: str, *, asked: bool) -> str:
+    """The text of a turn's parts, of which one may stand for the picture where something is `asked`."""
+    pictures = 0
+    texts = []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        pictures += kind == "image"
+        if kind == "text" and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif kind != "image":
+            raise ValueError(
+                f"field {field!r} holds the part {part!r}; expected type text with its text, or type image."
+            )
+    if pictures > asked:
+        raise ValueError(
+            f"field {field!r} has {pictures} pictures in {'a question' if asked else 'what is no question'}; expected one, "
+            "in the question."
+        )
+    return "".join(texts)
 
 
 def _picture(row: dict[str, Any], images: Path) -> Path | bytes:
@@ -186,6 +236,9 @@ def _picture(row: dict[str, Any], images: Path) -> Path | bytes:
     value = value if isinstance(value, list) else [value]
     one = value[0] if len(value) == 1 else None
     if isinstance(one, dict) and one.get("bytes"):
+        if not isinstance(one["bytes"], bytes):
+            told = type(one["bytes"]).__name__
+            raise ValueError(f"field 'images' holds bytes as {told}; JSON has none: expected a path, or Parquet.")
         return one["bytes"]
     one = one.get("path") if isinstance(one, dict) else one
     if not isinstance(one, str):

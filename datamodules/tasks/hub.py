@@ -201,7 +201,7 @@ def label_of(value: Any, wanted: Container[str], place: str) -> str | None:
     if isinstance(value, bool):
         forms = [str(value), str(value).lower(), str(int(value))]
     elif isinstance(value, int | float):
-        forms = [str(int(value)) if value == int(value) else str(value)]
+        forms = [str(int(value)) if float(value).is_integer() else str(value)]
     elif isinstance(value, str):
         forms = [value, value.strip(), re.sub(r"^([+-]?\d+)\.0+$", r"\1", value.strip())]
     else:

@@ -39,7 +39,7 @@ class PromptFile:
         """
         place = Path(path or "")
         if (place / peft_folder.CONFIG).is_file() and not (place / NAME).is_file():
-            return cls(peft_folder.prompt_of(place), {}, str(place))
+            return cls(_usable(place, peft_folder.prompt_of(place)), {}, str(place))
         place = place / NAME if place.is_dir() else place
         if not place.is_file():
             raise ValueError(
@@ -52,7 +52,7 @@ class PromptFile:
             with safe_open(place, "pt") as file:
                 metadata = file.metadata() or {}
                 if "facet" in metadata and "prompt" in file.keys():  # noqa: SIM118
-                    return cls(file.get_tensor("prompt"), json.loads(metadata["facet"]), str(place))
+                    return cls(_usable(place, file.get_tensor("prompt")), json.loads(metadata["facet"]), str(place))
                 return cls(_bare(place, {name: file.get_tensor(name) for name in file.keys()}), {}, str(place))  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"prompt file {place}: damaged or not safetensors ({error}).") from None
@@ -113,6 +113,19 @@ def _bare(path: Path, found: Any) -> Tensor:
     every = {"": found} if isinstance(found, Tensor) else found if isinstance(found, dict) else {}
     tensors = {name: value for name, value in every.items() if isinstance(value, Tensor)}
     if len(tensors) == 1 and next(iter(tensors.values())).dim() == 2:
-        return next(iter(tensors.values())).float()
+        return _usable(place=path, found=next(iter(tensors.values())))
     told = ", ".join(f"{name} {list(value.shape)}".strip() for name, value in tensors.items()) or type(found).__name__
     raise ValueError(f"prompt file {path}: holds {told[:300]}; expected one tensor of prompt tokens x width.")
+
+
+def _usable(place: Path, found: Tensor) -> Tensor:
+    """In float32. ValueError where a value is no number that a model can be given."""
+    if found.is_complex() or found.dtype == torch.bool or not found.numel():
+        raise ValueError(f"prompt file {place}: holds {found.dtype} {list(found.shape)}; expected real numbers.")
+    found = found.to_dense().float()
+    if wrong := int((~found.isfinite()).sum()):
+        raise ValueError(
+            f"prompt file {place}: {wrong} of its {found.numel()} values are NaN or infinite; expected those of a training "
+            "that did not diverge."
+        )
+    return found

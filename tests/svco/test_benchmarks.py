@@ -151,13 +151,19 @@ def test_mmvp_options_and_answers(folder):
     [
         (files.read_pope, '{"image": "1.jpg", "text": "?"}', "line 1: field 'label' is missing"),
         (files.read_pope, '{"image": "1.jpg", "text": "?", "label": "maybe"}', "line 1: field 'label' is 'maybe'"),
-        (files.read_pope, "{", "is not JSON lines"),
+        (files.read_pope, "{", "line 1, column 2: no JSON"),
         (files.read_pope, "", "is empty"),
         (files.read_mmvp, HEADER + "1,who ?,(a) me (b) you,(c)", r"line 2: field 'Correct Answer' is '\(c\)'"),
         (files.read_mmvp, HEADER + "1,,(a) me (b) you,(a)", "line 2: field 'Question' is missing"),
         (files.read_mmvp, HEADER + "1,who ?,(a) me (b) you,(a)", "holds 1 questions; expected pairs"),
         (files.read_mmhal, '[{"question": "?"}]', "field 'image_src' is missing"),
-        (files.read_mmhal, "[", "is not JSON"),
+        (files.read_mmhal, "[", "the list has no end"),
+        (files.read_mmhal, '[{"question": 3, "image_src": "a.jpg"}]', "item 1: field 'question' is 3; expected text"),
+        (
+            files.read_pope,
+            '\n{"image": "a.jpg", "text": "?", "label": "no", "label": "yes"}',
+            "line 2, .*names 'label' twice",
+        ),
     ],
 )
 def test_a_malformed_file_is_named(tmp_path, read, text, words):

@@ -1,6 +1,7 @@
 """Folders of text, one a domain."""
 
 import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,13 @@ def corpus(name: str, content) -> Callable[[Path], Path]:
         return folder / "text"
 
     return make
+
+
+def linked_folder(folder: Path) -> Path:
+    put("other/b.txt", "words")(folder)
+    made = corpus("a.txt", "more")(folder)
+    os.symlink(folder / "other", made / "law" / "more")
+    return made
 
 
 CORPORA = (
@@ -63,6 +71,39 @@ CORPORA = (
         "a link that leads to itself",
         corpus("", lambda f: loop("a.txt")(f)),
         warned="1 links that lead to no file",
+    ),
+    Case("corpus", "a link to a folder", linked_folder, warned="1 links to folders, which are not followed"),
+    Case(
+        "corpus",
+        "a file beside the domains",
+        lambda f: (put("text/loose.txt", "words")(f), corpus("a.txt", "more")(f))[1],
+        warned="loose.txt stands in no domain's folder",
+    ),
+    Case(
+        "corpus",
+        "a pipe",
+        corpus("", lambda f: os.mkfifo(f / "a.txt")),
+        warned="1 pipes or devices, which are not read",
+    ),
+    Case(
+        "corpus",
+        "JSON lines with a field twice",
+        corpus("a.jsonl", '{"text": "x", "text": "y"}\n'),
+        "names 'text' twice",
+    ),
+    Case("corpus", "JSON nested too deeply", corpus("a.json", "[" * 100_000), "nested too deeply"),
+    Case(
+        "corpus",
+        "a number of 5,000 digits",
+        corpus("a.json", f'[{{"text": "x", "n": {"9" * 5000}}}]'),
+        "more digits than",
+    ),
+    Case("corpus", "half a character", corpus("a.jsonl", '{"text": "\\ud800"}\n'), "holds half a character, \\ud800"),
+    Case(
+        "corpus",
+        "Parquet with a null",
+        corpus("", parquet("a.parquet", [{"text": "x"}, {"text": None}])),
+        "a.parquet, row 2: field",
     ),
     Case("corpus", "a file in place of the folder", put("text", "x"), "is no folder"),
     Case("corpus", "a domain without a file", lambda f: folder_of("law")(f).parent, "domain folder"),

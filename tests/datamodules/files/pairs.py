@@ -1,5 +1,6 @@
 """Files of pairs and the pictures that they name."""
 
+import gzip
 import io
 import json
 from collections.abc import Callable
@@ -51,6 +52,12 @@ def png() -> bytes:
     return held.getvalue()
 
 
+def avif() -> bytes:
+    held = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(held, "avif")
+    return held.getvalue()[:150] + bytes(200)
+
+
 def half_seen() -> Image.Image:
     image = Image.new("RGBA", (8, 8), (0, 0, 255, 255))
     image.putpixel((0, 0), (9, 9, 9, 0))
@@ -85,6 +92,26 @@ PAIRS = (
         pairs(chosen_images=["0a.png", "0b.png"]),
         "expected a list with the path of one image",
     ),
+    Case(
+        "pairs",
+        "two lists, one behind the other",
+        lambda f: put("mvc.json", pairs()(f).read_text() * 2)(f),
+        "line 98: not JSON (more stands behind the list",
+    ),
+    Case(
+        "pairs",
+        "an answer twice in a record",
+        lambda f: put("mvc.json", pairs()(f).read_text().replace('"red 0"', '"red 0", "chosen_response": "green"'))(f),
+        "an object names 'chosen_response' twice",
+    ),
+    Case(
+        "pairs", "half a character in an answer", pairs(chosen_response="red \ud83d"), "holds half a character, \\ud83d"
+    ),
+    Case(
+        "pairs", "a system prompt in a list", pairs(system_prompt=["be brief"]), "field 'system_prompt' is ['be brief']"
+    ),
+    Case("pairs", "JSON nested too deeply", put("mvc.json", "[" * 100_000), "nested too deeply"),
+    Case("pairs", "MVC, .gz", lambda f: put("mvc.json.gz", gzip.compress(pairs()(f).read_bytes()))(f)),
     Case("picture", "PNG", picture("a.png", png)),
     Case("picture", "PNG, cut off", picture("a.png", lambda: png()[:200]), "cannot be read as an image"),
     Case("picture", "of no bytes", picture("a.jpg", lambda: b""), "cannot be read as an image"),
@@ -99,7 +126,23 @@ PAIRS = (
         "picture",
         "animated",
         picture("a.gif", Image.new("RGB", (8, 8)), save_all=True, append_images=[Image.new("RGB", (8, 8), "red")]),
-        "it has 2 frames; expected one picture",
+        "has 2 frames or pages; expected one picture",
     ),
+    Case(
+        "picture",
+        "a camera's, with its preview behind it",
+        picture(
+            "a.jpg", Image.new("RGB", (8, 8)), format="MPO", save_all=True, append_images=[Image.new("RGB", (2, 2))]
+        ),
+    ),
+    Case(
+        "picture",
+        "TIFF of two pages",
+        picture("a.tif", Image.new("RGB", (8, 8)), save_all=True, append_images=[Image.new("RGB", (8, 8), "red")]),
+        "has 2 frames or pages",
+    ),
+    Case("picture", "AVIF, damaged", picture("a.avif", avif), "cannot be read as an image"),
+    Case("picture", "netpbm, damaged", picture("a.ppm", lambda: b"P6 2x 4 255\n"), "cannot be read as an image"),
+    Case("picture", "a name of 300 letters", lambda f: f / ("a" * 300), "File name too long"),
     Case("picture", "a folder", folder_of("a.png"), "no such image"),
 )

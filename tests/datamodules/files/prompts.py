@@ -43,6 +43,11 @@ PROMPTS = (
         lambda f: cut(prompt("a.safetensors", {"w": torch.ones(99, 8)})(f)),
         "damaged or not safetensors",
     ),
+    Case(
+        "prompt", "NaN among its values", prompt("a.pt", torch.full((3, 8), torch.nan)), "24 of its 24 values are NaN"
+    ),
+    Case("prompt", "complex values", prompt("a.pt", torch.ones(3, 8, dtype=torch.complex64)), "expected real numbers"),
+    Case("prompt", "no row", prompt("a.pt", torch.ones(0, 8)), "holds torch.float32 [0, 8]; expected real numbers"),
     Case("prompt", "a text file", put("a.txt", "hello"), "damaged or not safetensors"),
     Case("prompt", "a folder without a prompt", folder_of("export"), "not there"),
 )

@@ -1,7 +1,11 @@
 """Files of tasks: a text and a label a row."""
 
 import gzip
+import io
 import json
+import os
+import zipfile
+from pathlib import Path
 
 from tests.datamodules.files.laid import (
     Case,
@@ -21,6 +25,30 @@ from tests.datamodules.files.laid import (
 
 BROKEN = jsonl().splitlines()
 BROKEN[6] = '{"text": "no end, "label": 1}'
+# What pandas takes for a missing value, and numbers: texts, where nothing else is meant.
+WORDLESS = ["NA", "null", "None", "nan", *map(str, range(56))]
+
+
+def held(table: str) -> str:
+    """A row begins with a quote, and one far below ends with it."""
+    last = next(line for line in table.splitlines() if line.startswith("sentence 40"))
+    text, mark = last[:-2], last[-2]
+    return table.replace("sentence 3 of", '"sentence 3 of').replace(last, f'{text}"{mark}0')
+
+
+def zipped() -> bytes:
+    into = io.BytesIO()
+    with zipfile.ZipFile(into, "w") as archive:
+        archive.writestr("a.csv", csv())
+    return into.getvalue()
+
+
+def linked_to_itself(folder: Path) -> Path:
+    made = folder_with("train.csv", csv())(folder)
+    os.symlink(made, made / "again")
+    return made
+
+
 TASKS = (
     Case("task", "CSV", put("a.csv", csv())),
     Case("task", "CSV named .CSV", put("a.CSV", csv())),
@@ -81,7 +109,61 @@ TASKS = (
     ),
     Case("task", "CSV named .gz and not compressed", put("a.csv.gz", csv()), "is no whole gzip file"),
     Case("task", "CSV, in truth JSON", put("a.csv", jsonl()), "expected"),
+    Case("task", "CSV with LF and CRLF in turns", put("a.csv", csv().replace(",0\n", ",0\r\n"))),
+    Case("task", "CSV of lines that carriage returns end", put("a.csv", csv(end="\r"))),
+    Case("task", "CSV with blanks behind labels", put("a.csv", csv(label=lambda n: f"{n}  "))),
+    Case(
+        "task",
+        "CSV with a quote that nobody closes",
+        put("a.csv", held(csv())),
+        "lines 5 to 42: a quote makes one text",
+    ),
+    Case(
+        "task",
+        "TSV with a quote that nobody closes",
+        put("a.tsv", held(csv(between="\t"))),
+        "lines 5 to 42: a quote makes",
+    ),
+    Case("task", "CSV, in truth a zip", put("a.csv", zipped), "NUL byte at offset"),
+    Case(
+        "task",
+        "a zip without a file",
+        put("a.zip", lambda: b"PK\5\6" + bytes(18)),
+        "a .zip file has no columns to read",
+    ),
     Case("task", "JSON lines", put("a.jsonl", jsonl())),
+    Case(
+        "task",
+        "JSON lines with a field twice",
+        put("a.jsonl", jsonl().replace('"label": 1', '"label": 1, "label": 0')),
+        "line 2, column 1: no JSON (an object names 'label' twice)",
+    ),
+    Case(
+        "task",
+        "JSON lines with NaN for a label",
+        put("a.jsonl", jsonl() + '{"text": "x", "label": NaN}\n'),
+        warned="1 label missing",
+    ),
+    Case(
+        "task",
+        "JSON lines with 1e999 for a label",
+        put("a.jsonl", jsonl() + '{"text": "x", "label": 1e999}\n'),
+        warned="1 of another class",
+    ),
+    Case(
+        "task",
+        "JSON lines with half a character",
+        put("a.jsonl", jsonl() + '{"text": "\\ud800", "label": 1}\n'),
+        "line 61, column 1: no JSON (a text holds half a character",
+    ),
+    Case("task", "JSON list nested too deeply", put("a.json", "[" * 100_000), "nested too deeply"),
+    Case(
+        "task",
+        "JSON with a number of 5,000 digits",
+        put("a.jsonl", jsonl() + f'{{"label": {"9" * 5000}}}\n'),
+        "line 61, column 1: no JSON (a number of more digits",
+    ),
+    Case("task", "JSON list with more behind it", put("a.json", json.dumps(rows()) * 2), "more stands behind the list"),
     Case("task", "JSON lines named .json", put("a.json", jsonl())),
     Case("task", "JSON list", put("a.json", json.dumps(rows(), indent=1))),
     Case("task", "JSON list named .jsonl", put("a.jsonl", json.dumps(rows()))),
@@ -133,6 +215,19 @@ TASKS = (
         parquet(found=[r | {"text": {"body": "x"}} for r in rows()]),
         "holds dict",
     ),
+    Case(
+        "task",
+        "Parquet with nulls",
+        parquet(found=[*rows(), {"text": None, "label": 1}, {"text": "x", "label": None}]),
+        warned="1 text missing, 1 label missing",
+    ),
+    Case(
+        "task",
+        "Parquet with numbers for texts",
+        parquet(found=[r | {"text": n} for n, r in enumerate(rows())]),
+        "holds int (row 1)",
+    ),
+    Case("task", "Parquet named .csv", lambda f: parquet("a.csv")(f), "NUL byte at offset"),
     Case("task", "Parquet, cut off", lambda f: cut(parquet()(f)), "not loaded ("),
     Case("task", "Parquet of no bytes", put("a.parquet", ""), "not loaded ("),
     Case("task", "Arrow", arrow),
@@ -144,6 +239,25 @@ TASKS = (
         folder_with("train.jsonl", "\n".join(BROKEN)),
         "line 7, column 20: no JSON",
     ),
+    Case("task", "a folder of CSV with semicolons", folder_with("train.csv", csv(between=";"))),
+    Case(
+        "task",
+        "a folder of CSV whose texts are NA and null",
+        folder_with("train.csv", "text,label\n" + "".join(f"{t},{n % 2}\n" for n, t in enumerate(WORDLESS))),
+    ),
+    Case(
+        "task",
+        "a folder of CSV of several kinds of columns",
+        lambda f: (folder_with("one.csv", csv())(f), folder_with("two.csv", csv().replace("label", "class", 1))(f))[1],
+        "two.csv has the columns text, class",
+    ),
+    Case(
+        "task",
+        "a folder of train.csv and another",
+        lambda f: (folder_with("train.csv", csv())(f), folder_with("more.csv", csv())(f))[1],
+        warned="not read: more.csv",
+    ),
+    Case("task", "a folder with a link to itself", linked_to_itself),
     Case("task", "an empty folder", folder_of("nothing"), "an empty folder; expected one with .csv"),
     Case("task", "a folder named like a file", folder_of("a.csv"), "an empty folder"),
     Case("task", "a link that leads to itself", loop("a.csv"), "a link that leads to no file"),
