@@ -117,18 +117,20 @@ def test_a_job_knows_the_folder_of_its_run(tmp_path):
 
 
 SERIES = (("small", "first"), ("gpu", "first"), ("small", "confirmation"), ("small", "later"))
+GPU = {job.overrides for job in jobs(EVERY.values(), scale="gpu")}
 ARMS = sorted({job.overrides for scale, series in SERIES for job in jobs(EVERY.values(), scale=scale, series=series)})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", ARMS, ids=" ".join)
 def test_every_arm_of_this_project_composes(overrides, eight_gpus):
-    """Its overrides name keys that are there, and it runs under a name of its own."""
+    """Its overrides name keys that are there, it runs under a name of its own, and on a GPU if it says so."""
     config.register_resolvers(project=PROJECT)
     errors, cfg = preflight.examine([*overrides, "seed=11"])
     assert not errors
     assert cfg.seed == 11
     assert cfg.experiment_name != "moe/default"
+    assert (cfg.trainer.accelerator == "gpu") == (tuple(overrides) in GPU)
 
 
 def test_every_row_has_a_key_of_its_own():
