@@ -18,10 +18,9 @@ from lightning_modules.common.body import body_of
 from lightning_modules.common.digests import digest_of_weights
 from lightning_modules.prompt.families import down_projections, kind_of, start_token, word_embedding
 from lightning_modules.prompt.label_words import word_scores
+from lightning_modules.prompt.last_layer import LEAN, asked_alone, can_ask_alone
 
 Batch = dict[str, Any]
-# Families whose last layer is attention, then a feed-forward block that sees each position by itself.
-LEAN = ("bert", "roberta", "xlm-roberta")
 
 
 class Backbone(nn.Module):
@@ -71,8 +70,8 @@ class Backbone(nn.Module):
         """Logits [B, V] at the asked position; `prompt` [P, H], or one per example [B, P, H], stands at `prompt_at`.
 
         Of an encoder without a head: the inner product with each word's embedding. lean: in the last layer of BERT's kin
-        only the asked position goes through the feed-forward block; equal up to rounding, but neurons of that layer are
-        then seen at that position alone, so analyses do without.
+        only the asked position goes through the feed-forward block, and without gradients it alone asks the others; equal
+        up to rounding, but neurons of that layer are then seen at that position alone, so analyses do without.
         """
         return self.logits_behind(batch, prompt, (), lean=lean)[:, 0]
 
@@ -95,6 +94,9 @@ class Backbone(nn.Module):
                 hooks.enter_context(_after(body, lambda out: _cut(out, batch, wanted)))
             if lean and self.model.config.model_type in LEAN:
                 layer = self.model.base_model.encoder.layer[-1]
+                # Trained prompts stay what they were to the bit: other kernels round otherwise.
+                if can_ask_alone(self.model) and not torch.is_grad_enabled():
+                    hooks.enter_context(asked_alone(layer, lambda found: _asked(found, batch, wanted)))
                 hooks.enter_context(_after(layer.attention, lambda out: _cut(out, batch, wanted)))
             logits = self._run(self.model, batch, prompt).logits
         return logits if logits.shape[1] == wanted else _asked(logits, batch, wanted)

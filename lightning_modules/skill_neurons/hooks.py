@@ -1,4 +1,7 @@
-"""Looking at neurons and editing them while a model runs: one forward pre-hook per layer, gone when the block ends."""
+"""Looking at neurons and editing them while a model runs: one forward pre-hook per layer, gone when the block ends.
+
+Shape legend: B examples, T positions, P prompt tokens, L layers, F neurons of a layer.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -7,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.common.choices import check_choice
+from lightning_modules.prompt.backbone import Backbone, Batch
+from lightning_modules.prompt.last_layer import asked_alone, can_ask_alone
 
 See = Callable[[int, Tensor], Tensor | None]
 KINDS = ("gaussian", "zero", "mean")
@@ -26,6 +31,45 @@ def hooked(sites: Sequence[nn.Module], see: See) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _AllSeenError(Exception):
+    """Every layer was seen: what the model would do then is asked by nobody."""
+
+
+@torch.no_grad()
+def each_layer(backbone: Backbone, batch: Batch, prompt: Tensor | None, see: Callable[[int, Tensor], None]) -> None:
+    """`see(layer, neurons [B, T, F])` in one forward, which ends at the last down-projection."""
+    sites = backbone.sites()
+    left = set(range(len(sites)))
+
+    def until(layer: int, x_BTF: Tensor) -> None:
+        see(layer, x_BTF)
+        left.discard(layer)
+        if not left:
+            raise _AllSeenError
+
+    with contextlib.suppress(_AllSeenError), hooked(sites, until):
+        backbone.answer(batch, prompt)
+
+
+def at_prompt(backbone: Backbone, batch: Batch, prompt: Tensor, see: Callable[[int, Tensor], None]) -> None:
+    """`see(layer, neurons [B, P, F])` at the prompt's tokens, or where `Backbone.read` reads instead, in one forward.
+
+    In the last layer of BERT's kin no other position is computed.
+    """
+    length, last = len(prompt), len(backbone.sites()) - 1
+    alone = can_ask_alone(backbone.model)
+
+    def read(found: Tensor) -> Tensor:
+        return backbone.read(found, batch, length)
+
+    with contextlib.ExitStack() as stack:
+        if alone:
+            stack.enter_context(asked_alone(backbone.model.base_model.encoder.layer[-1], read))
+        each_layer(
+            backbone, batch, prompt, lambda layer, x_BTF: see(layer, x_BTF if alone and layer == last else read(x_BTF))
+        )
 
 
 def _answer(edited: Tensor | None, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:

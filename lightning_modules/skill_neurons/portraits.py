@@ -12,7 +12,7 @@ from scipy.stats import norm, rankdata
 from torch import Tensor
 
 from lightning_modules.prompt.backbone import Backbone, Batch
-from lightning_modules.skill_neurons.hooks import hooked
+from lightning_modules.skill_neurons.hooks import at_prompt
 from lightning_modules.skill_neurons.predictivity import Counts, predictivity_RLF
 from lightning_modules.skill_neurons.significance import Significance
 from lightning_modules.skill_neurons.single_neurons import neuron_name
@@ -88,12 +88,11 @@ def activations_NKP(backbone: Backbone, batches: Iterable[Batch], prompt: Tensor
     for batch in backbone.batches(batches):
         kept: dict[int, Tensor] = {}
 
-        def see(layer: int, x_BTF: Tensor, batch: Batch = batch, kept: dict[int, Tensor] = kept) -> None:
+        def see(layer: int, x_BPF: Tensor, kept: dict[int, Tensor] = kept) -> None:
             for k in of_layer.get(layer, ()):
-                kept[k] = backbone.read(x_BTF, batch, len(prompt))[..., neurons[k][1]].float().cpu()
+                kept[k] = x_BPF[..., neurons[k][1]].float().cpu()
 
-        with hooked(backbone.sites(), see):
-            backbone.answer(batch, prompt)
+        at_prompt(backbone, batch, prompt, see)
         parts.append(torch.stack([kept[k] for k in range(len(neurons))], 1))
     return torch.cat(parts)
 

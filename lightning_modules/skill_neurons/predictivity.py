@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_modules.common.choices import check_choice
 from lightning_modules.common.wide import wide
 from lightning_modules.prompt.backbone import Backbone, Batch
-from lightning_modules.skill_neurons.hooks import hooked
+from lightning_modules.skill_neurons.hooks import at_prompt, each_layer
 
 WITHIN = ("layer", "model")
 
@@ -43,12 +43,11 @@ def baseline_LPF(backbone: Backbone, batches: Iterable[Batch], prompt: Tensor) -
     seen = 0
     for batch in backbone.batches(batches):
 
-        def see(layer: int, x_BTF: Tensor, batch: Batch = batch) -> None:
-            part = wide(backbone.read(x_BTF, batch, len(prompt))).sum(0)
+        def see(layer: int, x_BPF: Tensor) -> None:
+            part = wide(x_BPF).sum(0)
             sums[layer] = sums[layer] + part if layer in sums else part
 
-        with hooked(backbone.sites(), see):
-            backbone.answer(batch, prompt)
+        at_prompt(backbone, batch, prompt, see)
         seen += len(batch["input_ids"])
     return torch.stack([sums[layer] for layer in sorted(sums)]).float().to(backbone.device) / seen
 
@@ -74,12 +73,10 @@ def count_above(
         rows_RCxB = one_hot_RCB.flatten(0, 1).float().to(above)
         start += size
 
-        def see(layer: int, x_BTF: Tensor, batch: Batch = batch, rows: Tensor = rows_RCxB) -> None:
-            bits_BPF = backbone.read(x_BTF, batch, tokens) > baseline_LPF[layer]
-            above[layer].addmm_(rows, bits_BPF.flatten(1).float())
+        def see(layer: int, x_BPF: Tensor, rows: Tensor = rows_RCxB) -> None:
+            above[layer].addmm_(rows, (x_BPF > baseline_LPF[layer]).flatten(1).float())
 
-        with hooked(backbone.sites(), see):
-            backbone.answer(batch, prompt)
+        at_prompt(backbone, batch, prompt, see)
     total_RC = torch.stack([torch.bincount(row, minlength=classes) for row in labels_RN])
     shaped = above.view(layers, runs, classes, tokens, width).permute(1, 2, 0, 3, 4)
     return Counts(shaped.cpu(), total_RC)
@@ -201,8 +198,7 @@ def moments(backbone: Backbone, batches: Iterable[Batch], prompt: Tensor | None)
             sums[layer] = sums.get(layer, 0) + kept.sum(0)
             squares[layer] = squares.get(layer, 0) + kept.square().sum(0)
 
-        with hooked(backbone.sites(), see):
-            backbone.answer(batch, prompt)
+        each_layer(backbone, batch, prompt, see)
         seen += int(mask_BT.sum())
     mean = torch.stack([sums[layer] for layer in sorted(sums)]) / seen
     variance = torch.stack([squares[layer] for layer in sorted(squares)]) / seen - mean.square()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.prompt.backbone import Backbone, Batch
-from lightning_modules.skill_neurons.hooks import hooked
+from lightning_modules.skill_neurons.hooks import at_prompt
 from lightning_modules.skill_neurons.predictivity import Counts, permuted_labels, predictivity_RLF
 
 # Predictivity is a mean of quotients: equal ones may differ by rounding, and a tie counts as reached.
@@ -51,15 +51,14 @@ def _packed(bits_BPF: Tensor) -> Tensor:
 @torch.no_grad()
 def signs(backbone: Backbone, batches: Iterable[Batch], prompt: Tensor, *, baseline_LPF: Tensor) -> Signs:
     """One pass over `batches`. Memory: N x L x P x F bits, whatever the number of labellings asked of them."""
-    layers, tokens, width = baseline_LPF.shape
+    layers, _, width = baseline_LPF.shape
     kept: list[list[Tensor]] = [[] for _ in range(layers)]
     for batch in backbone.batches(batches):
 
-        def see(layer: int, x_BTF: Tensor, batch: Batch = batch) -> None:
-            kept[layer].append(_packed(backbone.read(x_BTF, batch, tokens) > baseline_LPF[layer]))
+        def see(layer: int, x_BPF: Tensor) -> None:
+            kept[layer].append(_packed(x_BPF > baseline_LPF[layer]))
 
-        with hooked(backbone.sites(), see):
-            backbone.answer(batch, prompt)
+        at_prompt(backbone, batch, prompt, see)
     return Signs(torch.stack([torch.cat(parts, 1) for parts in kept]), width)
 
 

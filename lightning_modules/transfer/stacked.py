@@ -44,7 +44,7 @@ def stacked_scores(backbone: Backbone, batch: Batch, prompts_KPH: Tensor) -> Ten
 
 @torch.no_grad()
 def stacked_accuracy(
-    backbone: Backbone, data: TaskDataModule, prompts_KPH: Tensor, *, split: str = "test", rows: Count = 56
+    backbone: Backbone, data: TaskDataModule, prompts_KPH: Tensor, *, split: str = "test", rows: Count = 84
 ) -> Tensor:
     """Accuracy [K] of each prompt on `split`; `rows` = prompts x examples of a forward, small enough for the cache."""
     examples = data.examples(split)

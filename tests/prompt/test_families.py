@@ -8,8 +8,9 @@ import torch
 
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import down_projections, start_token
+from lightning_modules.prompt.last_layer import LEAN, asked_alone, can_ask_alone
 from lightning_modules.skill_neurons import predictivity as skill_neurons
-from lightning_modules.skill_neurons.hooks import Perturbation, hooked
+from lightning_modules.skill_neurons.hooks import Perturbation, at_prompt, hooked
 from lightning_modules.skill_neurons.removal import keep_mask, parameters_left, pruned
 from lightning_modules.transfer.indicators import active_LF
 from tests.prompt import tiny
@@ -221,6 +222,42 @@ def test_lean_scores_are_the_scores(case):
     lean = case.backbone.scores(case.batch, case.prompt, lean=True)
     torch.testing.assert_close(lean, case.scores(), atol=1e-5, rtol=1e-5)
     assert not any(m._forward_hooks for m in case.backbone.modules())
+
+
+@torch.no_grad()
+def test_neurons_at_the_prompt_are_read_in_a_forward_that_ends_with_the_last_of_them(case):
+    whole, found, ran = {}, {}, []
+    read = lambda layer, x_BTF: whole.update({layer: case.backbone.read(x_BTF, case.batch, 3)})  # noqa: E731
+    with hooked(case.backbone.sites(), read):
+        case.scores()
+    handle = case.backbone.sites()[-1].register_forward_hook(lambda *_: ran.append(True))
+    at_prompt(case.backbone, case.batch, case.prompt, lambda layer, x_BPF: found.update({layer: x_BPF.clone()}))
+    handle.remove()
+    assert found.keys() == whole.keys() and not ran
+    for layer, expected in whole.items():
+        torch.testing.assert_close(found[layer], expected, atol=1e-6, rtol=1e-6)
+    with pytest.raises(ZeroDivisionError):
+        at_prompt(case.backbone, case.batch, case.prompt, lambda *_: 1 / 0)
+    assert case.hooks() == 0 and torch.equal(case.scores(), case.scores())
+
+
+@torch.no_grad()
+def test_berts_kin_ask_with_one_query_a_text_unless_their_attention_is_another(case, monkeypatch):
+    model = case.backbone.model
+    assert can_ask_alone(model) == (case.family in LEAN)
+    if not can_ask_alone(model):
+        return
+    layer, asked = model.base_model.encoder.layer[-1], []
+    layer.attention.self.query.register_forward_pre_hook(lambda _m, args: asked.append(args[0].shape[1]))
+    case.backbone.scores(case.batch, case.prompt, lean=True)
+    case.scores()
+    layer.attention.self.query._forward_pre_hooks.clear()
+    assert asked == [1, case.batch["input_ids"].shape[1]]
+    with pytest.raises(ZeroDivisionError), asked_alone(layer, lambda found: found / (1 // 0)):
+        case.scores()
+    assert case.hooks() == 0 and "forward" not in vars(layer.attention.self)
+    monkeypatch.setattr(model.config, "_attn_implementation", "eager")
+    assert not can_ask_alone(model)
 
 
 @torch.no_grad()
