@@ -97,6 +97,8 @@ class TaskDataModule(OrderedDataModule):
 
     def ordered(self, *, seed: int, batch: int) -> "TaskDataModule":
         """The same data in another order; what is read and encoded is so for both."""
+        # A copy takes what is there: what is read later would be read for each.
+        _ = self.content, self.common, self.template
         other = copy.copy(self)
         other.seed, other.global_batch, other.trainer, other._done = seed, batch, None, 0
         other.__dict__.pop("sampler", None)
@@ -205,11 +207,11 @@ class TaskDataModule(OrderedDataModule):
 
     def fingerprint(self) -> dict[str, str]:
         """Short hashes of the task, how it is asked, and the training order."""
+        return {**self.content, "order": digest([ORDER_VERSION, self.seed, self.global_batch])}
+
+    @cached_property
+    def content(self) -> dict[str, str]:
+        """`fingerprint` whatever the order."""
         asked = [self.template.pattern, self.template.prompt_length, self.verbaliser, self.template.max_positions]
         vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
-        return {
-            "data": self.task.fingerprint(),
-            "template": digest(asked),
-            "tokenizer": digest(vocabulary),
-            "order": digest([ORDER_VERSION, self.seed, self.global_batch]),
-        }
+        return {"data": self.task.fingerprint(), "template": digest(asked), "tokenizer": digest(vocabulary)}

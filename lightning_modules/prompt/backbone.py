@@ -7,6 +7,7 @@ tokens.
 """
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -56,7 +57,8 @@ class Backbone(nn.Module):
 
     def placed(self, batch: Batch) -> Batch:
         """The batch where the model is."""
-        return {n: v.to(self.device) if isinstance(v, Tensor) else v for n, v in batch.items()}
+        here = self.device
+        return {n: v.to(here) if isinstance(v, Tensor) else v for n, v in batch.items()}
 
     def batches(self, found: Iterable[Batch]) -> Iterator[Batch]:
         return map(self.placed, found)
@@ -141,7 +143,7 @@ class Backbone(nn.Module):
         if prompt is not None:
             ids = ids.index_fill(1, torch.arange(at, at + prompt.shape[-2], device=ids.device), self._filler)
         asked = {"input_ids": ids, "attention_mask": batch["attention_mask"]}
-        if "use_cache" in inspect.signature(module.forward).parameters:
+        if _can_cache(type(module)):
             asked["use_cache"] = False
         if self.kind == "seq2seq":
             said = torch.tensor([start_token(self.model), *batch.get("said", ())], device=ids.device)
@@ -181,6 +183,11 @@ class Backbone(nn.Module):
     def fingerprint(self) -> str:
         """16 hex digits over every weight by its original name, whatever adapters stand around it."""
         return digest_of_weights(own_weights(self.model))
+
+
+@functools.cache
+def _can_cache(kind: type[nn.Module]) -> bool:
+    return "use_cache" in inspect.signature(kind.forward).parameters
 
 
 def own_weights(model: nn.Module) -> dict[str, Tensor]:

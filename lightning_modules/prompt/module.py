@@ -14,6 +14,7 @@ from lightning_modules.prompt import peft_folder
 from lightning_modules.prompt.backbone import Backbone, Batch
 from lightning_modules.prompt.prompt_file import NAME, PromptFile
 from lightning_modules.prompt.tuners import FullFineTuning, SoftPrompt, Tuner, count
+from lightning_modules.training.inner import logs_are_read
 from lightning_modules.training.trained import SavesWhatTrains, save_weights
 
 ADAPTER = "adapter.safetensors"
@@ -67,9 +68,14 @@ class PromptTuning(SavesWhatTrains):
         lean = isinstance(self.tuner, SoftPrompt)
         scores_BC = self.backbone.scores(batch, self.tuner.prompt(), lean=lean)
         loss = nn.functional.cross_entropy(scores_BC, batch["labels"])
-        right = (scores_BC.detach().argmax(1) == batch["labels"]).float().mean()
-        self.log_dict({names.TRAIN_LOSS: loss.detach(), names.TRAIN_ACCURACY: right}, prog_bar=True)
+        if logs_are_read(self):
+            right = (scores_BC.detach().argmax(1) == batch["labels"]).float().mean()
+            self.log_dict({names.TRAIN_LOSS: loss.detach(), names.TRAIN_ACCURACY: right}, prog_bar=True)
         return loss
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        # Lightning looks through all that a batch holds, label words too, several times a step.
+        return {n: v.to(device) if isinstance(v, Tensor) else v for n, v in batch.items()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._measure("val", batch)

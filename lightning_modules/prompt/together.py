@@ -20,6 +20,7 @@ from datamodules.tasks.datamodule import TaskDataModule
 from lightning_modules.common import metric_names as names
 from lightning_modules.prompt.backbone import Backbone, Batch
 from lightning_modules.prompt.module import PromptTuning
+from lightning_modules.training.inner import logs_are_read
 
 
 def merged(batches: Sequence[Batch], *, pad: int) -> Batch:
@@ -101,7 +102,8 @@ class TunedTogether(pl.LightningModule):
         prompts = [prompt for module in self.each if (prompt := module.tuner.prompt()) is not None]
         scores = scores_of_each(self.first.backbone, batches, prompts, pad=self.pad)
         losses_K = mean_losses(scores, [batch["labels"] for batch in batches])
-        self.log(names.TRAIN_LOSS, losses_K.detach().mean())
+        if logs_are_read(self):
+            self.log(names.TRAIN_LOSS, losses_K.detach().mean())
         return {"loss": losses_K.sum(), "shown": losses_K.detach().mean()}
 
     def steps(self, number: int) -> DataLoader[Any]:

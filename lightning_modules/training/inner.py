@@ -92,6 +92,11 @@ class InnerTrainer(pl.Trainer):
         model.to(self.strategy.root_device)
 
 
+def logs_are_read(module: pl.LightningModule) -> bool:
+    """Whether anything would see what a training step logs: an inner training has neither a logger nor a bar."""
+    return not isinstance(module.trainer, InnerTrainer)
+
+
 def inner_trainer(*, max_steps: int, **settings: Any) -> InnerTrainer:
     """`max_steps` steps on one device (`on_machine_of`), no validation unless `settings` ask for it."""
     told = Told(max_steps)

@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from datamodules.tasks.datamodule import TaskDataModule
 from lightning_modules.prompt.backbones import HubBackbone
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.prompt_file import PromptFile
@@ -32,6 +33,19 @@ def test_a_prompt_on_demand_is_trained_once_and_is_that_of_a_run_bitwise(tmp_pat
     assert not torch.equal(prompts.prompt(TASK, seed=4).weight, on_demand.weight)
     other = toy.prompts(tmp_path / "a", tuning=toy.TUNING | {"lr": 0.02})
     assert other.path(TASK, seed=3) != prompts.path(TASK, seed=3)
+
+
+def test_a_tasks_data_are_read_and_encoded_once_for_all_its_prompts(tmp_path, monkeypatch):
+    prompts, read, encoded = toy.prompts(tmp_path), [], []
+    task, examples = prompts.source.task, TaskDataModule._encoded
+    monkeypatch.setattr(prompts.source, "task", lambda name: read.append(name) or task(name))
+    monkeypatch.setattr(TaskDataModule, "_encoded", lambda self, split: encoded.append(split) or examples(self, split))
+    prompts.needs([TASK], [1, 2, 3])
+    found = [prompts.datamodule(TASK, seed=seed) for seed in (1, 2, 3)]
+    assert len({data.training for data in found}) == 1
+    assert len({data.fingerprint()["order"] for data in found}) == 3
+    assert (read, encoded) == ([TASK], ["train"])
+    assert prompts.with_tuning(steps=1).datamodule(TASK, seed=4).training is found[0].training
 
 
 def test_a_study_starts_its_prompts_where_the_config_says(tmp_path):
