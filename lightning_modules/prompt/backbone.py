@@ -143,7 +143,7 @@ class Backbone(nn.Module):
         if prompt is not None:
             ids = ids.index_fill(1, torch.arange(at, at + prompt.shape[-2], device=ids.device), self._filler)
         asked = {"input_ids": ids, "attention_mask": batch["attention_mask"]}
-        if _can_cache(type(module)):
+        if _can_cache(type(module).forward):
             asked["use_cache"] = False
         if self.kind == "seq2seq":
             said = torch.tensor([start_token(self.model), *batch.get("said", ())], device=ids.device)
@@ -186,8 +186,8 @@ class Backbone(nn.Module):
 
 
 @functools.cache
-def _can_cache(kind: type[nn.Module]) -> bool:
-    return "use_cache" in inspect.signature(kind.forward).parameters
+def _can_cache(forward: Callable[..., Any]) -> bool:
+    return "use_cache" in inspect.signature(forward).parameters
 
 
 def own_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.skill_neurons import predictivity as sn
 from lightning_modules.skill_neurons.hooks import hooked
 from lightning_modules.transfer.stacked import stacked_accuracy
-from tests.bench.results import in_fresh_process, row, write
+from tests.bench.results import Quiet, in_fresh_process, row, write
 
 LENGTH, BATCH, STEPS, ROUNDS = 16, 32, 150, 5
 TASK = "sentiment_film"
@@ -229,6 +229,7 @@ def finder_rows() -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    quiet = Quiet()
     torch.set_num_threads(1)
     made = prompts()
     drawn = torch.randn(PROMPTS, LENGTH, made.backbone.width, generator=torch.Generator().manual_seed(0))
@@ -273,6 +274,7 @@ def main() -> None:
             why=layers if speed < 2 else "",
         ),
     ]
+    quiet.insist()
     write("prompt", rows, command="make bench")
     write("transfer", transfer, command="make bench")
 
