@@ -97,6 +97,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=PROJECT / "runs" / "claims" / page.LOOK)
     given = parser.parse_args(argv)
     try:
+        page.insist()
         write(of_file(given.file, load_all()), given.out)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

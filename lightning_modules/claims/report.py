@@ -31,7 +31,7 @@ from lightning_modules.claims.views import as_json, title, view
 from lightning_modules.common import credentials
 from lightning_modules.common.choices import nearest
 from lightning_modules.common.files import write_atomically
-from lightning_modules.look.page import LOOK
+from lightning_modules.look.page import LOOK, can_be_drawn
 from lightning_modules.runtime.sweep import PROJECT
 
 RESULTS = PROJECT / "docs" / "results"
@@ -221,7 +221,8 @@ def main(argv: Sequence[str]) -> int:
         out.mkdir(parents=True, exist_ok=True)
         files = write(found, client=client, out=out, discussion=RESULTS / "claims_discussion.yaml")
         # Not beside the table, which is committed: it holds what draws it, twice what it shows.
-        files.append(look.write(found, OWN / LOOK))
+        if can_be_drawn(later="make look-claims makes it"):
+            files.append(look.write(found, OWN / LOOK))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -230,8 +231,9 @@ def main(argv: Sequence[str]) -> int:
     if out == RESULTS:
         put_in_readme(PROJECT / "README.md", sentences(found))
     run = log(client, files, found)
+    drawn = f"; {OWN / LOOK}" if OWN / LOOK in files else ""
     print(
-        f"{out}/claims.md, claims.json and {sum(f.suffix == '.png' for f in files)} figures; {OWN / LOOK}; MLflow run {run}."
+        f"{out}/claims.md, claims.json and {sum(f.suffix == '.png' for f in files)} figures{drawn}; MLflow run {run}."
     )
     return 0
 

@@ -46,12 +46,27 @@ TEMPLATE = """<!doctype html>
 """
 
 
-def can_be_drawn() -> bool:
-    """Whether this machine has what draws pages; a line says so where one that brings its own packages has not."""
+WANTING = "vl-convert-python is not installed, which draws pages"
+
+
+def can_be_drawn(*, later: str = "main.py look=RUN makes it") -> bool:
+    """Whether this machine has what draws pages; a line says so where one that brings its own packages has not.
+
+    later: the command that makes the page where vl-convert is installed.
+    """
     if there := find_spec("vl_convert") is not None:
         return there
-    say(f"{LOOK} is not made: vl-convert-python is not installed. main.py look=RUN makes it where it is.")
+    say(f"{LOOK} is not made: {WANTING}. {later} where it is.")
     return False
+
+
+def insist() -> None:
+    """ValueError with the remedy where this machine cannot draw a page that was asked for."""
+    if find_spec("vl_convert") is None:
+        raise ValueError(
+            f"{LOOK} cannot be made here: {WANTING}; `python -m pip install vl-convert-python` installs it "
+            "(requirements.lock names the version)."
+        )
 
 
 def write(path: Path, *, kind: str, title: str, data: dict[str, Any], cache: Path | None = None) -> Path:

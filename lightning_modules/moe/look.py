@@ -12,14 +12,23 @@ import torch
 from torch import Tensor
 
 from lightning_modules.look.finished import Finished
-from lightning_modules.moe.preferences import DomainPreference, companions, domain_preference, word_preference
+from lightning_modules.moe.preferences import (
+    Companion,
+    DomainPreference,
+    Word,
+    companions,
+    domain_preference,
+    word_preference,
+)
 from lightning_modules.moe.specialization import count_pairs
 from lightning_modules.moe.token_routing import Held, TokenRouting
 
 # Of the page: selections of the windows shown, tokens on each side of a word, points of the load over training.
 SHOWN, CONTEXT, STEPS = 400_000, 6, 60
-# Windows of a user's own text.
-OWN = 64
+# Of an expert: words and places; and of a page, which thousands of experts share. Values of the load of all.
+WORDS, PLACES, OF_PAGE, LOADS = 10, 4, 60_000, 240_000
+# Windows of a user's own text that are read, and that are shown.
+OWN, OWN_SHOWN = 64, 12
 KIND, TITLE = "experts", "What each expert does"
 
 
@@ -41,7 +50,7 @@ def experts_page(
 
     counts_NLE, domain_N: of all held-out sequences, as `RoutingTally` counts them; `held` is a sample with its tokens.
     pieces: token id -> what it looks like. loads: (step, load [L, E]) over training. text=False leaves out every word of
-    the text and keeps what is counted. own: name -> a text of the user's, shown beside the domains' windows.
+    the held-out text and keeps what is counted. own: name -> a text of the user's, shown before the domains' windows.
     """
     layers, experts = counts_NLE.shape[1:]
     top_k = held.experts_LNSK.shape[-1]
@@ -49,25 +58,30 @@ def experts_page(
     flat_LTK = held.experts_LNSK.flatten(1, 2).long()
     token_T, domain_T = held.tokens_NS.flatten(), held.domain_N.repeat_interleave(held.tokens_NS.shape[1])
     tests = layers * experts * len(token_T.unique())
+    most = max(1, min(WORDS, OF_PAGE // (layers * experts)))
+    places = max(1, PLACES * most // WORDS)
     portraits = []
     for layer, indices_TK in enumerate(flat_LTK):
         shared = dict(token_T=token_T, indices_TK=indices_TK, domain_T=domain_T, experts=experts)
-        words = word_preference(**shared, tests=tests) if text else [[] for _ in range(experts)]
+        words = word_preference(**shared, most=most, tests=tests) if text else [[] for _ in range(experts)]
         mates = companions(pairs_EE=count_pairs(indices_TK=indices_TK, experts=experts))
         portraits.append(
             [
                 {
-                    "words": [{**w._asdict(), "piece": pieces(w.token)} for w in words[e]],
-                    "contexts": contexts(held, layer=layer, expert=e, words=[w.token for w in words[e]], pieces=pieces),
-                    "companions": [m._asdict() for m in mates[e]],
+                    "words": [{**_short(w), "piece": pieces(w.token)} for w in words[e]],
+                    "contexts": contexts(
+                        held, layer=layer, expert=e, words=[w.token for w in words[e]], pieces=pieces, most=places
+                    ),
+                    "companions": [_short(m) for m in mates[e]],
                 }
                 for e in range(experts)
             ]
         )
-    steps = list(loads)[:: max(1, -(-len(loads) // STEPS))]
+    steps = list(loads)[:: max(1, -(-len(loads) // max(2, min(STEPS, LOADS // (layers * experts)))))]
     found = standing_out(preference, domains, portraits)
     return {
         "name": name,
+        "text": text,
         "standing_out": found,
         "verdict": verdict(found, layers * experts, own=mostly_one(preference)),
         "facts": facts,
@@ -81,8 +95,9 @@ def experts_page(
         "beyond": preference.beyond_DLE.permute(1, 2, 0).tolist(),
         "portraits": portraits,
         "load": {"steps": [s for s, _ in steps], "values": [_rounded(load * experts, 3) for _, load in steps]},
-        "texts": shown(held, domains, pieces, windows=windows, own=own or {}) if text else [],
+        "texts": shown(held, domains, pieces, windows=windows if text else 0, own=own or {}),
         "sampled": [len(held.domain_N), len(domain_N)],
+        "most_words": most if most < WORDS else None,
     }
 
 
@@ -151,19 +166,25 @@ def contexts(
 def shown(
     held: Held, domains: Sequence[str], pieces: "Pieces", *, windows: int, own: "dict[str, Held]"
 ) -> list[dict[str, Any]]:
-    """Windows with each token's experts and scores (in thousandths), up to `windows` a domain, SHOWN selections in all."""
+    """Windows with each token's experts and scores (in thousandths): up to OWN_SHOWN of the user's, then `windows` a domain.
+
+    SHOWN selections in all: there are fewer windows a domain, and all are cut to their first tokens, where more would be.
+    """
     layers, _, length, top_k = held.experts_LNSK.shape
-    room = max(1, min(windows, SHOWN // (layers * length * top_k * len(domains))))
-    rows = [
-        (domains[d], held, n) for d in range(len(domains)) for n in (held.domain_N == d).nonzero()[:room, 0].tolist()
-    ]
-    rows = [(name, given, n) for name, given in own.items() for n in range(len(given.domain_N))][: 4 * windows] + rows
+    rows = [(name, given, n) for name, given in own.items() for n in range(len(given.domain_N))][:OWN_SHOWN]
+    room = SHOWN // (layers * top_k)
+    if windows:
+        each = max(1, min(windows, room // (length * len(domains))))
+        of_domain = [(held.domain_N == d).nonzero()[:each, 0].tolist() for d in range(len(domains))]
+        rows += [(domains[d], held, n) for d, places in enumerate(of_domain) for n in places]
+    cut = max(1, room // max(1, len(rows)))
     return [
         {
             "title": title,
-            "pieces": pieces.of(given.tokens_NS[n].tolist()),
-            "experts": given.experts_LNSK[:, n].tolist(),
-            "scores": (given.scores_LNSK[:, n].float() * 1000).round().long().tolist(),
+            "tokens": given.tokens_NS.shape[1],
+            "pieces": pieces.of(given.tokens_NS[n, :cut].tolist()),
+            "experts": given.experts_LNSK[:, n, :cut].tolist(),
+            "scores": (given.scores_LNSK[:, n, :cut].float() * 1000).round().long().tolist(),
         }
         for title, given, n in rows
     ]
@@ -194,6 +215,11 @@ class Pieces:
     def text(self, tokens: Sequence[int]) -> str:
         """Several tokens as one text; half a character at an end is left out."""
         return self._tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False).strip("\ufffd")
+
+
+def _short(row: Word | Companion) -> dict[str, Any]:
+    """Its fields by name; digits that nobody reads would be most of a large page."""
+    return {name: float(f"{v:.4g}") if isinstance(v, float) else v for name, v in row._asdict().items()}
 
 
 def _rounded(values: Tensor, digits: int = 5) -> list[Any]:

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.common import credentials
+from lightning_modules.common.say import say
 from lightning_modules.look import page
 from lightning_modules.look.finished import Finished
 from lightning_modules.runtime import foreign, logged_model, naming, quiet, records, sweep_look, trust
@@ -25,9 +26,11 @@ RUN_ID = "[0-9a-f]{32}"
 def look(cfg: DictConfig) -> int:
     """Write the page of `cfg.look.runs` and say where it lies; the exit code.
 
-    Raises ValueError for a run that is not known or not finished, runs of different systems, and a text that is no file.
+    Raises ValueError where no page can be drawn, for a run that is not known or not finished, runs of different systems, and
+    a text that is no file.
     """
     quiet.hush()
+    page.insist()
     own = own_text(cfg.look.own)
     found = [_found(str(name), cfg, own=own) for name in cfg.look.runs]
     # One after the other: each may hold a model.
@@ -41,7 +44,8 @@ def look(cfg: DictConfig) -> int:
     path = Path(cfg.paths.runs) / "look" / "-".join(slug(str(name)) for name in cfg.look.runs) / page.LOOK
     page.write(path, kind=pages[0]["kind"], title=pages[0]["title"], data=data, cache=Path(cfg.paths.cache))
     print(f"{path}: opens in any browser, without a network.", file=sys.stderr)
-    if len(found) == 1 and not own and not Path(str(cfg.look.runs[0])).is_dir():
+    # One without text would take the place of the run's own, which may not come again.
+    if len(found) == 1 and not own and cfg.look.text and not Path(str(cfg.look.runs[0])).is_dir():
         MlflowClient(credentials.real(cfg.logger.tracking_uri)).log_artifact(str(cfg.look.runs[0]), str(path))
     return 0
 
@@ -57,13 +61,13 @@ def _found(name: str, cfg: DictConfig, *, own: Path | None) -> Finished | dict[s
     """A finished run, or the whole page of a sweep: it is drawn from numbers alone."""
     folder = Path(name).expanduser()
     if (folder / "sweep.jsonl").is_file():
-        one = sweep_look.of_folder(folder)
+        one = sweep_look.of_folder(folder, text=cfg.look.text)
     elif re.fullmatch(RUN_ID, name):
         client = MlflowClient(credentials.real(cfg.logger.tracking_uri))
         run = get_run(client, name, key="look")
         if run.data.tags.get("sweep") != "parent":
             return finished(name, here=cfg, text=cfg.look.text, own=own)
-        one = sweep_look.of_run(client, run)
+        one = sweep_look.of_run(client, run, text=cfg.look.text)
     else:
         return finished(name, here=cfg, text=cfg.look.text, own=own)
     if own:
@@ -95,7 +99,9 @@ def finished(name: str, *, here: DictConfig, text: bool, own: Path | None) -> Fi
         except (MlflowException, OSError):
             raise ValueError(f"look={name}: the run kept no {wanted}, from which its page would be made.") from None
 
-    return Finished(run.info.run_name, cfg, dict(run.data.metrics), artifact, text, own)
+    return Finished(
+        run.info.run_name, cfg, dict(run.data.metrics), artifact, _may_show(run.info.run_name, cfg, text), own
+    )
 
 
 def _of_folder(folder: Path, *, text: bool, own: Path | None) -> Finished:
@@ -116,7 +122,15 @@ def _of_folder(folder: Path, *, text: bool, own: Path | None) -> Finished:
 
     typed = folder / ".hydra" / "overrides.yaml"
     name = naming.run_name(OmegaConf.load(typed), cfg.seed) if typed.is_file() and "seed" in cfg else folder.name
-    return Finished(name, cfg, result["metrics"], artifact, text, own)
+    return Finished(name, cfg, result["metrics"], artifact, _may_show(name, cfg, text), own)
+
+
+def _may_show(name: str, cfg: DictConfig, wanted: bool) -> bool:
+    """Whether text of the run's data may stand on its page: who made the run may have kept it off for good."""
+    # A run of before has no `look` in its config.
+    if (kept_off := not (cfg.get("look") or {}).get("text", True)) and wanted:
+        say(f"{name} was made with look.text=false: no text of its data stands on this page either.")
+    return wanted and not kept_off
 
 
 def made(run: Finished) -> dict[str, Any]:
@@ -135,12 +149,9 @@ def made(run: Finished) -> dict[str, Any]:
     if hasattr(maker, "page"):
         return {"kind": maker.KIND, "title": maker.TITLE, "runs": [maker.page(run)]}
     if earlier := run.earlier():
-        if not run.text or run.own:
-            raise ValueError(
-                f"{run.name}: its page is as the run made it; look.text works with runs of moe and, "
-                "as true or false, with studies of skill neurons."
-            )
-        return earlier
+        if run.own:
+            raise ValueError(f"{run.name}: look.text={run.own} works with runs of moe alone; expected true or false.")
+        return earlier if run.text else {**earlier, "runs": [maker.without_text(one) for one in earlier["runs"]]}
     raise ValueError(
         f"{run.name} made no page. Trainings of mixtures and of S-VCO and the studies of routing, of skill neurons, of "
         "transfer and of S-VCO's objectives make one; such a run of before does so when its command is given again with "

@@ -22,9 +22,10 @@ CELLS = 400_000
 
 
 def sweep_page(
-    entries: Sequence[dict[str, Any]], *, objective: str, shown: Sequence[str] = (), name: str
+    entries: Sequence[dict[str, Any]], *, objective: str, shown: Sequence[str] = (), name: str, text: bool = True
 ) -> dict[str, Any]:
-    """entries: as `sweep_report.jobs` has them. Numbers have six significant digits.
+    """entries: as `sweep_report.jobs` has them. Numbers have six significant digits. text: False leaves out the reasons of
+    jobs that failed, which may quote the data.
 
     estimates: metric -> for each setting mean, half width of its 95% interval (None for one seed) and number of seeds.
     """
@@ -55,7 +56,11 @@ def sweep_page(
             for place, runs in enumerate(groups.values())
             for run in runs
         ],
-        "not_done": [[" ".join(e["overrides"]), e["status"], e["reason"]] for e in entries if "metrics" not in e],
+        "not_done": [
+            [" ".join(e["overrides"]), e["status"], e["reason"] if text else "not told (look.text=false)"]
+            for e in entries
+            if "metrics" not in e
+        ],
     }
 
 
@@ -80,20 +85,27 @@ def write(sweep: Path, *, cache: Path | None = None) -> Path:
     return page.write(sweep / page.LOOK, kind=KIND, title=TITLE, data=data, cache=cache)
 
 
-def of_folder(sweep: Path) -> dict[str, Any]:
+def of_folder(sweep: Path, *, text: bool = True) -> dict[str, Any]:
+    """text: as of `sweep_page`; a sweep whose jobs were told look.text=false has none whatever is asked."""
     entries = list(sweep_report.jobs(sweep).values())
     done = [entry["folder"] for entry in entries if "metrics" in entry]
     if not done:
         raise ValueError(f"look={sweep}: no job of the sweep is done.")
     cfg: Any = OmegaConf.to_container(OmegaConf.load(sweep / done[0] / ".hydra" / "config.yaml"))
-    return sweep_page(entries, objective=cfg["objective_metric"], shown=cfg["shown_metrics"], name=sweep.name)
+    return sweep_page(
+        entries,
+        objective=cfg["objective_metric"],
+        shown=cfg["shown_metrics"],
+        name=sweep.name,
+        text=text and _told(cfg),
+    )
 
 
-def of_run(client: MlflowClient, parent: Run) -> dict[str, Any]:
+def of_run(client: MlflowClient, parent: Run, *, text: bool = True) -> dict[str, Any]:
     """Of a sweep's own run in MLflow: its folder where this machine has it, else its jobs' runs."""
     run_id, folder = parent.info.run_id, Path(parent.data.tags.get("facet.run", ""))
     if (folder / "sweep.jsonl").is_file() and (records.sweep(folder) or {}).get("run_id") == run_id:
-        return of_folder(folder) | {"name": parent.info.run_name}
+        return of_folder(folder, text=text) | {"name": parent.info.run_name}
     jobs: dict[str, Run] = {}
     token = None
     while True:
@@ -113,7 +125,13 @@ def of_run(client: MlflowClient, parent: Run) -> dict[str, Any]:
     cfg = foreign.stored(client, finished[0].info.run_id)
     entries = [_entry(folder, job) for folder, job in jobs.items()]
     shown = cfg.get("shown_metrics") or []
-    return sweep_page(entries, objective=cfg["objective_metric"], shown=shown, name=parent.info.run_name)
+    name, text = parent.info.run_name, text and _told(cfg)
+    return sweep_page(entries, objective=cfg["objective_metric"], shown=shown, name=name, text=text)
+
+
+def _told(cfg: dict[str, Any]) -> bool:
+    # A run of before has no `look` in its config.
+    return (cfg.get("look") or {}).get("text", True)
 
 
 def _entry(folder: str, job: Run) -> dict[str, Any]:

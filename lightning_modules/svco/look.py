@@ -39,6 +39,11 @@ def pairs_page(
     }
 
 
+def without_text(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A page's part of a run, words and pictures left out; a contrast's name stays."""
+    return {**found, "pairs": [{"category": pair["category"]} for pair in found["pairs"]]}
+
+
 def right(scores: Mapping[str, float]) -> bool:
     """Each response is likelier under its own image than the other one; of one image, the chosen response is."""
     return scores["ww"] > scores["wl"] and ("ll" not in scores or scores["ll"] > scores["lw"])

@@ -68,6 +68,11 @@ def nearest_words(backbone: Backbone, prompt_PH: Tensor, *, most: int = 5) -> li
     return [list(zip(w, [round(v, 3) for v in vs], strict=True)) for w, vs in zip(words, values.tolist(), strict=True)]
 
 
+def without_text(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A page's part of a study, the words nearest to its prompts left out."""
+    return {**found, "words": {}}
+
+
 def _rows(matrix: Any) -> list[list[float]]:
     return torch.as_tensor(matrix).tolist()
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lightning_modules.look import page
+from lightning_modules.moe import look
 from lightning_modules.moe.look import SHOWN, Pieces, experts_page
 from lightning_modules.moe.preferences import companions, domain_preference, word_preference
 from lightning_modules.moe.routing import RouterStats
@@ -131,6 +132,14 @@ def test_no_word_is_left_where_text_is_off():
     assert '"standing_out": [{"layer": 1' in found
 
 
+def test_a_text_of_ones_own_is_shown_where_text_of_the_data_is_off():
+    given = routed(taste=prefers_maths)
+    own, _, _ = routed(seed=9)
+    found = drawn(*given, text=False, own={"mine.txt": own})
+    assert {text["title"] for text in found["texts"]} == {"mine.txt"}
+    assert not any(e["words"] or e["contexts"] for layer in found["portraits"] for e in layer)
+
+
 def test_text_is_never_html_and_the_data_come_back(tmp_path):
     held, counts_NLE, domain_N = routed(taste=prefers_maths)
     held.tokens_NS[0, 0] = 0
@@ -185,3 +194,29 @@ def test_a_large_model_is_sampled_and_the_page_says_so(tmp_path):
     assert {w["piece"] for w in found["portraits"][10][200]["words"]} == {"⟨E2 82⟩", " سلام"}
     assert sum(len(text["pieces"]) * 60 * 8 for text in found["texts"]) <= SHOWN
     assert len(found["texts"]) == 6
+
+
+def test_of_many_experts_with_words_and_of_long_windows_less_is_kept(monkeypatch):
+    """Sixteen experts of which every one has words, with room for three each; windows are cut to their first tokens."""
+    tastes = torch.rand(WORDS, EXPERTS, generator=torch.Generator().manual_seed(3))
+
+    def taste(logits_LNSE, tokens_NS, domain_N):
+        logits_LNSE += 3 * tastes[tokens_NS]
+
+    given = routed(taste=taste)
+    whole = drawn(*given)
+    rows = [e for layer in whole["portraits"] for e in layer]
+    assert max(len(e["words"]) for e in rows) > 3
+    assert whole["most_words"] is None
+    monkeypatch.setattr(look, "OF_PAGE", 3 * LAYERS * EXPERTS)
+    monkeypatch.setattr(look, "LOADS", 5 * LAYERS * EXPERTS)
+    monkeypatch.setattr(look, "SHOWN", 3 * 10 * LAYERS * TOP_K)
+    loads = [(step, torch.ones(LAYERS, EXPERTS) / EXPERTS) for step in range(100)]
+    found = drawn(*given, loads=loads)
+    kept = [e for layer in found["portraits"] for e in layer]
+    assert [e["words"] for e in kept] == [e["words"][:3] for e in rows]
+    assert {len(e["contexts"]) for e in kept} == {1}
+    assert found["most_words"] == 3
+    assert len(found["load"]["steps"]) == 5
+    assert [(t["tokens"], len(t["pieces"])) for t in found["texts"]] == [(LENGTH, 10)] * len(DOMAINS)
+    assert all(len(layer) == 10 for text in found["texts"] for layer in (*text["experts"], *text["scores"]))

@@ -23,6 +23,7 @@ function experts(data, page) {
     return el("section", { "aria-label": `what stands out in ${run.name}` }, el("h2", {}, run.name), el("p", {}, facts),
       el("p", { class: "verdict" }, run.verdict), run.sampled[0] < run.sampled[1] ? el("p", { class: "soft sampled" },
         `Words, contexts and companions are of ${run.sampled[0]} of ${run.sampled[1]} held-out windows, the first of each domain; shares are of all.`) : null,
+      run.most_words ? el("p", { class: "soft sampled" }, `Of each expert the page keeps the ${run.most_words} surest words, as it has ${run.layers * run.experts} experts.`) : null,
       el("ul", { class: "plain" }, rows),
       run.standing_out.length > 12 ? el("p", { class: "soft small" }, `and ${run.standing_out.length - 12} more`) : null);
   }
@@ -34,7 +35,8 @@ function experts(data, page) {
   }
 
   function render() {
-    const texts = runs[0].texts;
+    // A run that was made without text has none but a user's own.
+    const texts = runs.map((run) => run.texts).sort((a, b) => b.length - a.length)[0];
     put(bar, choice("Layer", [...Array(layers).keys()].map(String), state.layer, (v) => { state.layer = v; render(); }),
       texts.length ? choice("Text", texts.map((t, i) => `${i + 1}. ${t.title}`), state.text, (v) => { state.text = v; render(); }) : null,
       el("button", { onclick: () => { state.expert = runs.map(() => null); render(); } }, "Show all experts"));
@@ -48,15 +50,22 @@ function experts(data, page) {
       el("button", { style: `--chip: ${colour(e)}`, "aria-pressed": String(e === chosen),
         onclick: () => { state.expert[r] = e === chosen ? null : e; render(); } }, e)));
     const parts = [runs.length > 1 ? el("h2", {}, run.name) : null, grid];
-    if (run.texts.length) parts.push(reading(run, r, layer, chosen));
-    else parts.push(el("p", { class: "soft" }, "This page was made without any text (look.text=false): only what is counted."));
+    const text = run.texts[Math.min(state.text, run.texts.length - 1)];
+    if (text) parts.push(reading(text, r, layer, chosen), note(text, r));
+    if (!run.text) parts.push(el("p", { class: "soft" }, "This page was made without any text of the data (look.text=false): only what is counted."));
     const portrait = el("div");
     put(bodies[r], ...parts.filter(Boolean), portrait);
     if (chosen !== null) draw(run, layer, chosen, portrait);
   }
 
-  function reading(run, r, layer, chosen) {
-    const text = run.texts[Math.min(state.text, run.texts.length - 1)];
+  function note(text, r) {
+    const first = runs[0].texts[state.text];
+    const said = [text.pieces.length < text.tokens ? `The first ${text.pieces.length} of its ${text.tokens} tokens.` : null,
+      r > 0 && first && first.pieces.join("") !== text.pieces.join("") ? `Not the text on the left: this run read another (${text.title}).` : null].filter(Boolean);
+    return said.length ? el("p", { class: "soft small" }, said.join(" ")) : null;
+  }
+
+  function reading(text, r, layer, chosen) {
     const numbers = text.experts[layer], scores = text.scores[layer];
     const tokens = text.pieces.map((piece, i) => {
       const rank = chosen === null ? -1 : numbers[i].indexOf(chosen);
@@ -108,7 +117,7 @@ function experts(data, page) {
         el("h3", {}, "Goes with"), el("p", {}, mates.length ? mates.join("; ") : "No other expert more often than chance.")),
       el("div", {}, el("h3", {}, "Words that it takes more often than chance"),
         words.length ? table(["word", "taken", "expected", "times", "chance"], words)
-          : el("p", {}, run.texts.length ? "None: no word lies beyond the 95% line." : "Not kept (look.text=false)."),
+          : el("p", {}, run.text ? "None: no word lies beyond the 95% line." : "Not kept (look.text=false)."),
         words.length ? el("p", { class: "soft small" }, "Expected within each domain by its load; chance is corrected for all words, experts and layers.") : null,
         places.length ? el("h3", {}, "In context") : null, el("ul", { class: "plain" }, places))));
     const rows = run.load.steps.map((step, i) => {
