@@ -172,7 +172,7 @@ class PromptStudy:
             return look.Task(task, self.skills[task], self.predictivity(task), self.significance(task), examples, read)
 
         return look.neurons_page(
-            name=f"neurons of {len(self.tasks)} tasks, {self.trials} prompts each",
+            name=f"neurons of {len(self.tasks)} tasks, {self.trials} prompt{'s' * (self.trials > 1)} each",
             tasks=[of_task(task) for task in self.tasks],
             p_values=self.p_values,
             balanced=self.balanced,

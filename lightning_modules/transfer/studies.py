@@ -126,7 +126,7 @@ class Transfer(Matrix):
     def page(self, desk: Desk, matrices: Mapping[str, Any]) -> None:
         def make() -> dict[str, Any]:
             words = {t: look.nearest_words(self.backbone, self.tuned(t)[0]) for t in self.tasks} if desk.text else {}
-            name = f"prompts of {len(self.tasks)} tasks, {self.trials} trials"
+            name = f"prompts of {len(self.tasks)} tasks, {self.trials} trial{'s' * (self.trials > 1)}"
             return look.matrix_page(tasks=self.tasks, skills=self.skills, matrices=matrices, words=words, name=name)
 
         desk.page(look.KIND, look.TITLE, make)

@@ -49,6 +49,26 @@ def test_the_page_of_a_run_is_made_again_from_what_is_kept_of_it(two):
     assert [run["texts"][0]["title"] for run in page.read(written)["runs"]] == ["own.txt", "own.txt"]
 
 
+def test_what_a_run_kept_off_its_page_stays_off_when_it_is_made_again(two, capsys):
+    """Whoever makes it again may not know why; a text of their own is theirs to show."""
+    folder, _, (a, _) = two
+    (kept,) = (path for path in folder.glob("runs/**/result.json") if f'"{a}"' in path.read_text())
+    config_file = kept.parent / ".hydra" / "config.yaml"
+    before = config_file.read_text()
+    cfg = OmegaConf.load(config_file)
+    cfg.look.text = False
+    OmegaConf.save(cfg, config_file)
+    own = folder / "own.txt"
+    own.write_text("the proof of the theorem " * 20)
+    assert look(preflight.check(config.spelled_out([*places(folder), f"look={kept.parent}", f"look.text={own}"]))) == 0
+    config_file.write_text(before)
+    (written,) = (folder / "runs" / "look").glob(f"{kept.parent.name}*/look.html")
+    (found,) = page.read(written)["runs"]
+    assert {text["title"] for text in found["texts"]} == {"own.txt"}
+    assert not any(expert["words"] for layer in found["portraits"] for expert in layer)
+    assert "was made with look.text=false" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

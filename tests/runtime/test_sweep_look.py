@@ -47,12 +47,14 @@ def drawn(**changes):
     return sweep_look.sweep_page(entries(**changes), objective="test/ppl", shown=["test/top_share"], name="sweep")
 
 
-def written(folder, found):
-    """A sweep's folder as its jobs leave it."""
+def written(folder, found, *, look=None):
+    """A sweep's folder as its jobs leave it; look: of their configs."""
     for entry in found:
         job = folder / entry["folder"] / ".hydra"
         job.mkdir(parents=True)
-        settings = {"objective_metric": "test/ppl", "shown_metrics": ["test/top_share"]}
+        settings = {"objective_metric": "test/ppl", "shown_metrics": ["test/top_share"]} | (
+            {"look": look} if look else {}
+        )
         (job / "config.yaml").write_text(yaml.safe_dump(settings))
         if "metrics" in entry:
             (job.parent / "result.json").write_text(json.dumps({k: entry[k] for k in ("metrics", "run_id")}))
@@ -115,6 +117,21 @@ def test_a_sweep_leaves_its_page_unless_none_is_wanted(tmp_path):
     assert kept["kind"] == "sweep"
     assert kept["runs"] == [json.loads(json.dumps(drawn() | {"name": "sweep"}))]
     assert EVIL not in path.read_text()
+
+
+@pytest.mark.parametrize(("asked", "of_jobs"), [("look.text=false", None), ("look.text=true", {"text": False})])
+def test_a_reason_may_quote_the_data_and_is_left_out_with_its_text(tmp_path, asked, of_jobs):
+    folder = written(tmp_path / "sweep", entries(), look=of_jobs)
+    assert look(preflight.check(config.spelled_out([*places(tmp_path), f"look={folder}", asked]))) == 0
+    (path,) = (tmp_path / "runs" / "look").glob("*/look.html")
+    (found,) = page.read(path)["runs"]
+    assert [row[1:] for row in found["not_done"]] == [["failed", "not told (look.text=false)"]]
+
+
+def test_without_what_draws_pages_the_remedy_is_told_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="cannot be made here.*`python -m pip install vl-convert-python`"):
+        look(preflight.check(config.spelled_out([*places(tmp_path), f"look={'0' * 32}"])))
 
 
 def places(folder):

@@ -39,6 +39,7 @@ def test_a_pair_is_right_where_both_responses_are(tmp_path):
 
 def test_without_text_only_scores_and_contrasts_are_left():
     found, pairs, _ = drawn(text=False)
+    assert look.without_text(drawn()[0]) == found
     text = json.dumps(found)
     assert "base64" not in text
     assert pairs[0].chosen not in text

@@ -37,3 +37,11 @@ def test_the_words_nearest_to_a_prompt_are_those_it_is_made_of():
     (first, second) = look.nearest_words(Toy(), table.weight[[7, 3]] * 2.5, most=2)
     assert first[0] == ("w7", 1.0)
     assert second[0] == ("w3", 1.0)
+
+
+def test_a_page_that_was_made_loses_its_words_and_keeps_its_numbers():
+    found = drawn()
+    bare = look.without_text(found)
+    assert "great" in str(found)
+    assert "great" not in str(bare)
+    assert bare["matrices"] == found["matrices"]

@@ -1,5 +1,7 @@
 """The page of a run in a headless browser, opened from its file: `make test-ui`."""
 
+import json
+
 import pytest
 
 from lightning_modules.claims import look as claims
@@ -280,6 +282,54 @@ def test_neurons_without_text_and_text_that_is_markup(opened):
     page = opened([neurons_of_tasks(text=False)[0]], kind="neurons")
     assert page.locator("li").count() == 0
     assert page.get_by_text("made without any text").count() == 1
+
+
+# What a page or a chart could read as code: tags, ends of lines in JavaScript, quotes, paths of fields.
+HOSTILE = "</script><img src=x onerror=\"document.title='broken'\">\u2028\u2029'\\\"[0].a ${b} `${c}`"
+
+
+def renamed(found, *names):
+    """The data of a page with HOSTILE and a number in the place of every name, within longer texts and among keys too."""
+    text = json.dumps(found)
+    for number, name in enumerate(names):
+        assert name in text, name
+        text = text.replace(name, json.dumps(f"{HOSTILE} {number}")[1:-1])
+    return json.loads(text)
+
+
+@pytest.mark.parametrize("kind", ["experts", "pairs", "matrix", "neurons", "sweep", "claims"])
+def test_no_name_is_read_as_code(opened, runs, table, kind):
+    """Domains, tasks, classes, words, contrasts, captions, settings and runs are shown, and charts drawn."""
+    claim = table["rows"][0]
+    pairs = pairs_of_svco()[0]
+    found = {
+        "experts": lambda: renamed(runs[0], "maths", "news", " w7", '"one"'[1:-1]),
+        "pairs": lambda: renamed(
+            pairs, "svco", "base", pairs["pairs"][0]["category"], pairs["pairs"][0]["responses"][0]
+        ),
+        "matrix": lambda: renamed(matrix_of_transfer(), " great", "<b>bad"),
+        "sweep": lambda: renamed(sweep_of_six(), "balance", "optimizer.lr", "global", f"{4:032x}"),
+        "claims": lambda: renamed(table, claim["title"]),
+        "neurons": lambda: renamed(neurons_of_tasks()[0], "second", "mood", "good", "bad"),
+    }[kind]()
+    if kind == "matrix":
+        found["targets"] = [f"{HOSTILE} {name}" for name in found["targets"]]
+        found["sources"] = [f"{HOSTILE} {name}" if name in "abc" else name for name in found["sources"]]
+    found["name"] = HOSTILE
+    page = opened([found], kind=kind)
+    page.wait_for_timeout(500)
+    assert page.title() == TITLES[kind]
+    assert page.locator("img[src='x']").count() == 0
+    assert HOSTILE.replace("\u2028", " ").split(" ")[0] in page.locator("main").inner_text()
+    marks = page.locator("svg .mark-rect path, svg .mark-symbol path")
+    assert marks.count() > 0
+    for number in range(min(3, marks.count())):
+        marks.nth(number).hover(force=True)
+    for select in page.locator("select").all():
+        for option in range(min(4, select.locator("option").count())):
+            select.select_option(index=option)
+            page.wait_for_timeout(150)
+    assert page.title() == TITLES[kind]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

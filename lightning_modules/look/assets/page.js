@@ -62,6 +62,10 @@ async function chart(node, { picked, ...spec }) {
     legend: { labelColor: ink, titleColor: soft, labelLimit: 0 }, title: { color: ink }, text: { color: ink },
   };
   node.classList.add("chart");
+  // Names become strings in Vega's expressions: its parser takes two characters for the end of a line, and Vega-Lite escapes
+  // no backslash of a title.
+  spec = JSON.parse(JSON.stringify(spec).replace(/[\u2028\u2029]/g, " "),
+    (key, value) => (key === "title" && typeof value === "string" ? value.replaceAll("\\", "\u29f5") : value));
   const made = await window.vegaEmbed(node, { $schema: "https://vega.github.io/schema/vega-lite/v6.json", width: "container", autosize: { type: "fit-x", contains: "padding" }, config, ...spec }, { actions: false, renderer: "svg" });
   if (picked) made.view.addSignalListener("picked", (_, value) => { if (value.key) picked(value.key[0]); });
   return node;

@@ -37,7 +37,9 @@ function pairsOfRun(run, page) {
     const rows = chosen();
     put(list, el("p", { class: "soft" }, `${rows.length} pairs`), rows.slice(0, state.count).map(card),
       rows.length > state.count ? el("button", { onclick: () => { state.count += 24; render(); } }, "Show more") : null);
-    return chart(change, changes(rows));
+    if (rows.length) return chart(change, changes(rows));
+    put(change, el("p", {}, "No pair is of all that is chosen."));
+    return null;
   }
 
   function card({ pair, i, before, after }) {

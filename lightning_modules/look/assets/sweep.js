@@ -35,7 +35,9 @@ function sweepOfRun(run, page) {
     const spec = state.against === 0 ? bySetting(metric, places, estimates, runs)
       : what.startsWith("metric ") && state.against > run.keys.length ? byMetric(metric, state.against - 1 - run.keys.length, runs)
         : byKey(metric, what, estimates, runs);
-    return chart(drawn, spec);
+    if (spec) return chart(drawn, spec);
+    put(drawn, el("p", {}, `No run has both ${metric} and ${what.replace("metric ", "")}.`));
+    return null;
   }
 
   const told = (r) => ({ setting: run.settings[r.setting].name, seed: r.seed, run: r.run_id || r.folder, value: r.values[state.metric] });
@@ -71,6 +73,7 @@ function sweepOfRun(run, page) {
   function byKey(metric, key, estimates, runs) {
     const at = (s) => run.settings[s].values[key];
     const places = [...run.settings.keys()].filter((s) => at(s) !== undefined && estimates[s]);
+    if (!places.length) return null;
     const numbers = places.map(at), amounts = numbers.every((v) => typeof v === "number");
     const log = amounts && Math.min(...numbers) > 0 && Math.max(...numbers) >= 50 * Math.min(...numbers);
     const rest = (s) => run.keys.filter((k) => k !== key && run.settings[s].values[k] !== undefined).map((k) => `${k}=${run.settings[s].values[k]}`).join(" ");
@@ -87,6 +90,7 @@ function sweepOfRun(run, page) {
 
   function byMetric(metric, other, runs) {
     const values = runs.filter((r) => r.values[other] !== null).map((r) => ({ ...told(r), other: r.values[other] }));
+    if (!values.length) return null;
     const few = run.settings.length <= 8;
     return { data: { values }, height: 320, mark: { type: "point", filled: true, size: 55, opacity: 0.8, ...(few ? {} : { color: shade("--accent") }) }, encoding: {
       x: { field: "other", type: "quantitative", scale: { zero: false }, title: run.metrics[other] },

@@ -15,7 +15,8 @@ class LookPage(PageCallback):
         if not (judged and judged.found and self.wants(trainer)):
             return
         source = trainer.datamodule.source
-        models = {"base": judged.base or judged.found, self.name: judged.found}
+        trained = self.name if self.name != "base" else "base, trained"
+        models = {"base": judged.base or judged.found, trained: judged.found}
         found = look.pairs_page(
             pairs=judged.pairs(source),
             models={name: measured.scores for name, measured in models.items()},
