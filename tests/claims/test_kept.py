@@ -76,6 +76,8 @@ def test_an_open_row_says_how_many_seeds_it_would_take(tmp_path, tables):
     slow = row._replace(origin=row.origin._replace(minutes={"one": 600.0}))
     assert "within the 40" in settled_by(row)
     assert "over the 40" in settled_by(slow)
+    trial = row.trial.model_copy(update={"run": ("backbone.seed=${seed}",)})
+    assert "and the time in which each fresh seed's model is pretrained" in settled_by(row._replace(trial=trial))
     assert settled_by(row, later=True) == "A later series decided it."
 
 
