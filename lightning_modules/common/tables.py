@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 
 class Estimate(NamedTuple):
@@ -24,6 +23,9 @@ class Estimate(NamedTuple):
 
 def mean_ci(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
     """Student's t interval of the mean over independent seeds."""
+    # Every run draws tables and few have an interval; it takes longer to import than all that a run needs of scipy.
+    from scipy import stats
+
     array = np.asarray(values, dtype=float)
     if len(array) < 2:
         return Estimate(float(array.mean()), float("nan"), len(array))

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from lightning_modules.moe.specialization import selection_share_DLE
@@ -95,7 +94,7 @@ def word_preference(
     load_DE = load_DE.view(domains, experts).double() / n_DW.sum(1).clamp(min=1)[:, None]
     expected_EW = (load_DE.T @ n_DW).numpy()
     n_W = n_DW.sum(0).numpy()
-    chance_EW = binom.sf(taken_EW - 1, n_W[None].astype(int), np.clip(expected_EW / n_W, 0, 1))
+    chance_EW = _as_many(taken_EW, n_W[None].astype(int), np.clip(expected_EW / n_W, 0, 1))
     chance_EW = np.minimum(1, chance_EW * (tests or experts * count))
     rows = []
     for e in range(experts):
@@ -130,7 +129,7 @@ def companions(*, pairs_EE: Tensor, most: int = 3) -> list[list[Companion]]:
     others_EE = own_E[None].expand_as(pairs_EE).clone().fill_diagonal_(0)
     expected_EE = further_E[:, None] * others_EE / others_EE.sum(1, keepdim=True).clamp(min=1)
     rate_EE = (expected_EE / own_E.clamp(min=1)[:, None]).clamp(max=1)
-    chance_EE = binom.sf(pairs_EE.numpy() - 1, own_E.long().numpy()[:, None], rate_EE.numpy())
+    chance_EE = _as_many(pairs_EE.numpy(), own_E.long().numpy()[:, None], rate_EE.numpy())
     chance_EE = chance_EE * pairs_EE.numel()
     np.fill_diagonal(chance_EE, 1.0)
     return [
@@ -141,3 +140,11 @@ def companions(*, pairs_EE: Tensor, most: int = 3) -> list[list[Companion]]:
         ]
         for e in range(len(own_E))
     ]
+
+
+def _as_many(k: np.ndarray, n: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """The chance of k or more of n draws that succeed with p each."""
+    # A run's callbacks are made before its first step, and this is asked for behind its last.
+    from scipy.stats import binom
+
+    return binom.sf(k - 1, n, p)

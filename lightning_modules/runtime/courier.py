@@ -188,7 +188,10 @@ def database_lock(uri: str) -> Iterator[None]:
 
 
 class Courier(threading.Thread):
-    """Delivers every `interval` seconds; tells once when the server is away, and when it is back."""
+    """Delivers every `interval` seconds; tells once when the server is away, and when it is back.
+
+    The first delivery too comes after an interval: MLflow's client takes seconds to import, and training goes first.
+    """
 
     def __init__(
         self,
@@ -197,10 +200,14 @@ class Courier(threading.Thread):
         interval: float = 5.0,
         say: Callable[[str], None] = print,
         before: Callable[[], None] = lambda: None,
+        after: Callable[[], None] = lambda: None,
     ) -> None:
-        """before: called ahead of every delivery, to write down what is measured at that pace."""
+        """before: called ahead of every delivery, to write down what is measured at that pace; after: behind each that
+        came through, and what it raises counts as the server's absence."""
         super().__init__(daemon=True, name="courier")
-        self.delivery, self.interval, self.say, self.before = delivery, interval, say, before
+        self.delivery, self.interval, self.say, self.before, self.after = delivery, interval, say, before, after
+        # Whoever wants something delivered now does it in a thread of its own.
+        self._one = threading.Lock()
         self._stop_asked = threading.Event()
         self.away = False
 
@@ -211,8 +218,13 @@ class Courier(threading.Thread):
 
     def attempt(self) -> bool:
         """True when nothing is left to deliver."""
+        with self._one:
+            return self._attempt()
+
+    def _attempt(self) -> bool:
         try:
             self.delivery.deliver()
+            self.after()
         except Exception as error:  # the server's absence has many names, and training goes on under each
             if not self.away:
                 self.say(f"tracking server not reached ({type(error).__name__}); points are kept and delivered later.")

@@ -100,23 +100,24 @@ def show(cfg: DictConfig, files: list[Path], counts: dict[str, int], means: dict
 
 
 def close_child(folder: Path, cfg: DictConfig, *, status: str, reason: str) -> None:
-    """A killed job could not end its own MLflow run: end it here, with the reason."""
+    """A killed job could not end its own MLflow run: end it here, with the reason, or begin it, where it died at once."""
     try:
         known = records.run(folder)
     except ValueError:  # it is damaged, which is the reason then
         return
-    run_id = known["run_id"] if known else None
-    if run_id is None or not cfg.logger.get("tracking_uri"):
+    if known is None or not cfg.logger.get("tracking_uri"):
         return
     from mlflow import MlflowClient
 
     try:
         # What the job wrote down and could not send any more goes first.
-        Delivery(Journal(folder), uri=cfg.logger.tracking_uri, run_id=run_id).deliver()
+        delivery = Delivery(Journal(folder), uri=cfg.logger.tracking_uri, run_id=known["run_id"])
+        delivery.deliver()
+        records.write_run(folder, {**known, "run_id": delivery.run_id})
         client = MlflowClient(credentials.real(cfg.logger.tracking_uri))
-        if client.get_run(run_id).info.status == "RUNNING":
-            client.set_tag(run_id, "failure_reason", reason[:5000])
-            client.set_terminated(run_id, status="KILLED" if status == "stopped" else "FAILED")
+        if client.get_run(delivery.run_id).info.status == "RUNNING":
+            client.set_tag(delivery.run_id, "failure_reason", reason[:5000])
+            client.set_terminated(delivery.run_id, status="KILLED" if status == "stopped" else "FAILED")
     except Exception as error:
         # The outcome is written down all the same.
         console.print(f"tracking server not reached ({type(error).__name__}): the job's run was not ended.")

@@ -1,7 +1,12 @@
 """What nearly every job imports, imported once for all jobs of a sweep (`forks`). Nothing else happens here."""
 
-from lightning_modules.runtime import quiet
+import gc
 
+from lightning_modules.runtime import lean, quiet
+
+lean.prepare()
+# Garbage collection would write to what jobs share with this process, and copy it.
+gc.disable()
 quiet.hush()
 
 import mlflow  # noqa: E402, F401
@@ -9,3 +14,5 @@ import pytorch_lightning  # noqa: E402, F401
 import transformers  # noqa: E402, F401
 
 import lightning_modules.runtime.run  # noqa: E402, F401
+
+gc.freeze()

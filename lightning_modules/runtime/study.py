@@ -8,9 +8,8 @@ lists all that it asks for, it can be planned and tells how far it is.
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from lightning_modules.common import tables
@@ -18,6 +17,9 @@ from lightning_modules.common.making import Thing
 from lightning_modules.common.say import say
 from lightning_modules.look.page import LOOK, can_be_drawn, write
 from lightning_modules.runtime.tracking import Tracker
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Desk:
@@ -42,7 +44,7 @@ class Desk:
     def say(self, text: str) -> None:
         say(text)
 
-    def figure(self, name: str, figure: Figure) -> Path:
+    def figure(self, name: str, figure: "Figure") -> Path:
         """`figures/NAME.png`; logged as an artifact when the run ends."""
         path = self._place("figures", f"{name}.png")
         figure.savefig(path)

@@ -1,6 +1,7 @@
 """MLflow as the record of a run. Nothing here waits for the server: all goes through the journal."""
 
 import os
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -40,8 +41,9 @@ class Tracker(Logger):
         self.resumed = known is not None
         self._known = known or {"uid": uuid.uuid4().hex, "run_id": None, "params": None}
         self.delivery = Delivery(self.journal, uri=uri, run_id=self._known["run_id"])
-        self.courier = Courier(self.delivery, before=self._sample)
+        self.courier = Courier(self.delivery, before=self._sample, after=self._arrived)
         self._samples = self._seen.get(SYSTEM[0], -1) + 1
+        self._here, self._saving = False, threading.Lock()
         self.journal.append(
             "start",
             experiment=experiment,
@@ -55,8 +57,6 @@ class Tracker(Logger):
         if self.resumed:
             self.journal.append("tags", tags={**tags, **owner()})
         self._save_identity()
-        if self.courier.attempt():
-            self._save_identity()
         self.courier.start()
 
     def _sample(self) -> None:
@@ -66,12 +66,23 @@ class Tracker(Logger):
         self.log_metrics(dict(zip(SYSTEM, values, strict=True)), self._samples)
         self._samples += 1
 
+    def _arrived(self) -> None:
+        """Once: the run's id is written down, and runs that died are ended."""
+        if not self._here:
+            self._save_identity()
+            reap(self.delivery, self._experiment)
+            self._here = True
+
     def _save_identity(self) -> None:
-        self._known["run_id"] = self.delivery.run_id
-        records.write_run(self.folder, self._known)
+        with self._saving:
+            self._known["run_id"] = self.delivery.run_id
+            records.write_run(self.folder, self._known)
 
     @property
     def run_id(self) -> str | None:
+        """The MLflow run's. It is asked for now where nothing was delivered yet; None while the server is away."""
+        if self.delivery.run_id is None and not self.courier.away:
+            self.courier.attempt()
         return self.delivery.run_id
 
     @property
@@ -129,9 +140,7 @@ class Tracker(Logger):
         if reason:
             self.tags({"failure_reason": reason})
         self.journal.append("end", status=status)
-        if self.courier.close():
-            self._save_identity()
-        else:
+        if not self.courier.close():
             print(f"tracking server away at the end: `make sync` delivers {self.journal.path} when it is back.")
         self.journal.close()
 
@@ -163,8 +172,6 @@ def open_tracker(cfg: Any, *, folder: Path, shown: Shown) -> Tracker | None:
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     tracker.params(short_params(resolved) | shown.options)
     tracker.text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
-    if not tracker.courier.away:
-        reap(tracker.delivery, cfg.experiment_name)
     return tracker
 
 

@@ -81,3 +81,17 @@ def test_what_is_done_is_told_without_torch(tmp_path):
     code, _, error = until_torch(tmp_path, "debug=smoke", "hydra.run.dir=run")
     assert code == 0, error
     assert "Already done" in error
+
+
+def test_lightning_is_loaded_without_what_its_metrics_could_use_and_others_still_find_it():
+    code = """
+import sys
+from lightning_modules.runtime import lean
+lean.prepare()
+import pytorch_lightning
+from lightning_utilities.core import imports
+print(*(name for name in sorted(lean.EXTRAS) if name in sys.modules))
+print(all(map(imports.package_available, lean.EXTRAS)), bool(imports.RequirementCache("scipy>=1.8.0")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["", "True True"], done.stdout + done.stderr

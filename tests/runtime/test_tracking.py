@@ -9,8 +9,9 @@ import time
 
 import pytest
 from mlflow import MlflowClient
+from omegaconf import OmegaConf
 
-from lightning_modules.runtime import courier, owner, sync, tracking
+from lightning_modules.runtime import courier, outcome, owner, sync, tracking
 from lightning_modules.runtime.journal import Journal
 from tests.tracking import database
 
@@ -197,11 +198,14 @@ def test_a_dead_process_leaves_no_run_running(tmp_path, uri):
     code = f"""
 from pathlib import Path
 from tests.runtime.test_tracking import CALM, tracking
-tracking.Tracker(folder=Path({str(tmp_path)!r}) / "run", uri={uri!r}, **CALM)
+made = tracking.Tracker(folder=Path({str(tmp_path)!r}) / "run", uri={uri!r}, **CALM)
+assert made.run_id
 import os; os._exit(9)
 """
     subprocess.run([sys.executable, "-c", code], check=False, cwd=os.getcwd())
     alive = tracker(tmp_path / "alive", uri)
+    alive._here = True  # else it would end the dead one itself, with its first delivery
+    assert alive.run_id
     (dead,) = owner.reap(alive.delivery, "test/tracking")
     run = MlflowClient(uri).get_run(dead)
     assert run.info.status == "FAILED"
@@ -209,6 +213,20 @@ import os; os._exit(9)
     assert MlflowClient(uri).get_run(alive.run_id).info.status == "RUNNING"
     assert owner.reap(alive.delivery, "test/tracking") == []
     alive.end("FINISHED")
+
+
+def test_a_job_killed_before_its_first_delivery_is_a_failed_run_of_its_sweep(tmp_path, uri):
+    parent = {"mlflow.parentRunId": "0" * 32}
+    made = tracking.Tracker(folder=tmp_path / "run", uri=uri, **{**CALM, "tags": parent})
+    made.courier._stop_asked.set()
+    made.courier.join()
+    assert not list(MlflowClient(uri).search_experiments(filter_string="name = 'test/tracking'")), "delivered at once"
+    cfg = OmegaConf.create({"logger": {"tracking_uri": uri}})
+    outcome.close_child(tmp_path / "run", cfg, status="failed", reason="killed by SIGKILL")
+    (run,) = MlflowClient(uri).search_runs(["1"])
+    assert (run.info.status, run.data.tags["failure_reason"]) == ("FAILED", "killed by SIGKILL")
+    assert parent.items() <= run.data.tags.items()
+    assert tracker(tmp_path / "run", uri).run_id == run.info.run_id, "the sweep again goes on with it"
 
 
 def test_two_processes_on_a_fresh_database(tmp_path):

@@ -1,0 +1,70 @@
+"""torchmetrics without its extras: Lightning imports it, and it imports scipy.signal, matplotlib and transformers.
+
+It does so for metrics and plots that nothing here asks for, and it takes a quarter of the seconds until a training
+begins. While torchmetrics is imported, and for it alone, its extras count as not installed, a state that it is made for.
+"""
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+NAME = "torchmetrics"
+EXTRAS = frozenset({"scipy", "matplotlib", "transformers"})
+
+
+def prepare() -> None:
+    """To be called before Lightning is imported; without effect where torchmetrics is there already."""
+    if NAME not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
+        if name != NAME:
+            return None
+        sys.meta_path.remove(self)
+        found = importlib.util.find_spec(NAME)
+        if found is not None and found.loader is not None:
+            found.loader = _Lean(found.loader)
+        return found
+
+
+class _Lean(Loader):
+    def __init__(self, whole: Loader) -> None:
+        self.whole = whole
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.whole.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self.whole
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.whole
+        with without(EXTRAS):
+            self.whole.exec_module(module)
+
+
+@contextlib.contextmanager
+def without(extras: frozenset[str]) -> Iterator[None]:
+    """Whoever asks lightning_utilities for one of them is told that it is not there."""
+    from lightning_utilities.core import imports
+    from packaging.requirements import Requirement
+
+    available, check = imports.package_available, imports.RequirementCache._check_available
+
+    def checked(asked: imports.RequirementCache) -> None:
+        if asked.requirement and Requirement(asked.requirement).name in extras:
+            asked.available, asked.message = False, f"{asked.requirement!r} is left out of every run."
+        check(asked)
+
+    imports.package_available = lambda name: name not in extras and available(name)  # type: ignore[assignment]
+    imports.RequirementCache._check_available = checked  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        imports.package_available, imports.RequirementCache._check_available = available, check  # type: ignore[method-assign]
