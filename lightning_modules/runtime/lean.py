@@ -63,7 +63,7 @@ def without(extras: frozenset[str]) -> Iterator[None]:
         check(asked)
 
     imports.package_available = lambda name: name not in extras and available(name)  # type: ignore[assignment]
-    imports.RequirementCache._check_available = checked  # type: ignore[method-assign]
+    imports.RequirementCache._check_available = checked  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:

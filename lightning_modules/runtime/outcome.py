@@ -113,11 +113,13 @@ def close_child(folder: Path, cfg: DictConfig, *, status: str, reason: str) -> N
         # What the job wrote down and could not send any more goes first.
         delivery = Delivery(Journal(folder), uri=cfg.logger.tracking_uri, run_id=known["run_id"])
         delivery.deliver()
-        records.write_run(folder, {**known, "run_id": delivery.run_id})
+        run_id = delivery.run_id
+        assert run_id is not None
+        records.write_run(folder, {**known, "run_id": run_id})
         client = MlflowClient(credentials.real(cfg.logger.tracking_uri))
-        if client.get_run(delivery.run_id).info.status == "RUNNING":
-            client.set_tag(delivery.run_id, "failure_reason", reason[:5000])
-            client.set_terminated(delivery.run_id, status="KILLED" if status == "stopped" else "FAILED")
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_tag(run_id, "failure_reason", reason[:5000])
+            client.set_terminated(run_id, status="KILLED" if status == "stopped" else "FAILED")
     except Exception as error:
         # The outcome is written down all the same.
         console.print(f"tracking server not reached ({type(error).__name__}): the job's run was not ended.")
