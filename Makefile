@@ -73,7 +73,7 @@ sync: $(READY) ## deliver to MLflow what runs could not; U=ADDRESS when the trac
 	$(BIN)/python -m lightning_modules.runtime.sync runs $(if $(U),--uri $(U))
 
 test: $(READY) ## all tests, two workers
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(O)
 
 test-fast: $(READY) ## what starts no process and is not slow, in about four minutes on two cores: at every save
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not processes and not slow"

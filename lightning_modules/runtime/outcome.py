@@ -60,7 +60,8 @@ def note(
 ) -> float:
     """Write the outcome down, bring the parent run up to date; the objective, nan when there is none.
 
-    mine: whether the job was this sweep's, so that its MLflow run is to be ended here.
+    mine: whether the job was this sweep's, so that its MLflow run is to be ended here. Of a job that was known to be done
+    the parent run learns at the sweep's end: of a hundred it would be told a hundred times the same.
     """
     from lightning_modules.runtime import sweep_report
 
@@ -69,18 +70,27 @@ def note(
         console.print(escape(f"{status}: {' '.join(overrides)}: {reason}"), style="red", soft_wrap=True)
         if mine:
             close_child(folder, cfg, status=status, reason=reason)
+    line = {"folder": folder.name, "overrides": overrides, "status": status, "reason": reason}
     with FileLock(sweep / ".lock"):
-        line = {"folder": folder.name, "overrides": overrides, "status": status, "reason": reason}
-        with open(sweep / "sweep.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
-        files = sweep_report.write(sweep, objective=cfg.objective_metric, shown=cfg.shown_metrics)
-        if PARENT_RUN in os.environ:
-            show(cfg, files, sweep_report.counts(sweep), sweep_report.means(sweep, cfg))
+        known = status == "done" and line in sweep_report.said(sweep)
+        if not known:
+            with open(sweep / "sweep.jsonl", "a") as file:
+                file.write(json.dumps(line) + "\n")
+            tell(cfg, sweep)
     if status != "done":
         return float("nan")
     result = records.result(folder)
     assert result is not None, f"{folder} is done and has no {records.RESULT}"
     return result["metrics"].get(cfg.objective_metric, float("nan"))
+
+
+def tell(cfg: DictConfig, sweep: Path) -> None:
+    """The report of all jobs so far, in the sweep's folder and in its run."""
+    from lightning_modules.runtime import sweep_report
+
+    files = sweep_report.write(sweep, objective=cfg.objective_metric, shown=cfg.shown_metrics)
+    if PARENT_RUN in os.environ:
+        show(cfg, files, sweep_report.counts(sweep), sweep_report.means(sweep, cfg))
 
 
 def show(cfg: DictConfig, files: list[Path], counts: dict[str, int], means: dict[str, float]) -> None:

@@ -216,14 +216,17 @@ def finish(cfg: DictConfig) -> int:
     asked to stop."""
     from lightning_modules.runtime import sweep_report
 
-    left = sweep_report.not_done(Path(os.environ[SWEEP]))
+    folder = Path(os.environ[SWEEP])
+    left = sweep_report.not_done(folder)
     for entry in left:
         console.print(
             escape(f"{entry['status']}: {' '.join(entry['overrides'])}: {entry['reason']}"), style="red", soft_wrap=True
         )
     if left:
         console.print(f"{len(left)} of the sweep's jobs not done; the same command runs them again.")
-    look = None if wish.told else page(cfg, Path(os.environ[SWEEP]))
+    if sweep_report.jobs(folder):
+        outcome.tell(cfg, folder)
+    look = None if wish.told else page(cfg, folder)
     if PARENT_RUN in os.environ:
         from mlflow import MlflowClient
 

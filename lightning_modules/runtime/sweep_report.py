@@ -14,13 +14,16 @@ from lightning_modules.runtime import naming, records
 from lightning_modules.runtime.identity import by_setting
 
 
+def said(sweep: Path) -> list[dict[str, Any]]:
+    """The last word on every job."""
+    path = sweep / "sweep.jsonl"
+    lines = map(json.loads, path.read_text().splitlines() if path.is_file() else ())
+    return list({line["folder"]: line for line in lines}.values())
+
+
 def jobs(sweep: Path) -> dict[str, dict[str, Any]]:
     """The last word on every job of `sweep.jsonl`, by its folder; a done one with its metrics."""
-    found: dict[str, dict[str, Any]] = {}
-    path = sweep / "sweep.jsonl"
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        entry = json.loads(line)
-        found[entry["folder"]] = entry
+    found = {entry["folder"]: entry for entry in said(sweep)}
     for name, entry in found.items():
         try:
             result = records.result(sweep / name) if entry["status"] == "done" else None

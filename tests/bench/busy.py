@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from lightning_modules.runtime.openmp import SPINS, USERS
+from tests.bench.results import row
 from tests.results import PROJECT
 
 # libgomp's own default is to spin 300,000 rounds.
@@ -89,6 +91,30 @@ def rates() -> tuple[dict[str, float], dict[str, float]]:
             worker.process.wait()
     alone, beside = ({name: statistics.median(v) for name, v in found[busy].items()} for busy in (False, True))
     return alone, beside
+
+
+def rows() -> list[dict[str, Any]]:
+    """Of `rates`."""
+    alone, beside = rates()
+    told = ", ".join(f"{name} {beside[name]:.2f}" for name in WAYS)
+    return [
+        row(
+            "busy machine: steps/s, ours / before",
+            beside["ours"] / beside["before"],
+            "x",
+            goal=">= 5",
+            peer="libgomp's default, one busy process on the same cores",
+            why=f"steps/s: {told}",
+        ),
+        row(
+            "idle machine: steps/s, ours / best",
+            alone["ours"] / max(alone.values()),
+            "x",
+            goal=">= 0.96",
+            peer="the best of spinning always, by default, ours and never",
+            why="steps/s: " + ", ".join(f"{name} {alone[name]:.2f}" for name in WAYS),
+        ),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """docs/results/bench.json: a list of rows, one system's replaced at a time, and its table as Markdown."""
 
 import json
+import operator
 import subprocess
 import sys
 import threading
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,29 @@ from tests.results import CHECKED_OUT, PROJECT, RESULTS
 COLUMNS = ("row", "value", "unit", "goal", "against", "why")
 
 
-def row(name: str, value: float | None, unit: str, *, goal: str = "", peer: str = "", why: str = "") -> dict[str, Any]:
-    """One row; `value` None wants a `why`."""
+def row(
+    name: str,
+    value: float | None,
+    unit: str,
+    *,
+    goal: str = "",
+    peer: str = "",
+    why: str = "",
+    missed: str = "",
+) -> dict[str, Any]:
+    """One row; `value` None wants a `why`. missed: what is added to `why` where the goal is not met."""
     assert value is not None or why, name
+    if value is not None and missed and not met(value, goal):
+        why = "; ".join(filter(None, [missed, why]))
     found = {"row": name, "value": value, "unit": unit, "goal": goal, "peer": peer}
     return {**found, "why": why} if why else found
+
+
+def met(value: float, goal: str) -> bool:
+    """Whether a value is within a goal such as `<= 1.5`; there may be none."""
+    signs = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
+    sign, _, bound = goal.partition(" ") if " " in goal else ("==", "", goal)
+    return not goal or signs.get(sign, operator.eq)(value, float(bound))
 
 
 def in_fresh_process(module: str, *arguments: str) -> dict[str, Any]:
@@ -62,16 +82,23 @@ class Quiet:
             sys.exit(1)
 
 
-def write(system: str, rows: list[dict[str, Any]], *, command: str) -> None:
-    """Replace this system's rows in bench.json, write bench.md from all of them, print this system's table."""
+def write(system: str, rows: list[dict[str, Any]], *, command: str, others: Container[str] = ()) -> None:
+    """Replace this system's rows in bench.json, write bench.md from all of them, print this system's table.
+
+    others: names of this system's rows that are measured elsewhere; those stay, and names that nobody measures go.
+    """
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / "bench.json"
     before = json.loads(path.read_text()) if path.is_file() else []
     # What a GPU was measured at is renewed by `make gpu` alone.
     own = [r["row"] for r in rows]
-    others = [r for r in before if r["system"] != system or (on_gpu(r) and r["row"] not in own)]
+    kept = [r for r in before if r["system"] != system or (r["row"] not in own and (on_gpu(r) or r["row"] in others))]
     common = {"commit": commit(), "machine": machine(), "command": command}
-    _publish(others + [{"system": system, **r, **common} for r in rows], path)
+    _publish(kept + [{"system": system, **r, **common} for r in rows], path)
+    show(system, rows)
+
+
+def show(system: str, rows: list[dict[str, Any]]) -> None:
     Console(width=150).print(terminal(COLUMNS, [cells(r) for r in rows], title=f"{system} on {machine()}"))
 
 

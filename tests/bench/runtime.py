@@ -1,35 +1,10 @@
-"""What the machinery costs (part of `make bench`): logging, checkpoints, the start of a run, a job of a sweep."""
+"""What the machinery costs (part of `make bench`): `python -m tests.bench.runtime [PART ...] [--dry]`.
 
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
-from typing import Any
-
-import torch
-
-from tests.bench import busy
-from tests.bench.results import Quiet, row, write
-from tests.results import PROJECT
-
-METRICS = {f"train/metric_{i}": float(i) for i in range(5)}
-STEPS, ROUNDS = 200, 3
-# Jobs of the long sweep; how much one more takes is what it has more than the short one.
-JOBS = 8
-SEEDS = ",".join(map(str, range(1, JOBS + 1)))
-
-
-def seconds_per_call(logger: Any) -> float:
-    began = time.perf_counter()
-    for step in range(STEPS):
-        logger.log_metrics(METRICS, step)
-    return (time.perf_counter() - began) / STEPS
-
-
-def logging_cost(folder: Path) -> tuple[float, float]:
-    """Seconds that training waits for one batch of five metrics: (our tracker, Lightning's MLFlowLogger), in turns."""
+Parts: `machinery` (logging, checkpoints), `commands` (until an error, a first step, a sweep's next job) and `busy` (steps
+beside a neighbour), each under five minutes, all three by default. `hundred`, a sweep of a hundred jobs of which five are
+killed, takes nine. `--suite FILE` writes the row of the tests from what `make test O=--junit-xml=FILE` left there.
+`--dry` writes nothing, and does not mind a busy machine.
+"""Seconds that training waits for one batch of five metrics: (our tracker, Lightning's MLFlowLogger), in turns."""
     from pytorch_lightning.loggers import MLFlowLogger
 
     from lightning_modules.runtime.tracking import Tracker
@@ -42,6 +17,8 @@ def logging_cost(folder: Path) -> tuple[float, float]:
         made = Tracker(
             folder=folder / str(number), uri=uri, experiment="bench", name="x", artifact_location=None, tags={}
         )
+        # As in a run at work, whose courier has MLflow by now.
+        assert made.run_id
         ours.append(seconds_per_call(made))
         made.end("FINISHED")
         theirs.append(seconds_per_call(plain))
@@ -65,106 +42,82 @@ def checkpoint_cost(folder: Path) -> tuple[float, float, float]:
     return statistics.median(times["ours"]), statistics.median(times["theirs"]), size
 
 
-def run(folder: Path, *arguments: str) -> float:
-    """Seconds of a whole `main.py`."""
-    flags = [a for a in arguments if a.startswith("-")]
-    places = [f"paths.{name}={folder}/{name}" for name in ("runs", "tracking")] + [f"paths.cache={folder.parent}/cache"]
-    settings = [a for a in arguments if a not in flags]
-    command = [sys.executable, str(PROJECT / "main.py"), *flags, "debug=smoke", *places, *settings]
-    folder.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return time.perf_counter() - began
+def machinery(folder: Path) -> list[dict[str, Any]]:
+    ours, theirs = logging_cost(folder / "log")
+    saved, plain, size = checkpoint_cost(folder)
+    peer = "Lightning's TorchCheckpointIO, no flush, no checksum"
+    return [
+        row("training waits for a batch of five metrics", 1000 * ours, "ms"),
+        row("the same, share of a 0.18 s step of `small`", 100 * ours / 0.18, "%", goal="<= 1"),
+        row(
+            "logging, ours / theirs",
+            ours / theirs,
+            "x",
+            goal="< 1",
+            peer="Lightning's MLFlowLogger, as lightning-hydra-template has it",
+        ),
+        row("a checkpoint like that of `small`", saved, "s", why=f"{size:.0f} MiB"),
+        row("checkpoint, ours / theirs", saved / plain, "x", peer=peer),
+    ]
 
 
-def first_step(folder: Path) -> float:
-    """Seconds from the command to the first logged training step."""
-    places = [f"paths.{name}={folder}/{name}" for name in ("runs", "tracking")] + [f"paths.cache={folder.parent}/cache"]
-    folder.mkdir(parents=True)
-    command = [sys.executable, str(PROJECT / "main.py"), "debug=smoke", "trainer.log_every_n_steps=1", *places]
-    began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not any("train/loss" in p.read_text() for p in folder.glob("runs/**/tracking.jsonl")):
-        time.sleep(0.01)
-    seconds = time.perf_counter() - began
-    process.wait()
-    return seconds
+PARTS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
+    "machinery": machinery,
+    "commands": commands.rows,
+    "busy": lambda _: busy.rows(),
+    "hundred": hundred.rows,
+}
+EVERY_TIME = ("machinery", "commands", "busy")
+# Rows of this system by what measures them: what another part has written stays, and what none of them writes goes.
+NAMES = {
+    "machinery": (
+        "training waits for a batch of five metrics",
+        "the same, share of a 0.18 s step of `small`",
+        "logging, ours / theirs",
+        "a checkpoint like that of `small`",
+        "checkpoint, ours / theirs",
+    ),
+    "commands": (
+        "command to first step",
+        "command to first step / importing everything",
+        '"Already done"',
+        *commands.WRONG,
+        "sweep: seconds beyond each job's own",
+    ),
+    "busy": ("busy machine: steps/s, ours / before", "idle machine: steps/s, ours / best"),
+    "hundred": hundred.NAMES,
+    "suite": (suite.NAME,),
+}
 
 
-def refused(folder: Path) -> float:
-    """Seconds until a misspelt key is refused."""
-    folder.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
-    command = [sys.executable, str(PROJECT / "main.py"), "debug=smoke", "model.layer=3"]
-    assert subprocess.run(command, cwd=folder, check=False, capture_output=True).returncode == 2
-    return time.perf_counter() - began
-
-
-IMPORTS = "import torch, pytorch_lightning, transformers, hydra, mlflow; from transformers import Qwen3MoeForCausalLM"
-
-
-def imports() -> float:
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", IMPORTS], check=True)
-    return time.perf_counter() - began
+def measured(part: str) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        found = PARTS[part](Path(folder))
+    assert tuple(r["row"] for r in found) == NAMES[part], f"NAMES of {part} is not what it measures"
+    return found
 
 
 def main() -> None:
-    quiet = Quiet()
-    alone, beside = busy.rates()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        ours, theirs = logging_cost(folder / "log")
-        saved, plain, size = checkpoint_cost(folder)
-        run(folder / "warm")
-        begin = [(first_step(folder / f"first{i}"), imports()) for i in range(ROUNDS)]
-        start, bare = (statistics.median(values) for values in zip(*begin, strict=True))
-        single = statistics.median(run(folder / f"single{i}") for i in range(ROUNDS))
-        pair = statistics.median(run(folder / f"sweep{i}", "-m", "seed=1,2") for i in range(ROUNDS))
-        many = statistics.median(run(folder / f"long{i}", "-m", f"seed={SEEDS}") for i in range(ROUNDS))
-        again = statistics.median(run(folder / "single0") for _ in range(ROUNDS))
-        wrong = statistics.median(refused(folder / "wrong") for _ in range(ROUNDS))
-        # A job's own work: a run without its imports, of which a sweep has one for all its jobs.
-        own = single - bare
-    peer_of_sweep = "a job's work: a single run less importing the libraries"
-    peer_of_wait = "libgomp's default, one busy process on the same cores"
-    peer = "Lightning's MLFlowLogger, as lightning-hydra-template has it"
-    rows = [
-        row("training waits for a batch of five metrics", 1000 * ours, "ms"),
-        row("the same, share of a 0.18 s step of `small`", 100 * ours / 0.18, "%", goal="<= 1"),
-        row("logging, ours / theirs", ours / theirs, "x", goal="< 1", peer=peer),
-        row(f"a checkpoint of {size:.0f} MiB", saved, "s"),
-        row(
-            "checkpoint, ours / theirs", saved / plain, "x", peer="Lightning's TorchCheckpointIO, no flush, no checksum"
-        ),
-        row("seconds until a misspelt key is refused", wrong, "s", goal="<= 1.5"),
-        row('"Already done"', again, "s", goal="<= 1.5"),
-        row("command to first step", start, "s", goal="<= 4"),
-        row("command to first step / imports alone", start / bare, "x", peer="importing the libraries"),
-        row(
-            "sweep: seconds beyond each job's own",
-            (many - pair) / (JOBS - 2) - own,
-            "s",
-            goal="<= 1",
-            peer=peer_of_sweep,
-        ),
-        row(
-            "busy machine: steps/s, ours / before",
-            beside["ours"] / beside["before"],
-            "x",
-            goal=">= 5",
-            peer=peer_of_wait,
-        ),
-        row(
-            "idle machine: steps/s, ours / best",
-            alone["ours"] / max(alone.values()),
-            "x",
-            goal=">= 0.96",
-            peer="the best of spinning always, by default, ours and never",
-        ),
-    ]
-    quiet.insist()
-    write("runtime", rows, command="make bench")
+    parser = argparse.ArgumentParser(description="What the machinery costs; rows of docs/results/bench.json.")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS], help="default: all but hundred")
+    parser.add_argument("--suite", type=Path, help="JUnit's XML of a whole `make test`")
+    parser.add_argument("--dry", action="store_true", help="write nothing")
+    given = parser.parse_args()
+    if given.suite:
+        rows, parts, quiet = [suite.row_of(given.suite)], ["suite"], None
+    else:
+        quiet, parts = Quiet(), given.parts or list(EVERY_TIME)
+        rows = [each for part in parts for each in measured(part)]
+    if given.dry:
+        show("runtime", rows)
+        if quiet:
+            print(f"Others took up to {quiet.worst():.2f} cores; nothing is written.")
+        return
+    if quiet:
+        quiet.insist()
+    others = {name for part, names in NAMES.items() if part not in parts for name in names}
+    told = "make bench" if quiet and not given.parts else f"python -m tests.bench.runtime {' '.join(given.parts)}"
+    write("runtime", rows, command=told if quiet else "make test", others=others)
 
 
 if __name__ == "__main__":
