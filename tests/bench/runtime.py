@@ -4,7 +4,34 @@ Parts: `machinery` (logging, checkpoints), `commands` (until an error, a first s
 beside a neighbour), each under five minutes, all three by default. `hundred`, a sweep of a hundred jobs of which five are
 killed, takes nine. `--suite FILE` writes the row of the tests from what `make test O=--junit-xml=FILE` left there.
 `--dry` writes nothing, and does not mind a busy machine.
-"""Seconds that training waits for one batch of five metrics: (our tracker, Lightning's MLFlowLogger), in turns."""
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.bench import busy, commands, hundred, suite
+from tests.bench.results import Quiet, row, show, write
+
+METRICS = {f"train/metric_{i}": float(i) for i in range(5)}
+STEPS, ROUNDS = 200, 3
+
+
+def seconds_per_call(logger: Any) -> float:
+    began = time.perf_counter()
+    for step in range(STEPS):
+        logger.log_metrics(METRICS, step)
+    return (time.perf_counter() - began) / STEPS
+
+
+def logging_cost(folder: Path) -> tuple[float, float]:
+    """Seconds that training waits for one batch of five metrics: (our tracker, Lightning's MLFlowLogger), in turns."""
     from pytorch_lightning.loggers import MLFlowLogger
 
     from lightning_modules.runtime.tracking import Tracker
