@@ -5,8 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
-from email.parser import HeaderParser
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +41,11 @@ def log(
     tags |= {f"parameters.{name}": str(count) for name, count in (parameters(module) if module else {}).items()}
     tracker.tags({**tags, "git.commit": git("rev-parse", "HEAD") or "none", "python": platform.python_version()})
     tracker.text("provenance/git_diff.patch", git("diff", "HEAD"))
-    tracker.text("provenance/packages.txt", "\n".join(dict.fromkeys(sorted(installed()))))
+    installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
+    tracker.text("provenance/packages.txt", "\n".join(dict.fromkeys(installed)))
     source = json.dumps(data.source.description()) if hasattr(data, "source") else "{}"
     name = type(data).__name__.removesuffix("DataModule").lower()
     tracker.inputs(name=name, digest=fingerprint["data"], source_type="facet", source=source[:60_000])
-
-
-def installed() -> Iterator[str]:
-    """`Name==Version` of every package, some perhaps twice; only the heads of their descriptions are parsed."""
-    for found in importlib.metadata.distributions():
-        text = found.read_text("METADATA") or found.read_text("PKG-INFO") or ""
-        head = HeaderParser().parsestr(text.partition("\n\n")[0])
-        yield f"{head['Name']}=={head['Version']}"
 
 
 def refuse_other_data(now: Mapping[str, str], then: Mapping[str, str]) -> None:
