@@ -8,8 +8,9 @@ from lightning_modules.prompt import builds
 from lightning_modules.prompt.backbones import LanguageBackbone
 from lightning_modules.skill_neurons.origin import Origin
 from lightning_modules.skill_neurons.perturb import Perturb
+from lightning_modules.skill_neurons.prompt_study import PromptStudy
 from lightning_modules.skill_neurons.prune import Prune
-from lightning_modules.skill_neurons.studies import PromptStudy, SkillNeurons
+from lightning_modules.skill_neurons.studies import SkillNeurons
 
 
 def studied(kind: type[PromptStudy]) -> Callable[..., PromptStudy]:

@@ -12,7 +12,7 @@ from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons import figures as draw
 from lightning_modules.skill_neurons import predictivity as sn
 from lightning_modules.skill_neurons.perturb import Intervention
-from lightning_modules.skill_neurons.studies import accuracy, mean
+from lightning_modules.skill_neurons.prompt_study import accuracy, mean
 
 TUNERS: dict[str, type[Tuner]] = {"bitfit": BitFit, "adapter": Adapter, "lora": LoRA}
 

@@ -17,7 +17,7 @@ from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons import figures as draw
 from lightning_modules.skill_neurons import predictivity as sn
 from lightning_modules.skill_neurons.hooks import KINDS, Perturbation
-from lightning_modules.skill_neurons.studies import PromptStudy, accuracy, mean
+from lightning_modules.skill_neurons.prompt_study import PromptStudy, accuracy, mean
 
 Curves = dict[str, dict[str, dict[float, list[float]]]]
 

@@ -40,6 +40,10 @@ class Signs:
         bits_NF8 = self.packed_LPNF[layer, token][..., None] >> torch.arange(_EIGHT, device=self.packed_LPNF.device) & 1
         return bits_NF8.flatten(1)[:, : self.width].float()
 
+    def of_neuron(self, layer: int, unit: int) -> Tensor:
+        """bool [N, P]."""
+        return (self.packed_LPNF[layer, :, :, unit // _EIGHT] >> unit % _EIGHT & 1).bool().T
+
 
 def _packed(bits_BPF: Tensor) -> Tensor:
     """bool [B, P, F] as uint8 [P, B, F / 8]."""

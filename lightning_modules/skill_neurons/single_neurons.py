@@ -3,7 +3,8 @@
 Shape legend: N examples, L layers, P prompt tokens, F neurons of a layer, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from datamodules.tasks.datamodule import TaskDataModule
 from lightning_modules.common.bounds import Count
 from lightning_modules.prompt.backbone import Backbone, Batch
 from lightning_modules.skill_neurons import predictivity as sn
-from lightning_modules.skill_neurons.hooks import hooked
+from lightning_modules.skill_neurons.hooks import at_prompt, hooked
 
 
 def neuron_name(layer: int, unit: int) -> str:
@@ -20,54 +21,97 @@ def neuron_name(layer: int, unit: int) -> str:
     return f"L{layer}.N{unit}"
 
 
+class Read(NamedTuple):
+    """One neuron under one prompt: its means over the training texts at each token, whether it lies above them on
+    validation examples, and its activations on test examples.
+    """
+
+    baseline_P: Tensor
+    val_NP: Tensor
+    test_NP: Tensor
+
+
 @torch.no_grad()
-def neuron_accuracy(
-    backbone: Backbone, data: TaskDataModule, prompts: Sequence[Tensor], *, layer: int, unit: int
-) -> float:
+def values_NP(backbone: Backbone, batches: Iterable[Batch], prompt: Tensor, *, layer: int, unit: int) -> Tensor:
+    """The neuron's activations, in one pass."""
+    kept: list[Tensor] = []
+
+    def see(i: int, x_BPF: Tensor) -> None:
+        if i == layer:
+            kept.append(x_BPF[..., unit].clone())
+
+    for batch in backbone.batches(batches):
+        at_prompt(backbone, batch, prompt, see)
+    return torch.cat(kept)
+
+
+@torch.no_grad()
+def answered(
+    backbone: Backbone, data: TaskDataModule, prompt: Tensor, *, layer: int, unit: int
+) -> tuple[Tensor, float]:
+    """`values_NP` of the test examples, and the share of them that the prompt itself answers right, in one pass."""
+    values: list[Tensor] = []
+    right, seen = torch.zeros((), dtype=torch.long, device=backbone.device), 0
+    for batch in backbone.batches(data.fixed("test")):
+
+        def see(i: int, x_BTF: Tensor, batch: Batch = batch) -> None:
+            if i == layer:
+                values.append(backbone.read(x_BTF, batch, len(prompt))[..., unit].clone())
+
+        with hooked(backbone.sites(), see):
+            scores_BC = backbone.scores(batch, prompt)
+        right += (scores_BC.argmax(1) == batch["labels"]).sum()
+        seen += len(scores_BC)
+    return torch.cat(values), int(right) / seen
+
+
+def read(
+    backbone: Backbone,
+    data: TaskDataModule,
+    prompt: Tensor,
+    *,
+    layer: int,
+    unit: int,
+    baseline_LPF: Tensor | None = None,
+    val_NP: Tensor | None = None,
+    test_NP: Tensor | None = None,
+) -> Read:
+    """With a pass for each part that is not given."""
+    if baseline_LPF is None:
+        baseline_LPF = sn.baseline_LPF(backbone, data.fixed("train"), prompt)
+    base_P = baseline_LPF[layer, :, unit]
+    if val_NP is None:
+        val_NP = values_NP(backbone, data.fixed("val"), prompt, layer=layer, unit=unit) > base_P
+    if test_NP is None:
+        test_NP = values_NP(backbone, data.fixed("test"), prompt, layer=layer, unit=unit)
+    return Read(base_P, val_NP, test_NP)
+
+
+def neuron_accuracy(reads: Sequence[Read], *, val_labels: Tensor, test_labels: Tensor) -> float:
     """Test accuracy of one neuron as the classifier, mean over prompts: baseline on train, token and side on validation.
 
     Only for two classes.
     """
     found = []
-    for prompt in prompts:
-        base = sn.baseline_LPF(backbone, data.fixed("train"), prompt)
-        rates = {}
-        for split in ("val", "test"):
-            labels = data.examples(split).labels[None]
-            counts = sn.count_above(backbone, data.fixed(split), prompt, baseline_LPF=base, labels_RN=labels, classes=2)
-            above_CP = counts.above_RCLPF[0, :, layer, :, unit]
-            total_C = counts.total_RC[0]
-            rates[split] = (total_C[0] - above_CP[0] + above_CP[1]) / total_C.sum()
-        token = (rates["val"] - 0.5).abs().argmax()
-        high = rates["val"][token] >= 0.5
-        found.append(float(rates["test"][token] if high else 1 - rates["test"][token]))
+    for one in reads:
+        val_P, test_P = (
+            (above.cpu() == labels[:, None].bool()).float().mean(0)
+            for above, labels in ((one.val_NP, val_labels), (one.test_NP > one.baseline_P, test_labels))
+        )
+        token = (val_P - 0.5).abs().argmax()
+        found.append(float(test_P[token] if val_P[token] >= 0.5 else 1 - test_P[token]))
     return sum(found) / len(found)
 
 
-@torch.no_grad()
-def word_activation(
-    backbone: Backbone, data: TaskDataModule, prompt: Tensor, *, layer: int, unit: int, least: Count = 8
-) -> dict[str, float]:
-    """Word -> how far above its mean the neuron's strongest prompt token is, on average, in test texts with that word.
+def word_activation(test_NP: Tensor, texts: Sequence[str], *, least: Count = 8) -> dict[str, float]:
+    """Word -> how far above its mean the neuron's strongest prompt token is, on average, in `texts` with that word.
 
     The strongest is the one that varies most. Words of fewer than `least` texts are left out.
     """
-    values = []
-    for batch in backbone.batches(data.fixed("test")):
-        kept: list[Tensor] = []
-
-        def see(i: int, x_BTF: Tensor, batch: Batch = batch, kept: list[Tensor] = kept) -> None:
-            if i == layer:
-                kept.append(backbone.read(x_BTF, batch, len(prompt))[..., unit])
-
-        with hooked(backbone.sites(), see):
-            backbone.answer(batch, prompt)
-        values.append(kept[0])
-    values_NP = torch.cat(values)
-    widest = values_NP.var(0).argmax()
-    centred = (values_NP[:, widest] - values_NP[:, widest].mean()).tolist()
+    widest = test_NP.var(0).argmax()
+    centred = (test_NP[:, widest] - test_NP[:, widest].mean()).tolist()
     of_word: dict[str, list[float]] = {}
-    for text, value in zip(data.task.texts["test"], centred, strict=True):
+    for text, value in zip(texts, centred, strict=True):
         for word in dict.fromkeys(text.lower().split()):
             of_word.setdefault(word, []).append(value)
     return {word: sum(found) / len(found) for word, found in of_word.items() if len(found) >= least}

@@ -1,210 +1,30 @@
-"""Studies of skill neurons: which they are, how alike tasks are, what they say (sections 3 to 5 of Wang et al.).
+"""Which neurons are skill neurons, how alike tasks are, what they say (sections 3 to 5 of Wang et al.).
 
-Rules fixed beforehand: neurons are chosen on the validation split and judged on the test split; a task's predictivity is the
-mean over `trials` prompts tuned from different seeds; the null permutes the validation labels.
+Rules fixed beforehand are those of `prompt_study`.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from datamodules.tasks.datamodule import TaskDataModule
-from lightning_modules.common.bounds import Count, Share, Whole
-from lightning_modules.common.digests import digest, digest_of_weights
-from lightning_modules.common.making import Thing
+from lightning_modules.common.bounds import Whole
 from lightning_modules.prompt.backbone import Backbone
-from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons import figures as draw
-from lightning_modules.skill_neurons import look
-from lightning_modules.skill_neurons import portraits as drawn
 from lightning_modules.skill_neurons import predictivity as sn
-from lightning_modules.skill_neurons.hooks import See, hooked
-from lightning_modules.skill_neurons.significance import Significance, of_labellings, signs
-from lightning_modules.skill_neurons.single_neurons import neuron_accuracy, neuron_name, top_by_layer, word_activation
-
-
-class PromptStudy:
-    """What the studies share: tasks, trials of tuned prompts, and each task's predictivity.
-
-    Args:
-        tasks: names; None takes all of the source's. trials: prompts per task.
-        share: of neurons selected; rank_within: each `layer` (the paper's) or the whole `model`.
-        balanced: balanced accuracy. permutations: labellings of the null.
-        seed: trial t of this study is prompt seed 1000 x seed + t.
-    """
-
-    # Labellings that p-values come from, and the table of what the study does to neurons.
-    p_values, outcome = 0, ""
-
-    def __init__(
-        self,
-        *,
-        prompts: Prompts,
-        tasks: Sequence[str] | None = None,
-        trials: Count = 5,
-        share: Share = 0.05,
-        rank_within: Literal["layer", "model"] = "layer",
-        balanced: bool = False,
-        permutations: Whole = 20,
-        seed: Whole = 1,
-    ) -> None:
-        self.prompts, self.trials, self.seed = prompts, trials, seed
-        self.tasks = list(tasks or prompts.source.names())
-        self.share, self.rank_within, self.balanced, self.permutations = share, rank_within, balanced, permutations
-        # A backbone itself is in the key: its number in memory would be another's once it is gone.
-        self._found: dict[tuple[str, str, Backbone | None], Tensor] = {}
-        self._baselines: dict[tuple[str, str, Backbone], Tensor] = {}
-
-    def prepare(self) -> None:
-        for task in self.tasks:
-            self.prompts.data(task).prepare_data()
-
-    def needs(self) -> list[Thing]:
-        """All that is trained for it, in the order it is asked for."""
-        return self.prompts.needs(self.tasks, self.seeds())
-
-    def fingerprint(self) -> dict[str, str]:
-        tasks = [self.prompts.data(task).fingerprint() for task in self.tasks]
-        return {"data": digest(tasks), "backbone": self.backbone.fingerprint()}
-
-    @property
-    def backbone(self) -> Backbone:
-        return self.prompts.backbone
-
-    @cached_property
-    def skills(self) -> dict[str, str]:
-        return {task: self.prompts.data(task).task.skill for task in self.tasks}
-
-    def by_task(self, matrix: Tensor, *more: str) -> list[dict[str, Any]]:
-        """A matrix [tasks, tasks + more] as a row for every task: its name, its skill, a column for every task."""
-        columns = (*self.tasks, *more)
-        return [
-            {"task": task, "skill": self.skills[task], **dict(zip(columns, values, strict=True))}
-            for task, values in zip(self.tasks, matrix.tolist(), strict=True)
-        ]
-
-    def seeds(self) -> list[int]:
-        return [1000 * self.seed + trial for trial in range(self.trials)]
-
-    def tuned(self, task: str) -> list[Tensor]:
-        """A prompt [P, H] per trial."""
-        return [self.prompts.prompt(task, seed=seed, trial=t).weight for t, seed in enumerate(self.seeds())]
-
-    def baseline_LPF(self, task: str, prompt: Tensor, backbone: Backbone) -> Tensor:
-        """Of the task's training texts under `prompt`: a pass over them, once."""
-        key = (task, digest_of_weights({"prompt": prompt}), backbone)
-        if key not in self._baselines:
-            self._baselines[key] = sn.baseline_LPF(backbone, self.prompts.data(task).fixed("train"), prompt)
-        return self._baselines[key]
-
-    def predictivity(self, task: str, *, kind: str = "tuned", backbone: Backbone | None = None) -> Tensor:
-        """[1 + permutations, L, F], mean over trials; row 0 with the true labels, the others the null.
-
-        kind: `tuned`, `random` (untrained vocabulary words) or `hard` (the task's hint in words).
-        """
-        key = (task, kind, backbone)
-        if key not in self._found:
-            data, backbone = self.prompts.data(task), backbone or self.backbone
-            split = data.examples("val")
-            found = [
-                sn.find(
-                    backbone,
-                    train=data.fixed("train"),
-                    dev=data.fixed("val"),
-                    labels_N=split.labels,
-                    prompt=prompt,
-                    classes=len(data.task.classes),
-                    permutations=self.permutations,
-                    balanced=self.balanced,
-                    seed=seed,
-                    baseline=self.baseline_LPF(task, prompt, backbone),
-                )
-                for prompt, seed in zip(self.starts(task, kind, backbone), self.seeds(), strict=False)
-            ]
-            self._found[key] = torch.stack(found).mean(0)
-        return self._found[key]
-
-    def starts(self, task: str, kind: str, backbone: Backbone) -> list[Tensor]:
-        """The prompts of a kind; a hard prompt is the same in every trial, so there is one."""
-        from lightning_modules.prompt.tuners import text_prompt
-
-        if kind == "tuned":
-            return self.tuned(task)
-        if kind == "hard":
-            return [text_prompt(backbone, self.prompts.data(task).task.hint, self.prompts.length).cpu()]
-        found = []
-        for seed in self.seeds():
-            tuner = self.prompts.soft(seed=seed, init="vocabulary")
-            tuner.attach(backbone)
-            found.append(tuner.weight.detach().cpu())
-        return found
-
-    def skill_neurons(self, task: str, *, share: float | None = None) -> Tensor:
-        """Bool mask [L, F] of the task's most predictive neurons."""
-        share = self.share if share is None else share
-        return sn.select(self.predictivity(task)[0], share=share, rank_within=self.rank_within)
-
-    def significance(self, task: str) -> Significance | None:
-        """Of the mean predictivity over the trials' prompts, where p-values are asked for."""
-        return None
-
-    def portrayed(self, outcome: Sequence[Mapping[str, Any]], *, text: bool) -> dict[str, Any]:
-        """What its page shows. outcome: rows of the table `outcome`."""
-
-        def of_task(task: str) -> look.Task:
-            data, prompt = self.prompts.data(task), self.tuned(task)[0]
-            base_LPF = self.baseline_LPF(task, prompt, self.backbone).cpu()
-
-            def read(neurons: drawn.Neurons) -> drawn.Readings:
-                baseline_KP = torch.stack([base_LPF[layer, :, unit] for layer, unit in neurons])
-                seen = {
-                    s: drawn.activations_NKP(self.backbone, data.fixed(s), prompt, neurons) for s in ("val", "test")
-                }
-                return drawn.Readings(seen["val"], seen["test"], baseline_KP)
-
-            examples = drawn.Labelled(
-                data.task.classes, data.examples("val").labels, data.examples("test").labels, data.task.texts["test"]
-            )
-            return look.Task(task, self.skills[task], self.predictivity(task), self.significance(task), examples, read)
-
-        return look.neurons_page(
-            name=f"neurons of {len(self.tasks)} tasks, {self.trials} prompt{'s' * (self.trials > 1)} each",
-            tasks=[of_task(task) for task in self.tasks],
-            p_values=self.p_values,
-            balanced=self.balanced,
-            text=text,
-            done=look.done_to(self.outcome, outcome),
-        )
-
-    def show_neurons(self, desk: Desk, outcome: Sequence[Mapping[str, Any]] = ()) -> None:
-        desk.page(look.KIND, look.TITLE, lambda: self.portrayed(outcome, text=desk.text))
-
-
-@torch.no_grad()
-def accuracy(
-    backbone: Backbone,
-    data: TaskDataModule,
-    prompt: Tensor | None,
-    *,
-    split: str = "test",
-    sites: Sequence[nn.Module] | None = None,
-    see: See | None = None,
-    examples: int | None = None,
-) -> float:
-    """Share of `split` answered right, with `see` on the neurons when given; of its first `examples` when given."""
-    right, seen = torch.zeros((), dtype=torch.long, device=backbone.device), 0
-    for batch in backbone.batches(data.fixed(split)):
-        if examples is not None and seen >= examples:
-            break
-        with hooked(sites or backbone.sites(), see or (lambda layer, x: None)):
-            scores_BC = backbone.scores(batch, prompt)
-        right += (scores_BC.argmax(1) == batch["labels"]).sum()
-        seen += len(scores_BC)
-    return int(right) / seen
+from lightning_modules.skill_neurons.predictivity import permuted_labels
+from lightning_modules.skill_neurons.prompt_study import PromptStudy, mean
+from lightning_modules.skill_neurons.significance import Significance, Signs, of_labellings, predictivity_of, signs
+from lightning_modules.skill_neurons.single_neurons import (
+    answered,
+    neuron_accuracy,
+    neuron_name,
+    read,
+    top_by_layer,
+    word_activation,
+)
 
 
 class SkillNeurons(PromptStudy):
@@ -218,40 +38,97 @@ class SkillNeurons(PromptStudy):
         super().__init__(**shared)
         self.p_values = p_values
         self._significance: dict[str, Significance] = {}
+        self._signs: dict[str, list[Signs]] = {}
+
+    def signs(self, task: str) -> list[Signs]:
+        """Of the validation examples, a pass a prompt; those of one task are held at a time."""
+        if task not in self._signs:
+            data = self.prompts.data(task)
+            self._signs = {
+                task: [
+                    signs(
+                        self.backbone,
+                        data.fixed("val"),
+                        prompt,
+                        baseline_LPF=self.baseline_LPF(task, prompt, self.backbone),
+                    )
+                    for prompt in self.tuned(task)
+                ]
+            }
+        return self._signs[task]
+
+    def measured(self, task: str, kind: str, prompts: Sequence[Tensor], backbone: Backbone) -> Tensor:
+        if kind != "tuned" or backbone is not self.backbone or not self.p_values:
+            return super().measured(task, kind, prompts, backbone)
+        # The pass that p-values take anyway.
+        data = self.prompts.data(task)
+        found = [
+            predictivity_of(
+                one,
+                permuted_labels(data.examples("val").labels, permutations=self.permutations, seed=seed),
+                classes=len(data.task.classes),
+                balanced=self.balanced,
+            )
+            for one, seed in zip(self.signs(task), self.seeds(), strict=True)
+        ]
+        return torch.stack(found).mean(0)
 
     def significance(self, task: str) -> Significance | None:
         if task not in self._significance and self.p_values:
             data = self.prompts.data(task)
-            trials = [
-                signs(
-                    self.backbone,
-                    data.fixed("val"),
-                    prompt,
-                    baseline_LPF=self.baseline_LPF(task, prompt, self.backbone),
+
+            def compute() -> list[Tensor]:
+                found = of_labellings(
+                    self.signs(task),
+                    data.examples("val").labels,
+                    classes=len(data.task.classes),
+                    permutations=self.p_values,
+                    seed=self.seed,
+                    balanced=self.balanced,
                 )
-                for prompt in self.tuned(task)
-            ]
-            self._significance[task] = of_labellings(
-                trials,
-                data.examples("val").labels,
-                classes=len(data.task.classes),
-                permutations=self.p_values,
-                seed=self.seed,
-                balanced=self.balanced,
-            )
+                return [found.own_LF, found.family_LF]
+
+            labellings = {"seed": self.seed, "permutations": self.p_values}
+            kept = self.kept("p-values", task, self.tuned(task), self.backbone, labellings, compute)
+            self._significance[task] = Significance(*kept)
         return self._significance.get(task)
 
+    def _best(self, task: str, layer: int, unit: int) -> tuple[float, Tensor, float]:
+        """Of a neuron its test accuracy, nan for more than two classes, and its activations on the test examples under
+        the first prompt; and that prompt's accuracy.
+        """
+        data, prompts = self.prompts.data(task), self.tuned(task)
+        test_NP, tuned = answered(self.backbone, data, prompts[0], layer=layer, unit=unit)
+        if len(data.task.classes) != 2:
+            return float("nan"), test_NP, tuned
+        known = self._signs.get(task)
+        reads = [
+            read(
+                self.backbone,
+                data,
+                prompt,
+                layer=layer,
+                unit=unit,
+                baseline_LPF=self.baseline_LPF(task, prompt, self.backbone),
+                val_NP=known[trial].of_neuron(layer, unit) if known else None,
+                test_NP=None if trial else test_NP,
+            )
+            for trial, prompt in enumerate(prompts)
+        ]
+        labels = {f"{split}_labels": data.examples(split).labels for split in ("val", "test")}
+        return neuron_accuracy(reads, **labels), test_NP, tuned
+
     def run(self, desk: Desk) -> dict[str, float]:
-        preds = {task: self.predictivity(task) for task in self.tasks}
+        preds: dict[str, Tensor] = {}
         metrics: dict[str, float] = {}
         rows: list[dict[str, Any]] = []
-        for task, pred in preds.items():
+        test_NP: dict[str, Tensor] = {}
+        for task in self.tasks:
+            pred = preds[task] = self.predictivity(task)
+            found = self.significance(task)
             best = divmod(int(pred[0].argmax()), pred.shape[-1])
-            binary = len(self.prompts.data(task).task.classes) == 2
-            asked = (self.backbone, self.prompts.data(task), self.tuned(task))
-            test = neuron_accuracy(*asked, layer=best[0], unit=best[1]) if binary else float("nan")
+            test, test_NP[task], tuned = self._best(task, *best)
             null = float(pred[1:].flatten(1).amax(1).mean()) if self.permutations else float("nan")
-            tuned = accuracy(self.backbone, self.prompts.data(task), self.tuned(task)[0])
             val = float(pred[0].max())
             rows.append(
                 {
@@ -262,7 +139,7 @@ class SkillNeurons(PromptStudy):
                     "test": test,
                     "null's best": null,
                     "prompt's test": tuned,
-                    **(found.counts() if (found := self.significance(task)) else {}),
+                    **(found.counts() if found else {}),
                 }
             )
             metrics |= {f"prompt/best_neuron_{task}": val, f"prompt/best_neuron_null_{task}": null}
@@ -271,7 +148,7 @@ class SkillNeurons(PromptStudy):
         metrics |= self._likeness(preds, desk)
         desk.figure("predictivity", draw.predictivity_figure({t: (p[0], p[1:]) for t, p in preds.items()}))
         metrics |= self._layers(preds, desk)
-        self._words(preds, desk)
+        self._words(preds, test_NP, desk)
         self.show_neurons(desk)
         return metrics | {
             "prompt/best_neuron": mean([row["val"] for row in rows]),
@@ -325,19 +202,15 @@ class SkillNeurons(PromptStudy):
         desk.figure("layers", draw.layers_figure(profile, skills=self.skills))
         return {"prompt/tied_skill_neurons": mean(list(tied.values()))}
 
-    def _words(self, preds: dict[str, Tensor], desk: Desk) -> None:
+    def _words(self, preds: dict[str, Tensor], test_NP: dict[str, Tensor], desk: Desk) -> None:
         """Words whose sentences drive a task's best neuron highest and lowest (appendix of the paper)."""
         rows = []
         for task, pred in preds.items():
             layer, unit = divmod(int(pred[0].argmax()), pred.shape[-1])
-            words = word_activation(self.backbone, self.prompts.data(task), self.tuned(task)[0], layer=layer, unit=unit)
+            words = word_activation(test_NP[task], self.prompts.data(task).task.texts["test"])
             ranked = sorted(words, key=words.__getitem__)
             high, low = " ".join(ranked[:-7:-1]), " ".join(ranked[:6])
             rows.append(
                 {"task": task, "best neuron": neuron_name(layer, unit), "highest with": high, "lowest with": low}
             )
         desk.table("words", rows)
-
-
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")

@@ -13,7 +13,7 @@ from lightning_modules.common.making import Thing, watcher
 from lightning_modules.common.tables import mean_ci
 from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.runtime.study import Desk
-from lightning_modules.skill_neurons.studies import mean
+from lightning_modules.skill_neurons.prompt_study import mean
 from lightning_modules.transfer import figures as draw
 from lightning_modules.transfer import projector as pj
 from lightning_modules.transfer.curves import Curve, curve, speed_ups, thing

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_modules.common.making import Thing, watcher
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.prompts import Loaded, Prompts
-from lightning_modules.skill_neurons.studies import accuracy
+from lightning_modules.skill_neurons.prompt_study import accuracy
 from lightning_modules.training.inner import inner_trainer, seeded
 
 Curve = dict[int, float]

@@ -18,7 +18,7 @@ from lightning_modules.common.making import Thing
 from lightning_modules.common.tables import mean_ci
 from lightning_modules.prompt.prompt_file import PromptFile
 from lightning_modules.runtime.study import Desk
-from lightning_modules.skill_neurons.studies import PromptStudy, mean
+from lightning_modules.skill_neurons.prompt_study import PromptStudy, mean
 from lightning_modules.transfer import figures as draw
 from lightning_modules.transfer import indicators as ind
 from lightning_modules.transfer import look

@@ -15,7 +15,7 @@ from lightning_modules.skill_neurons import portraits as drawn
 from lightning_modules.skill_neurons.perturb import Perturb
 from lightning_modules.skill_neurons.predictivity import Counts, permuted_labels, predictivity_RLF
 from lightning_modules.skill_neurons.significance import Signs, _packed, of_labellings
-from lightning_modules.skill_neurons.single_neurons import neuron_accuracy
+from lightning_modules.skill_neurons.single_neurons import neuron_accuracy, read
 from lightning_modules.skill_neurons.studies import SkillNeurons
 from tests.prompt import toy
 
@@ -168,7 +168,9 @@ def test_a_study_makes_its_page_and_the_test_accuracy_is_its_own(study, tmp_path
     first = found["tasks"][0]
     data, prompt = made.prompts.data("sentiment_film"), made.tuned("sentiment_film")[:1]
     for row, portrait in zip(first["top"][:3], first["portraits"], strict=False):
-        alone = neuron_accuracy(made.backbone, data, prompt, layer=row["layer"], unit=row["unit"])
+        reads = [read(made.backbone, data, one, layer=row["layer"], unit=row["unit"]) for one in prompt]
+        labels = {f"{split}_labels": data.examples(split).labels for split in ("val", "test")}
+        alone = neuron_accuracy(reads, **labels)
         assert portrait["test"] == pytest.approx(alone)
     with open(tmp_path / "run" / "tables" / "best_neurons.csv") as file:
         best = next(csv.DictReader(file))

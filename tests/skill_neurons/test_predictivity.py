@@ -6,8 +6,14 @@ import torch
 from datamodules.tasks.task import SPLITS
 from lightning_modules.skill_neurons import predictivity as sn
 from lightning_modules.skill_neurons.hooks import Perturbation, hooked
-from lightning_modules.skill_neurons.single_neurons import neuron_accuracy, top_by_layer, word_activation
-from lightning_modules.skill_neurons.studies import PromptStudy, accuracy
+from lightning_modules.skill_neurons.prompt_study import PromptStudy, accuracy
+from lightning_modules.skill_neurons.single_neurons import (
+    answered,
+    neuron_accuracy,
+    read,
+    top_by_layer,
+    word_activation,
+)
 from tests.prompt import toy
 
 
@@ -120,7 +126,9 @@ def test_one_neuron_as_the_classifier_by_storing_all(prompts):
         token = max(range(len(prompt)), key=lambda p, v=shares["val"]: abs(float(v[p]) - 0.5))
         share = float(shares["test"][token])
         expected.append(share if shares["val"][token] >= 0.5 else 1 - share)
-    found = neuron_accuracy(prompts.backbone, data, starts, layer=layer, unit=unit)
+    reads = [read(prompts.backbone, data, prompt, layer=layer, unit=unit) for prompt in starts]
+    labels = {split: data.examples(split).labels for split in ("val", "test")}
+    found = neuron_accuracy(reads, val_labels=labels["val"], test_labels=labels["test"])
     assert found == pytest.approx(sum(expected) / 2)
 
 
@@ -129,7 +137,9 @@ def test_words_go_with_a_neuron_by_the_texts_they_are_in(prompts):
     values = stored(prompts, data, "test", prompt)[:, layer, :, unit]
     widest = values[:, values.var(0).argmax()]
     texts = data.task.texts["test"]
-    found = word_activation(prompts.backbone, data, prompt, layer=layer, unit=unit, least=5)
+    test_NP, right = answered(prompts.backbone, data, prompt, layer=layer, unit=unit)
+    assert right == accuracy(prompts.backbone, data, prompt)
+    found = word_activation(test_NP, texts, least=5)
     for word in {w for text in texts for w in text.split()}:
         rows = [n for n, text in enumerate(texts) if word in text.split()]
         assert (word in found) == (len(rows) >= 5)

@@ -24,6 +24,8 @@ def test_packed_signs_are_those_that_went_in():
     for layer in range(LAYERS):
         for token in range(TOKENS):
             assert torch.equal(found.of(layer, token).bool(), bits[:, layer, token])
+        for unit in range(WIDTH):
+            assert torch.equal(found.of_neuron(layer, unit), bits[:, layer, :, unit])
 
 
 @pytest.mark.parametrize("task", ["sentiment_film", "topic_four"])

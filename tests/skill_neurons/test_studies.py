@@ -3,12 +3,16 @@
 import contextlib
 import csv
 import re
+from collections import Counter
 
 import pytest
+import torch
 
 from lightning_modules.common.making import Watcher, watched_by
+from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.runtime.study import Desk
+from lightning_modules.skill_neurons import predictivity, studies
 from lightning_modules.skill_neurons.origin import Origin
 from lightning_modules.skill_neurons.perturb import Perturb
 from lightning_modules.skill_neurons.prune import Prune
@@ -89,6 +93,48 @@ def test_a_study_writes_what_it_promises(name, cache, tmp_path):
     assert {n: v for n, v in again.items() if "speed_up" not in n} == {
         n: v for n, v in metrics.items() if "speed_up" not in n
     }
+
+
+def passes(study, folder, monkeypatch):
+    """Examples that went through the backbone by split, in passes over it; and the metrics."""
+    asked, answer = Counter(), Backbone.answer
+    sizes = {"train": 48, "val": 32, "test": 40}
+
+    def counted(self, batch, prompt=None, *, lean=False):
+        if not torch.is_grad_enabled():
+            asked[next(split for split, size in sizes.items() if size == len(batch["ask"]))] += 1
+        return answer(self, batch, prompt, lean=lean)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Backbone, "answer", counted)
+        metrics = study.run(Desk(folder=folder, page=False))
+    return dict(asked), {name: value for name, value in metrics.items() if value == value}
+
+
+def test_a_split_is_read_once_a_prompt_and_neurons_are_kept_for_later_studies(tmp_path, monkeypatch):
+    def study(cache, **settings):
+        return SkillNeurons(prompts=toy.prompts(cache), tasks=TASKS[:2], trials=2, permutations=2, **settings)
+
+    one, metrics = passes(study(tmp_path / "a", p_values=9), tmp_path / "1", monkeypatch)
+    assert one == {"train": 4, "val": 4, "test": 4}
+    # Whichever way predictivity is counted, it is the same.
+    two, other = passes(study(tmp_path / "b", p_values=0), tmp_path / "2", monkeypatch)
+    assert two == {"train": 4, "val": 8, "test": 4} and other == metrics
+    again, same = passes(study(tmp_path / "a", p_values=9), tmp_path / "3", monkeypatch)
+    assert again == {"train": 4, "val": 4, "test": 4} and same == metrics
+    monkeypatch.setattr(predictivity, "find", None)
+    monkeypatch.setattr(studies, "of_labellings", None)
+    later = study(tmp_path / "a", p_values=9)
+    assert torch.equal(later.predictivity(TASKS[0]), study(tmp_path / "b", p_values=0).predictivity(TASKS[0]))
+    assert later.significance(TASKS[0]).own_LF.shape == later.predictivity(TASKS[0])[0].shape
+    # What the number depends on is in its key.
+    for settings in ({"balanced": True}, {"permutations": 3}, {"seed": 5}):
+        with pytest.raises(TypeError):
+            SkillNeurons(
+                **{"prompts": toy.prompts(tmp_path / "b"), "tasks": TASKS[:2], "trials": 2, "permutations": 2}
+                | {"p_values": 0}
+                | settings
+            ).predictivity(TASKS[0])
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import torch
 from lightning_modules.look import page
 from lightning_modules.prompt.backbones import HubBackbone
 from lightning_modules.skill_neurons.hooks import hooked
-from lightning_modules.skill_neurons.studies import accuracy
+from lightning_modules.skill_neurons.prompt_study import accuracy
 from lightning_modules.transfer import indicators as ind
 from lightning_modules.transfer.curves import curve, speed_ups
 from lightning_modules.transfer.projector import VARIANTS, Projector, ProjectorTraining, train_projector
