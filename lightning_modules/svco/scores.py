@@ -3,12 +3,16 @@
 A row is one prompt (an image and a question, or the question alone) followed by all of its responses; each response sees
 the prompt and itself, not the other ones, and its positions go on from the prompt. So an image passes the vision tower
 once, a prompt passes the decoder once, and logits are made for response tokens only: `shared` lays a row out in one
-sequence, for families whose parts are known; `continued` goes on from the prompt's cache, for the others.
+sequence, for families whose parts are known; `continued` goes on from the prompt's cache, for the others, and asks their
+own head once, for the tokens of all rows.
 
 Shape legend: R rows of T tokens, N response tokens of all rows, S scores, H hidden width, V words.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -73,7 +77,24 @@ def pack(rows: Sequence[Row], *, pad: int) -> Packed:
 
 
 def shared(vlm: VLM, rows: Sequence[Row]) -> Tensor:
-    """Summed log-probability of every response, [S] in the order of rows, float32 or wider."""
+    """Summed log-probability of every response, [S] in the order of rows, float32 or wider.
+
+    Rows with an image and rows without are two forwards: padding the short ones to the image's length costs more.
+    """
+    seeing = [number for number, row in enumerate(rows) if "pixel_values" in row.inputs]
+    blind = [number for number, row in enumerate(rows) if "pixel_values" not in row.inputs]
+    if not seeing or not blind:
+        return _shared(vlm, rows)
+    found: list[Tensor] = [torch.empty(0)] * len(rows)
+    for numbers in (seeing, blind):
+        own = [rows[number] for number in numbers]
+        scores = _shared(vlm, own).split([len(row.responses) for row in own])
+        for number, of_row in zip(numbers, scores, strict=True):
+            found[number] = of_row
+    return torch.cat(found)
+
+
+def _shared(vlm: VLM, rows: Sequence[Row]) -> Tensor:
     packed = Packed(*(t.to(vlm.device) for t in pack(rows, pad=vlm.reader.pad)))
     embeds_RTH = vlm.core.get_input_embeddings()(packed.ids_RT)
     pixels = [row.inputs for row in rows if "pixel_values" in row.inputs]
@@ -101,38 +122,81 @@ def continued(vlm: VLM, rows: Sequence[Row]) -> Tensor:
     for number, row in enumerate(rows):
         shapes = tuple((name, tuple(value.shape)) for name, value in row.inputs.items())
         groups.setdefault((len(row.prompt), len(row.responses), shapes), []).append(number)
-    found: list[Tensor] = [torch.empty(0)] * len(rows)
+    outs: list[Any] = []
+    target: list[Tensor] = []
+    score: list[Tensor] = []
+    first = [0, *itertools.accumulate(len(row.responses) for row in rows)]
     for numbers in groups.values():
-        for number, scores in zip(numbers, _continued(vlm, [rows[n] for n in numbers]), strict=True):
-            found[number] = scores
-    return torch.cat(found)
+        outs.append(_continued(vlm, [rows[number] for number in numbers]))
+        for number in numbers:
+            for place, response in enumerate(rows[number].responses):
+                target.append(response)
+                score.append(torch.full((len(response),), first[number] + place))
+    logits_NV = _logits(vlm, _with(outs[-1], torch.cat([out[0] for out in outs])[None]))
+    logp_N = -_losses(logits_NV, torch.cat(target).to(vlm.device))
+    return logp_N.new_zeros(first[-1]).index_add(0, torch.cat(score).to(vlm.device), logp_N)
 
 
-def _continued(vlm: VLM, rows: Sequence[Row]) -> Tensor:
-    """Of rows with equally long prompts and equally many responses, [rows, responses]."""
+def _continued(vlm: VLM, rows: Sequence[Row]) -> Any:
+    """The body's output with the hidden states that predict the responses' tokens, [N, H] response by response.
+
+    Of rows with equally long prompts and equally many responses.
+    """
     if hasattr(vlm.core.model, "rope_deltas"):
         # Of the pictures before: a prompt without one would go on from theirs.
         vlm.core.model.rope_deltas = None
     each, prompt = len(rows[0].responses), len(rows[0].prompt)
     inputs = vlm.placed({name: torch.cat([row.inputs[name] for row in rows]) for name in rows[0].inputs})
     ids_RT = torch.stack([row.prompt for row in rows]).to(vlm.device)
-    first = vlm.core(
-        input_ids=ids_RT, attention_mask=torch.ones_like(ids_RT), use_cache=True, logits_to_keep=1, **inputs
-    )
-    logits_STV = first.logits.repeat_interleave(each, 0)
     responses = [response for row in rows for response in row.responses]
-    target_ST = nn.utils.rnn.pad_sequence(responses, batch_first=True, padding_value=IGNORED)
-    if width := target_ST.shape[1] - 1:
-        cache = first.past_key_values
-        cache.batch_repeat_interleave(each)
-        more_ST = target_ST[:, :-1].clamp(min=0).to(vlm.device)
-        own = {k: v.repeat_interleave(each, 0) for k, v in inputs.items() if k in CROSS and v.shape[1] == prompt}
-        own = {k: v[:, prompt:] for k, v in vlm.reader.followed(own, prompt=prompt, tokens=width).items()}
-        # No mask of padding: it stands behind every token that counts, so nothing that counts sees it.
-        second = vlm.core(input_ids=more_ST, past_key_values=cache, use_cache=True, **own)
-        logits_STV = torch.cat([logits_STV, second.logits], 1)
-    losses_N = _losses(logits_STV.flatten(0, 1), target_ST.flatten().to(vlm.device))
-    return -losses_N.view(target_ST.shape).sum(1).view(len(rows), each)
+    target_ST = nn.utils.rnn.pad_sequence(responses, batch_first=True, padding_value=IGNORED).to(vlm.device)
+    with _headless(vlm.core) as outs:
+        vlm.core(input_ids=ids_RT, attention_mask=torch.ones_like(ids_RT), use_cache=True, **inputs)
+        hidden_STH = outs[0][0][:, -1:].repeat_interleave(each, 0)
+        if width := target_ST.shape[1] - 1:
+            cache = outs[0].past_key_values
+            cache.batch_repeat_interleave(each)
+            own = {k: v.repeat_interleave(each, 0) for k, v in inputs.items() if k in CROSS and v.shape[1] == prompt}
+            own = {k: v[:, prompt:] for k, v in vlm.reader.followed(own, prompt=prompt, tokens=width).items()}
+            # No mask of padding: it stands behind every token that counts, so nothing that counts sees it.
+            vlm.core(input_ids=target_ST[:, :-1].clamp(min=0), past_key_values=cache, use_cache=True, **own)
+            hidden_STH = torch.cat([hidden_STH, outs[1][0]], 1)
+    return _with(outs[0], hidden_STH[target_ST != IGNORED])
+
+
+def _with(out: Any, hidden: Tensor) -> Any:
+    """A body's output with other hidden states, and no cache."""
+    return replace(out, **{next(iter(out)): hidden, "past_key_values": None})
+
+
+@contextlib.contextmanager
+def _headless(core: Any) -> Iterator[list[Any]]:
+    """While it lasts, what the body of `core` gives is kept in the list, and its head gets no token."""
+    kept: list[Any] = []
+
+    def take(_module: nn.Module, _given: Any, out: Any) -> Any:
+        kept.append(out)
+        return _with(out, out[0][:, :0])
+
+    handle = core.model.register_forward_hook(take)
+    try:
+        yield kept
+    finally:
+        handle.remove()
+
+
+def _logits(vlm: VLM, out: Any) -> Tensor:
+    """What the family's own forward makes of its body's output, scales and caps behind its head included, [N, V]."""
+    body = vlm.core.model
+    own = vars(body).get("forward")
+    body.forward = lambda *_given, **_named: out
+    try:
+        return vlm.core(input_ids=torch.zeros(1, 1, dtype=torch.long, device=vlm.device), use_cache=False).logits[0]
+    finally:
+        if own is None:
+            del body.forward
+        else:
+            body.forward = own
 
 
 def separate(vlm: VLM, rows: Sequence[Row]) -> Tensor:
@@ -165,27 +229,16 @@ def scores_of(vlm: VLM, rows: Sequence[Row]) -> Tensor:
 
 
 def pair_scores(vlm: VLM, pairs: Sequence[Encoded], needs: Sequence[str]) -> dict[str, Tensor]:
-    """The scores that `needs` names (`losses.SCORES`), [B] each.
-
-    Rows with an image and rows without are two forwards: padding the short ones to the image's length costs more.
-    """
-    found = {}
-    for images in (("w", "l"), ("n",)):
-        wanted = [(image, [s for s in needs if s[0] == image]) for image in images]
-        wanted = [(image, names) for image, names in wanted if names]
-        rows, order = [], []
-        for image, names in wanted:
+    """The scores that `needs` names (`losses.SCORES`), [B] each."""
+    rows, order = [], []
+    for image in ("w", "l", "n"):
+        if names := [score for score in needs if score[0] == image]:
             for pair in pairs:
-                inputs = getattr(pair, f"inputs_{image}")
-                responses = [getattr(pair, f"response_{s[1]}") for s in names]
-                rows.append(Row(getattr(pair, f"prompt_{image}"), inputs, responses))
+                responses = [getattr(pair, f"response_{score[1]}") for score in names]
+                rows.append(Row(getattr(pair, f"prompt_{image}"), getattr(pair, f"inputs_{image}"), responses))
                 order += names
-        if rows:
-            values = scores_of(vlm, rows)
-            for _, names in wanted:
-                for name in names:
-                    found[name] = values[[i for i, o in enumerate(order) if o == name]]
-    return found
+    values = scores_of(vlm, rows)
+    return {name: values[[i for i, o in enumerate(order) if o == name]] for name in dict.fromkeys(order)}
 
 
 def response_tokens(pairs: Sequence[Encoded], *, like: Tensor) -> dict[str, Tensor]:

@@ -84,7 +84,7 @@ FAMILIES = {"qwen2_vl": qwen2_vl, "gemma3": gemma3}
 
 
 def measured(family: str) -> dict[str, float]:
-    """Median seconds of a step either way, in turns in this process, and how far their losses are apart."""
+    """One score at a time / ours in the processor's seconds, in turns in this process, and how far losses are apart."""
     from datamodules.scenes.pairs import scene_pairs
 
     torch.set_num_threads(1)
@@ -117,10 +117,10 @@ def measured(family: str) -> dict[str, float]:
     for number in range(1 + ROUNDS):
         for way, reference in (("continued", lambda: cached), ("separate", again)):
             vlm.way = way
-            start = time.perf_counter()
+            start = time.process_time()
             losses[way] = float(step(score, vlm, encoded, reference))
             if number:
-                seconds[way].append(time.perf_counter() - start)
+                seconds[way].append(time.process_time() - start)
     ours, theirs = (statistics.median(seconds[way]) for way in ("continued", "separate"))
     return dict(faster=theirs / ours, apart=abs(losses["continued"] - losses["separate"]))
 

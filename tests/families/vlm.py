@@ -2,7 +2,8 @@
 
 `python -m tests.families.vlm` goes through all and, with FACET_RESULTS=1, writes docs/results/families.json. Processors are
 made by hand with transformers' PIL image processors, so neither torchvision nor a hub is needed. What is compared is in
-`lightning_modules.svco.checking`: a whole conversation read by the processor and put through the plain forward.
+`lightning_modules.svco.checking`: a whole conversation read by the processor and put through the plain forward. With a
+family that is right the documented commands are then run whole (`tests.families.commands`).
 """
 
 import sys
@@ -19,6 +20,7 @@ from lightning_modules.svco.checking import examine, pictures
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.scores import Row, scores_of
 from tests import results
+from tests.families.commands import whole
 from tests.families.vlm_llava import (
     aya_vision,
     internvl,
@@ -103,15 +105,20 @@ def verdict(family: str) -> dict[str, Any]:
     return {**row, "verdict": "right" if found["way"] else "refused", "difference": found["difference"], "why": why}
 
 
-def main() -> None:
-    wrong = 0
+def main() -> int:
+    missing = broken = 0
     for family in sys.argv[1:] or FAMILIES:
         row = verdict(family)
-        wrong += row["verdict"] == "not built"
-        print(row["verdict"].ljust(10), family.ljust(24), row["difference"], row["why"], flush=True)
+        if row["verdict"] == "right":
+            row["commands"] = whole(family)
+        missing += row["verdict"] == "not built"
+        broken += row.get("commands", "whole") != "whole"
+        told = row["difference"], row["why"], row.get("commands", "")
+        print(row["verdict"].ljust(10), family.ljust(24), *told, flush=True)
         results.note("families", key=("system", "family", "class"), command="make families", **row)
-    print(f"{wrong} not built")
+    print(f"{missing} not built, of {broken} a command is not whole")
+    return int(broken > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
