@@ -68,3 +68,18 @@ def test_pictures_of_one_shape_are_one_pass_of_the_vision_tower():
     with torch.no_grad():
         scores_of(vlm, rows)
     assert seen == [sum(len(row.inputs["pixel_values"]) for row in rows)]
+
+
+def test_the_head_is_asked_once_and_for_tokens_of_answers_alone():
+    from lightning_modules.svco.scores import Row, scores_of
+
+    vlm = built("gemma3")
+    seen = []
+    vlm.core.get_output_embeddings().register_forward_pre_hook(
+        lambda _, given: seen.append(given[0].shape[:-1].numel())
+    )
+    answers = [vlm.reader.response(a)[0] for a in ("red", "on the left side there are two blue stars .")]
+    rows = [Row(*vlm.reader.prompt("?", picture), answers) for picture in (*pictures(), None)]
+    with torch.no_grad():
+        scores_of(vlm, rows)
+    assert [count for count in seen if count] == [len(rows) * sum(map(len, answers))]
