@@ -1,6 +1,6 @@
 """The rows of a table that was written before, read back from its claims.json: measurements and where they came from.
 
-Verdicts in it are not read: they follow from the measurements by the claims of today.
+Verdicts in it are not read: they follow from the measurements by the claims of today, which have to be those of then.
 """
 
 import json
@@ -10,13 +10,17 @@ from typing import Any
 
 from lightning_modules.claims.claim import Claim, Trial
 from lightning_modules.claims.evidence import Origin, Row, judgeable
+from lightning_modules.claims.views import as_json
+
+# What a verdict follows from beside the measurements.
+FIXED = ("rule", "margin", "transform", "contrast", "metrics", "commands")
 
 
 def load(path: Path, claims: Mapping[str, Claim]) -> dict[str, Row]:
     """Rows by key; what is no claim any more is left out.
 
     Raises:
-        ValueError: with file and row, where a row is of other arms or seeds than its claim has now.
+        ValueError: with file and row, where a row is of other arms, seeds, settings or rules than its claim has now.
     """
     found = {}
     for entry in json.loads(path.read_text()) if path.is_file() else []:
@@ -52,4 +56,12 @@ def _row(entry: Mapping[str, Any], claim: Claim, trial: Trial, path: Path) -> Ro
         fixed_in=entry["fixed_in"] or "",
         fixed_before_runs=entry["fixed_before_runs"],
     )
-    return judgeable(entry["claim"], claim, trial, values, runs)._replace(origin=origin)
+    row = judgeable(entry["claim"], claim, trial, values, runs)._replace(origin=origin)
+    now = as_json(row)
+    # Kept numbers under another margin, or another command, would pass for a claim that was fixed before its runs.
+    if changed := next((f for f in FIXED if values and f in entry and entry[f] != now[f]), ""):
+        raise ValueError(
+            f"{path}: {entry['row']} was measured with {changed} {entry[changed]}; the claim has {now[changed]} now. "
+            f"Give what is asked anew a name of its own, or mend {changed} there if it only reads otherwise."
+        )
+    return row

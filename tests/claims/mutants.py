@@ -49,6 +49,7 @@ MUTANTS = (
     ),
     ("kept rows give way", EVIDENCE, "len(old.values) >= len(row.values)", "len(old.values) > len(row.values)", OLD),
     ("kept rows of other seeds", KEPT, "if seed not in claim.seeds_of(trial)]", "if seed is None]", OLD),
+    ("a moved margin passes for the old one", KEPT, '("rule", "margin",', '("rule",', OLD),
     ("the edge of a shallow clone is the beginning", FIXED, '== "true" else', '== "no" else', OLD),
     ("words move the day a claim was fixed", FIXED, 'include={"metric",', 'include={"statement", "metric",', OLD),
     ("runs before their claim pass", FIXED, 'git("merge-base", first, later)', 'git("merge-base", first, first)', OLD),

@@ -66,6 +66,25 @@ def test_a_table_of_other_arms_or_seeds_is_refused_by_row(tmp_path, tables):
         kept.load(path, load_all(tables=tables))
 
 
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("rule", {"rule": "equivalence"}),
+        ("margin", {"margin": 0.2}),
+        ("transform", {"transform": "log"}),
+        ("contrast", {"contrast": {"a": 2, "b": -1}}),
+        ("metrics", {"metric": "test/other"}),
+        ("commands", {"arms": {"a": {"run": ["balance=global"]}, "b": {"run": ["balance=group"]}}}),
+    ],
+)
+def test_kept_numbers_are_those_of_the_claim_as_it_was_fixed(tmp_path, tables, field, changes):
+    """Else a margin that was moved after the runs would stand beside the commit in which another was fixed."""
+    path = first_table(tmp_path, tables)
+    claims.write(tables, **changes)
+    with pytest.raises(ValueError, match=f"moe/a_beats_b@moe/scope was measured with {field} .*; the claim has "):
+        kept.load(path, load_all(tables=tables))
+
+
 def test_an_open_row_says_how_many_seeds_it_would_take(tmp_path, tables):
     noisy = {"a": dict(zip(SEEDS, (1.0, 0.2, 0.9, 0.4, 0.8), strict=True)), "b": dict.fromkeys(SEEDS, 0.5)}
     path, known = first_table(tmp_path, tables, noisy), load_all(tables=tables)
