@@ -113,7 +113,9 @@ def test_a_large_model_opens_and_says_that_it_sampled(opened):
     """256 experts in 60 layers, right-to-left words, halves of characters."""
     found = large()
     page = opened([found], width=390)
-    assert "6 of 12 held-out windows" in page.locator(".sampled").inner_text()
+    windows, words = page.locator(".sampled").all_inner_texts()
+    assert "6 of 12 held-out windows" in windows
+    assert f"the {found['most_words']} surest words" in words
     page.get_by_label("Layer").select_option("59")
     page.get_by_role("button", name="255", exact=True).click()
     assert page.locator("h2", has_text="Layer 59, expert 255").count() == 1
@@ -352,3 +354,9 @@ def test_nothing_is_cut(opened, runs, table, kind, width, scheme):
         "e.getBoundingClientRect().right > innerWidth + 1).map(e => e.className || e.tagName)"
     )
     assert wide == []
+    # A chart clips what stands out of it, as a legend that is too wide.
+    clipped = page.evaluate(
+        "[...document.querySelectorAll('main svg')].flatMap(s => [...s.querySelectorAll('text')].filter(t => t.textContent "
+        "&& t.getBoundingClientRect().right > s.getBoundingClientRect().right + 2).map(t => t.textContent))"
+    )
+    assert clipped == []

@@ -39,7 +39,7 @@ function claimsOfRun(run, page) {
     const y = { field: "key", type: "nominal", sort: rows.map((r) => r.key), title: null, axis: { labelLimit: wide, labelExpr: `${JSON.stringify(titles)}[datum.value]` } };
     const x = (field) => ({ field, type: "quantitative", scale: { type: "symlog", constant: 2 }, title: "effect in margins", axis: { values: [-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100] } });
     const tooltip = ["claim", "where", "verdict", "rule", "effect", "interval from", "interval to", "seeds"].map((field) => ({ field }));
-    const color = { field: "verdict", type: "nominal", scale: colours, legend: { orient: "top", title: null } };
+    const color = { field: "verdict", type: "nominal", scale: colours, legend: { orient: "top", title: null, columns: narrow() ? 2 : 3 } };
     const line = (datum, dash) => ({ data: { values: [{}] }, mark: { type: "rule", color: shade("--soft"), strokeDash: dash }, encoding: { x: { datum } } });
     return { height: 21 * rows.length, layer: [line(0, [1, 0]), line(1, [4, 3]), line(-1, [4, 3]),
       { data: { values }, mark: { type: "rule", strokeWidth: 2 }, encoding: { y, x: x("low"), x2: { field: "high" }, color } },

@@ -61,7 +61,7 @@ function experts(data, page) {
   function note(text, r) {
     const first = runs[0].texts[state.text];
     const said = [text.pieces.length < text.tokens ? `The first ${text.pieces.length} of its ${text.tokens} tokens.` : null,
-      r > 0 && first && first.pieces.join("") !== text.pieces.join("") ? `Not the text on the left: this run read another (${text.title}).` : null].filter(Boolean);
+      r > 0 && first && first.pieces.join("") !== text.pieces.join("") ? `Not the text that ${runs[0].name} read: this one is of ${text.title}.` : null].filter(Boolean);
     return said.length ? el("p", { class: "soft small" }, said.join(" ")) : null;
   }
 
@@ -132,7 +132,7 @@ function experts(data, page) {
     const tooltip = [{ field: "domain" }, { field: "share", format: ".3f" }, { field: "low", format: ".3f", title: "chance from" }, { field: "high", format: ".3f", title: "chance to" }];
     return { data: { values }, height: 24 * values.length, encoding: { y, tooltip }, layer: [
       { mark: { type: "bar", height: 13 }, encoding: { x: { field: "share", type: "quantitative", axis: { format: "%", title: "share of the domain's selections" } },
-        color: { field: "kind", type: "nominal", scale: { domain: ["more than chance gives anywhere", "not more than chance"], range: [shade("--warm"), shade("--soft")] }, legend: { orient: "bottom", title: null } } } },
+        color: { field: "kind", type: "nominal", scale: { domain: ["more than chance gives anywhere", "not more than chance"], range: [shade("--warm"), shade("--soft")] }, legend: { orient: "bottom", title: null, columns: narrow() ? 1 : 2 } } } },
       { mark: { type: "rule", strokeWidth: 3, color: shade("--ink") }, encoding: { x: { field: "low", type: "quantitative" }, x2: { field: "high" } } } ] };
   }
 

@@ -5,11 +5,11 @@ function matrix(data, page) {
 function matrixOfRun(run, page) {
   const shown = Object.keys(run.matrices);
   const state = { values: 0, source: 0 };
-  const bar = el("div", { class: "bar sticky" }), heat = el("div"), dots = el("div", { style: "max-width: 44rem" }), words = el("div");
+  const bar = el("div", { class: "bar sticky" }), heat = el("div"), cellsAsTable = el("details"), dots = el("div", { style: "max-width: 44rem" }), words = el("div");
   page.append(el("p", { class: "soft" },
     "Each row is a task that is asked (the target), each column the prompt of another task that answers it without further training. " +
     "Point at a cell for its numbers; colours are of the chosen measure."),
-    el("h2", {}, run.name), el("p", { class: "verdict" }, run.verdict), bar, heat, el("h2", {}, "Does an indicator know beforehand?"), dots,
+    el("h2", {}, run.name), el("p", { class: "verdict" }, run.verdict), bar, heat, cellsAsTable, el("h2", {}, "Does an indicator know beforehand?"), dots,
     el("h2", {}, "Words nearest to a prompt"), words);
 
   function cells() {
@@ -25,9 +25,11 @@ function matrixOfRun(run, page) {
     put(bar, choice("Measure", shown, state.values, (v) => { state.values = v; render(); }),
       choice("Words of", run.sources, state.source, (v) => { state.source = v; render(); }));
     const near = run.words[run.sources[state.source]] || [];
-    put(words, near.length ? table(["prompt token", "nearest words, by cosine"], near.map((row, i) => [i,
+    put(words, near.length ? table(["prompt token", "nearest words, by cosine"], near.map((row, i) => [String(i),
       el("span", {}, row.flatMap(([word, cosine]) => [piece(word), ` ${cosine.toFixed(2)}  `]))]))
       : el("p", {}, "Not kept (look.text=false), or not a tuned prompt."));
+    put(cellsAsTable, el("summary", {}, `${name}, as a table`), table(["target", ...run.sources],
+      run.targets.map((target, t) => [target, ...run.matrices[name][t].map((v) => (v === null ? "" : v.toFixed(3)))])));
     const values = cells().filter((c) => c[name] !== null && c[name] !== undefined);
     const drawnValues = values.map((c) => c[name]);
     const middle = (Math.min(...drawnValues) + Math.max(...drawnValues)) / 2;

@@ -1,5 +1,11 @@
-// Okabe and Ito's colours stay apart for colour-blind readers; further parts take them again, with their number beside.
-const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A", "#B8A800"];
+// Okabe and Ito's colours stay apart for colour-blind readers, on dark paper lighter ones of the same hues; further parts
+// take them again, with their number beside.
+const ON_LIGHT = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A", "#B8A800"];
+const ON_DARK = ["#56B4E9", "#F0883E", "#2BC49A", "#E59BC9", "#F2B92D", "#3F8FD2", "#B5B8BE", "#DAD35A"];
+const dark = matchMedia("(prefers-color-scheme: dark)");
+let COLOURS = dark.matches ? ON_DARK : ON_LIGHT;
+// A phone has room for fewer entries of a legend beside each other.
+const narrow = () => innerWidth < 700;
 
 async function unpack(id) {
   const packed = Uint8Array.from(atob(document.getElementById(id).textContent), (c) => c.charCodeAt(0));
@@ -58,7 +64,7 @@ async function chart(node, { picked, ...spec }) {
   const [ink, soft, line] = ["--ink", "--soft", "--line"].map(shade);
   const config = {
     background: null, font: "system-ui, DejaVu Sans, sans-serif", view: { stroke: null },
-    axis: { labelColor: ink, titleColor: soft, gridColor: line, domainColor: line, tickColor: line, labelLimit: 140 },
+    axis: { labelColor: ink, titleColor: soft, gridColor: line, domainColor: line, tickColor: line, labelLimit: 140, labelSeparation: 6 },
     legend: { labelColor: ink, titleColor: soft, labelLimit: 0 }, title: { color: ink }, text: { color: ink },
   };
   node.classList.add("chart");
@@ -95,7 +101,6 @@ async function start(draw) {
   const data = JSON.parse(await unpack("data"));
   put(page, el("h1", {}, data.title));
   await draw(data, page);
-  const again = matchMedia("(prefers-color-scheme: dark)");
-  again.addEventListener("change", () => { put(page, el("h1", {}, data.title)); draw(data, page); });
+  dark.addEventListener("change", () => { COLOURS = dark.matches ? ON_DARK : ON_LIGHT; put(page, el("h1", {}, data.title)); draw(data, page); });
   document.documentElement.dataset.ready = "true";
 }

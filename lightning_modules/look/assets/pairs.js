@@ -63,7 +63,7 @@ function pairsOfRun(run, page) {
       { mark: { type: "point", filled: true, opacity: 0.75, size: 45 }, encoding: {
         x: { field: "before", type: "quantitative", title: `margin before (${base.name})` },
         y: { field: "after", type: "quantitative", title: `margin after (${run.models[state.model].name})` },
-        color: { field: "contrast", type: "nominal", scale: { range: COLOURS }, legend: { orient: "bottom", title: null, columns: 4 } },
+        color: { field: "contrast", type: "nominal", scale: { range: COLOURS }, legend: { orient: "bottom", title: null, columns: narrow() ? 3 : 6 } },
         shape: { field: "contrast", type: "nominal" }, tooltip: ["pair", "contrast", { field: "before", format: ".2f" }, { field: "after", format: ".2f" }].map((f) => (typeof f === "string" ? { field: f } : f)) } } ] };
   }
 

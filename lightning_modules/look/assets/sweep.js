@@ -66,8 +66,11 @@ function sweepOfRun(run, page) {
 
   function bySetting(metric, places, estimates, runs) {
     const wide = Math.max(110, Math.min(420, innerWidth * 0.4));
-    const y = { field: "setting", type: "nominal", sort: places.map((s) => run.settings[s].name), title: null, axis: { labelLimit: wide } };
-    return { height: Math.max(60, 26 * places.length), ...layers(metric, { y }, "x", runs.map(told), places.map((s) => mean(s, estimates[s]))) };
+    // On a phone a line for each key, or settings would be cut before what sets them apart.
+    const lines = narrow() ? Math.max(1, ...places.map((s) => run.settings[s].name.split(" ").length)) : 1;
+    const axis = { labelLimit: wide, ...(lines > 1 ? { labelExpr: "split(datum.label, ' ')", labelLineHeight: 12 } : {}) };
+    const y = { field: "setting", type: "nominal", sort: places.map((s) => run.settings[s].name), title: null, axis };
+    return { height: Math.max(60, (14 + 12 * lines) * places.length), ...layers(metric, { y }, "x", runs.map(told), places.map((s) => mean(s, estimates[s]))) };
   }
 
   function byKey(metric, key, estimates, runs) {
@@ -82,7 +85,7 @@ function sweepOfRun(run, page) {
     // Named for both colour and shape, or each would have a legend of its own.
     const domain = [...new Set(places.map((s) => rest(s) || "all"))];
     const groups = domain.length > 1;
-    const axes = groups ? { x, color: { field: "others", type: "nominal", scale: { domain, range: COLOURS }, legend: { orient: "bottom", title: null, columns: innerWidth < 700 ? 1 : 3 } },
+    const axes = groups ? { x, color: { field: "others", type: "nominal", scale: { domain, range: COLOURS }, legend: { orient: "bottom", title: null, columns: narrow() ? 1 : 3 } },
       shape: { field: "others", type: "nominal", scale: { domain } } } : { x };
     return { height: 320, ...layers(metric, axes, "y", runs.filter((r) => places.includes(r.setting)).map((r) => placed(told(r), r.setting)),
       places.map((s) => placed(mean(s, estimates[s]), s))) };
