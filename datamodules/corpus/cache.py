@@ -6,8 +6,10 @@ Documents stream: memory does not grow with the corpus.
 import contextlib
 import itertools
 import json
+import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from datamodules.corpus import words
 from datamodules.corpus.sources import Source
+from datamodules.marks import marks_of
 from lightning_modules.common.digests import digest, number_of
 from lightning_modules.common.made import made
 from lightning_modules.common.say import say
@@ -91,7 +94,7 @@ def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> 
             told = f"corpus: reading {domain}, {done:,}{f' of {most:,}' if most else ''} {unit}"
             at(told, completed=done, total=most)
 
-        counts, left_out = _spool(source, folder, tell, tokenizer)
+        counts, left_out, held = _spool(source, folder, tell, tokenizer)
         if tokenizer is None:
             at("corpus: training the tokenizer", completed=0, total=None)
             training = itertools.chain.from_iterable(_read_spool(folder, "train", d) for d in counts)
@@ -114,7 +117,7 @@ def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> 
         "domains": list(counts),
         "documents": counts,
         "left_out": left_out,
-        "warnings": list(getattr(source, "warnings", [])),
+        "warnings": [*getattr(source, "warnings", []), *held],
         "tokens": tokens,
         "vocab_size": len(tokenizer),
         "dtype": np.dtype(dtype).name,
@@ -125,19 +128,23 @@ def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> 
 
 def _spool(
     source: Source, folder: Path, tell: Callable[[str, int, int, dict[str, int]], None], tokenizer: Any
-) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
+) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]], list[str]]:
     """One pass over the source: documents to a file per split and domain, each text once, up to a budget of tokens.
 
-    Counts of documents by domain and split, and of those left out by domain and reason.
+    Counts of documents by domain and split, and of those left out by domain and reason; sentences to warn by.
     """
     (folder / "spool").mkdir()
     counts: dict[str, dict[str, int]] = {}
     left_out: dict[str, dict[str, int]] = {}
     seen: dict[int, str] = {}
+    # A tokenizer that is trained on the text has this one.
+    marks = re.compile(re.escape(words.END)) if tokenizer is None else marks_of(tokenizer)
+    held: list[str] = []
     for domain, texts in source.documents().items():
         counts[domain] = dict.fromkeys(SPLITS, 0)
         files = {split: open(folder / "spool" / f"{split}-{domain}", "w", encoding="utf-8") for split in SPLITS}  # noqa: SIM115
         budget, tokens = getattr(source, "budgets", {}).get(domain, {}), 0
+        marked = Counter[str]()
         for read, text in enumerate(texts, 1):
             if read % BATCH == 0:
                 tell(domain, read, tokens, budget)
@@ -152,15 +159,23 @@ def _spool(
             split = split_of(text)
             files[split].write(json.dumps(text) + "\n")
             counts[domain][split] += 1
+            if found := marks.search(text):
+                marked[found[0]] += 1
             if "tokens" in budget:
                 tokens += sum(map(len, words.encoded(tokenizer, [text])))
                 if tokens >= budget["tokens"]:
                     break
         for file in files.values():
             file.close()
+        if marked:
+            mark = marked.most_common(1)[0][0]
+            held.append(
+                f"{marked.total():,} documents of {domain} hold {mark!r} or the like, which the tokenizer takes for a token "
+                "of its own and no text. Where it parts documents, part them; else take it out."
+            )
         if not counts[domain]["train"]:
             raise ValueError(f"domain {domain!r} has no training document; bring more text for it.")
-    return counts, left_out
+    return counts, left_out, held
 
 
 def _read_spool(folder: Path, split: str, domain: str) -> Iterator[str]:

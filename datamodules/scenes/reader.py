@@ -1,6 +1,7 @@
 """What a model reads: prompts with and without the image, answers, pixels, all through its own processor and template."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import transformers
 from PIL import Image
 from torch import Tensor
 
+from datamodules.marks import marks_of
 from lightning_modules.common.digests import digest
 
 LLAVA_15 = "USER: {image}{question} ASSISTANT:"
@@ -76,6 +78,10 @@ class Reader:
         versions = [transformers.__version__, PIL.__version__]
         whole = [about, images, words, marks, self.template, self.max_response, versions]
         return digest(json.loads(json.dumps(whole, default=str)))
+
+    @cached_property
+    def _marks(self) -> re.Pattern[str]:
+        return marks_of(self.tokenizer)
 
     @property
     def pali(self) -> bool:
@@ -242,6 +248,11 @@ class Reader:
                 raise ValueError(
                     f"the text {text!r} holds {mark!r}, which stands for a picture; the template puts it in its place: "
                     "take it out."
+                )
+            if found := self._marks.search(text):
+                raise ValueError(
+                    f"the text {text!r} holds {found[0]!r}, which the model reads as a token of its own, such as the "
+                    "end of a turn, and not as text: take it out."
                 )
 
 

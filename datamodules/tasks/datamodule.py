@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.intake import Intake
+from datamodules.marks import marks_of
 from datamodules.order import ORDER_VERSION
 from datamodules.ordered import Batch, Batches, OrderedDataModule, same
 from datamodules.tasks.task import Task
@@ -176,9 +177,17 @@ class TaskDataModule(OrderedDataModule):
         return self._examples[split]
 
     def _encoded(self, split: str) -> Examples:
-        encoded = self.template.encode(self.task.texts[split], self.tokenizer, spare=self._spare)
+        texts = self.task.texts[split]
+        encoded = self.template.encode(texts, self.tokenizer, spare=self._spare)
         if encoded["cut"]:
             self.intake.cut[split] = encoded["cut"]
+        marks = marks_of(self.tokenizer)
+        if held := [mark[0] for mark in map(marks.search, texts) if mark]:
+            self.intake.warnings.append(
+                f"{len(held)} texts of {split} hold {held[0]!r} or the like, which the backbone's tokenizer takes for a "
+                "token of its own and no text; take it out."
+            )
+        if encoded["cut"] or held:
             self.intake.tell()
         return Examples(encoded=encoded, labels=self.task.labels[split], common=self.common, pad=self.pad)
 

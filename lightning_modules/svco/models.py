@@ -1,5 +1,6 @@
 """Vision-language models: transformers' own classes with their processor, in full or with LoRA."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,15 @@ def prepared(*, net: Any, reader: Reader, lora_rank: int, freeze_vision: bool) -
     if lora_rank:
         from peft import LoraConfig, get_peft_model
 
-        family = net.config.model_type
-        part = SHARED.get(family, "language_model")
-        config = LoraConfig(
-            r=lora_rank, lora_alpha=2 * lora_rank, target_modules=rf".*\b{part}\.layers\..*_proj", lora_dropout=0.0
-        )
+        decoder = net.get_decoder()
+        place = next(name for name, module in net.named_modules() if module is decoder)
+        layers = rf"{re.escape(place)}\.layers\..*_proj"
+        if not any(re.fullmatch(layers, name) for name, _ in net.named_modules()):
+            raise ValueError(
+                f"model.lora_rank={lora_rank}: the decoder of {net.config.model_type}, {place}, has no layers whose names "
+                "end in _proj, which adapters stand on; model.lora_rank=0 trains it without."
+            )
+        config = LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules=layers, lora_dropout=0.0)
         net = get_peft_model(net, config)
     elif freeze_vision:
         # What joins tower and decoder is trained in every family, also where it is a part of the tower's module.

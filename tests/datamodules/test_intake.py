@@ -114,6 +114,7 @@ def test_documents_of_a_corpus_by_domain_in_a_later_run_too(tmp_path, watched):
     (tmp_path / "text" / "poems" / "again.txt").write_text((tmp_path / "text" / "law" / "7.txt").read_text())
     (tmp_path / "text" / "poems" / "blank.txt").write_text(" \n")
     (tmp_path / "text" / "poems" / "scan.pdf").write_bytes(b"%PDF")
+    (tmp_path / "text" / "poems" / "59.txt").write_text("one poem <|endoftext|> another poem")
     for _ in range(2):
         path, tags = watched
         path.unlink(missing_ok=True)
@@ -125,6 +126,7 @@ def test_documents_of_a_corpus_by_domain_in_a_later_run_too(tmp_path, watched):
         assert ("left out: empty", "", "poems", 1) in found
         assert sum(count for what, _, domain, count in found if (what, domain) == ("taken", "law")) == 60
         assert "1 .pdf not read" in tags.found["data.said"]
+        assert "1 documents of poems hold '<|endoftext|>' or the like" in tags.found["data.said"]
 
 
 def test_pairs_by_field_and_those_that_contradict_each_other(tmp_path, watched):

@@ -55,6 +55,8 @@ def test_what_a_template_refuses_is_said_in_plain_words():
         reader.prompt_text("?", system="be brief")
     with pytest.raises(ValueError, match="holds '<start_of_image>', which stands for a picture"):
         reader.prompt_text("<start_of_image> what is it ?")
+    with pytest.raises(ValueError, match="holds '<end_of_turn>', which the model reads as a token of its own"):
+        reader.response("it is red<end_of_turn> .")
 
 
 def test_pictures_of_one_shape_are_one_pass_of_the_vision_tower():

@@ -85,3 +85,23 @@ def test_a_projector_is_no_part_of_the_frozen_tower():
         joins = {n for n, _ in net.named_parameters() if any(j in n for j in ("projector", "merger", "connector"))}
         assert frozen and joins and not frozen & joins, family
         assert not any("language_model" in name or "text_model" in name for name in frozen)
+
+
+def test_adapters_stand_in_the_decoder_whatever_its_name():
+    for family in ("gemma3", "idefics2", "idefics3"):
+        net, processor = parts(family)
+        decoder = {id(weight) for weight in net.get_decoder().parameters()}
+        vlm = prepared(net=net, reader=Reader(processor=processor), lora_rank=2, freeze_vision=True)
+        trained = [name for name, weight in vlm.named_parameters() if weight.requires_grad]
+        inside = {id(weight) for weight in vlm.core.get_decoder().parameters()} - decoder
+        assert len(trained) == 2 * 14 == len(inside), family
+
+
+def test_a_decoder_without_such_layers_is_named():
+    net, processor = parts("gemma3")
+    for layer in net.get_decoder().layers:
+        layer.self_attn = layer.mlp = None
+    with pytest.raises(
+        ValueError, match="the decoder of gemma3, model.language_model, has no layers whose names end in _proj"
+    ):
+        prepared(net=net, reader=Reader(processor=processor), lora_rank=2, freeze_vision=True)
