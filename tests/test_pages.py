@@ -75,6 +75,8 @@ def test_there_are_commands():
 @pytest.mark.parametrize("command", UNKNOWN)
 def test_a_command_for_main_passes_preflight(command, eight_gpus, texts, monkeypatch):
     monkeypatch.chdir(texts)
+    if command.startswith("srun"):
+        monkeypatch.setenv("SLURM_PROCID", "0")
     config.register_resolvers(project=PROJECT)
     errors, cfg = preflight.examine([word for word in MAIN[command] if not word.startswith("-")])
     assert errors == []

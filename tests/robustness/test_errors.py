@@ -10,7 +10,18 @@ from tests.robustness.wrong_commands import COMMANDS, MAKE, furnish
 from tests.runtime.cli import PROJECT
 
 # Of what preflight alone refuses; the others have to be started.
-KINDS = ("keys", "options", "types", "ranges", "choices", "sweeps", "tracking")
+KINDS = (
+    "keys",
+    "options",
+    "types",
+    "ranges",
+    "choices",
+    "sweeps",
+    "tracking",
+    "what Facet decides",
+    "taken away",
+    "metrics",
+)
 SAMPLE = [(kind, command) for kind in KINDS for command in COMMANDS[kind][::4]]
 
 

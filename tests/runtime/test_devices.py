@@ -70,11 +70,20 @@ def test_what_is_no_number_of_devices(given):
     ]
 
 
-def test_processes_of_all_nodes_share_the_global_batch(eight_gpus):
+def test_processes_of_all_nodes_share_the_global_batch(eight_gpus, monkeypatch):
     """`auto` counts as the eight devices that it will be."""
+    monkeypatch.setenv("SLURM_PROCID", "0")
     (error,) = said("trainer=ddp_gpu", "trainer.num_nodes=2", "data.global_batch=32")
     assert "trainer.devices (16) = 64; the nearest is 64" in error
     assert said("trainer=ddp_gpu", "trainer.num_nodes=2", "data.global_batch=64") == []
+
+
+def test_a_process_that_would_wait_for_nodes_nobody_started_is_refused():
+    (error,) = said("trainer=ddp_cpu", "trainer.num_nodes=2", "data.global_batch=64")
+    assert (
+        "nothing told this process which node it is on; expected it started on each node by srun or torchrun" in error
+    )
+    assert said("trainer=ddp_cpu", "trainer.num_nodes=2", "data.global_batch=64", "plan=true") == []
 
 
 def test_the_devices_of_each_form(eight_gpus):

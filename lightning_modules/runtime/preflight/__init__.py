@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from hydra import compose
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from lightning_modules.common import credentials
@@ -30,7 +31,12 @@ def check(argv: list[str]) -> DictConfig | None:
     Prints all errors and exits with 2 when there are any.
     """
     given = read(argv)
-    if given.help or given.hydra_help or given.cfg or given.info is not None or given.shell_completion:
+    if given.help or given.hydra_help or given.info is not None or given.shell_completion:
+        return None
+    if given.cfg:
+        # A value may be missing in what is only shown; a key may not be wrong.
+        if errors := list(dict.fromkeys(keys(given.overrides, multirun=True)[0])):
+            refuse(errors, overrides=given.overrides)
         return None
     errors = list(_flags(given))
     try:
@@ -106,8 +112,8 @@ def _flags(given: argparse.Namespace) -> Iterator[str]:
         yield f"--package={package} goes with --cfg only."
 
 
-def examine(overrides: list[str], *, multirun: bool = True) -> tuple[list[str], DictConfig | None]:
-    """(errors, config of the first job). The config is None when it could not be composed."""
+def keys(overrides: list[str], *, multirun: bool) -> tuple[list[str], list[Override] | None]:
+    """(errors of options and keys, the overrides without those). None where the groups do not compose."""
     errors, parsed = command_line.parse(overrides)
     with composing():
         wrong, parsed = command_line.sweeps(parsed, **_sweeper(parsed, multirun=multirun))
@@ -118,7 +124,15 @@ def examine(overrides: list[str], *, multirun: bool = True) -> tuple[list[str], 
         unknown = {id(o): message for o in parsed if (message := command_line.unknown(o, known))}
         errors += unknown.values()
         # What is wrong is left out, so that the rest can be looked at in the same go.
-        right = [*groups, *(o for o in parsed if not command_line.is_group(o) and id(o) not in unknown)]
+        return errors, [*groups, *(o for o in parsed if not command_line.is_group(o) and id(o) not in unknown)]
+
+
+def examine(overrides: list[str], *, multirun: bool = True) -> tuple[list[str], DictConfig | None]:
+    """(errors, config of the first job). The config is None when it could not be composed."""
+    errors, right = keys(overrides, multirun=multirun)
+    if right is None:
+        return errors, None
+    with composing():
         first = None
         for job in command_line.jobs(right):
             cfg = composed(job, errors)
@@ -135,6 +149,8 @@ def _sweeper(parsed: list, *, multirun: bool) -> dict[str, bool]:
 
 
 def _content(cfg: DictConfig, *, told: list[str]) -> list[str]:
+    if lacking := names.missing_parts(cfg):
+        return lacking
     with as_running(cfg):
         found = names.problems(cfg)
         found += places.problems(cfg)

@@ -105,11 +105,15 @@ def groups_of(parsed: list[Override], errors: list[str]) -> tuple[DictConfig | N
             right.append(override)
             # `backbone@source_backbone=hub` is an option of the group that stands at another key.
             at = f"@{override.package}" if override.package else ""
-            lines.append(f"{override.key_or_group}{at}={values[0]}" if values else as_typed(override))
+            sign = "+" if override.is_add() else ""
+            lines.append(f"{sign}{override.key_or_group}{at}={values[0]}" if values else as_typed(override))
     known = composed(lines, errors)
     nulls = [line for line in lines if line.endswith("=null")]
     if known is None and nulls and "Got NoneType" in errors[-1]:
         errors[-1] = f"{' '.join(nulls)}: one of these groups is always there; expected one of its options."
+    added = [line for line in lines if line.startswith("+") and not line.startswith("++")]
+    if known is None and added and "Multiple values for" in errors[-1]:
+        errors[-1] = f"{added[0]}: the group is there already; expected {added[0][1:]}."
     return known, right
 
 
@@ -133,13 +137,15 @@ def unknown(override: Override, known: DictConfig) -> str | None:
         return None
     if key.startswith("hydra."):
         paths = list(_paths(known.hydra, "hydra."))
-        return None if override.is_add() or key in paths else f"{key}: no such key{nearest(key, paths)}."
-    exists = OmegaConf.select(known, key, throw_on_missing=False) is not None or key in set(_paths(known))
+        there = key in paths or (override.is_add() and key.split(".")[1] in known.hydra)
+        return None if there else f"{key}: no such key{nearest(key, paths)}."
+    # An interpolation of Hydra's own has no value before the run.
+    exists = key in set(_paths(known)) or OmegaConf.select(known, key, throw_on_missing=False) is not None
     if override.is_add():
         top = key.partition(".")[0]
         return None if top in known else f"+{key}: there is no {top!r} to add to{_nearest_key(top, known)}."
     if exists:
-        return _lacking(override, OmegaConf.select(known, key, throw_on_missing=False))
+        return _lacking(override, known)
     group = key.partition(".")[0]
     # `balance.scope=micro` asks for an option of the group, `model.pretrained=NAME` for a key of one.
     for value in (*alternatives(override), key.rpartition(".")[2]):
@@ -148,15 +154,13 @@ def unknown(override: Override, known: DictConfig) -> str | None:
     return f"{key}: no such key{_nearest_key(key, known)}."
 
 
-def _lacking(override: Override, there: object) -> str | None:
+def _lacking(override: Override, known: DictConfig) -> str | None:
     """A mapping is merged into the one that is there, which takes no other keys."""
     value = override.value()
-    if (
-        override.is_sweep_override()
-        or not isinstance(value, dict)
-        or not isinstance(there, DictConfig)
-        or not len(there)
-    ):
+    if override.is_sweep_override() or not isinstance(value, dict):
+        return None
+    there = OmegaConf.select(known, override.key_or_group, throw_on_missing=False)
+    if not isinstance(there, DictConfig) or not len(there):
         return None
     key, words = override.key_or_group, [str(name) for name in there]
     new = [str(getattr(name, "text", name)) for name in value if str(name) not in words]

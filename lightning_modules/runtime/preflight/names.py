@@ -7,15 +7,55 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_modules.common import metric_names
+from lightning_modules.common.choices import nearest
 from lightning_modules.runtime import devices, records, schema, slurm, system
+from lightning_modules.runtime.trust import CONF
 
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 SEED = 2**32 - 1
 LONGEST = 200  # characters; a file system takes 255 in a name
+THREADS = 1024
+SPLITS = ("train/", "val/", "test/")
+LEFT_OUT = object()
+
+
+class Decided(NamedTuple):
+    value: Any
+    why: str
+
+
+STEPS = "a run is counted in trainer.max_steps, and only then is it done"
+ORDER = "the order of the data is Facet's own, and exact when it is resumed"
+# What Facet decides of Lightning's Trainer, or would be at odds with what it decides.
+DECIDED = {
+    **dict.fromkeys(("max_epochs", "min_epochs", "min_steps", "max_time", "fast_dev_run"), Decided(LEFT_OUT, STEPS)),
+    **dict.fromkeys(("limit_train_batches", "overfit_batches"), Decided(LEFT_OUT, STEPS)),
+    "reload_dataloaders_every_n_epochs": Decided(LEFT_OUT, ORDER),
+    "use_distributed_sampler": Decided(False, ORDER),
+    "check_val_every_n_epoch": Decided(None, "an epoch has no end here; trainer.val_check_interval counts steps"),
+    "default_root_dir": Decided(LEFT_OUT, "a run writes into its folder below paths.runs"),
+    "enable_checkpointing": Decided(LEFT_OUT, "callbacks.checkpoint=null leaves the best checkpoint out"),
+    "barebones": Decided(LEFT_OUT, "what it takes away is what a run leaves behind"),
+}
+
+
+def missing_parts(cfg: DictConfig) -> list[str]:
+    """Groups without which nothing can be asked about the rest; `~trainer` and `module=null` take one away."""
+    wanted = ("paths", "logger", "trainer", *(() if cfg.get("study") else ("data", "module")))
+    found = [name for name in wanted if not isinstance(cfg.get(name), DictConfig)]
+    found += [] if isinstance(cfg.get("system_name"), str) else ["system_name"]
+    told = [f"{name} is not there; expected what conf/ has for it: no run can do without." for name in found]
+    if not isinstance(cfg.get("look"), DictConfig):
+        told.append(
+            "look= names no run; expected look=RUN, the id or folder of a finished run, or several with commas."
+        )
+    return told
 
 
 def problems(cfg: DictConfig) -> list[str]:
@@ -41,21 +81,56 @@ def what_is_done_again(cfg: DictConfig) -> Iterator[str]:
         yield f"{' and '.join(several)} are given; expected one of them: they do different things with a run."
 
 
+def looks_name_a_run(cfg: DictConfig) -> Iterator[str]:
+    if cfg.look.own and not cfg.look.runs:
+        yield f"look.text={cfg.look.own} without look=RUN: it is read by a finished run; expected the id or folder of one."
+
+
+def hydra_starts_what_is_checked(cfg: DictConfig) -> Iterator[str]:
+    """Its own ways to start a sweep and to name the folder of settings are not those that a run is found by again."""
+    if cfg.hydra.get("mode") is not None:
+        yield f"hydra.mode={cfg.hydra.mode.name}: expected -m before the overrides for a sweep, and nothing for a run."
+    if cfg.hydra.get("output_subdir") != ".hydra":
+        yield f"hydra.output_subdir is {cfg.hydra.output_subdir!r}; expected .hydra, where a run's settings are looked for."
+
+
+def folders_have_names(cfg: DictConfig) -> Iterator[str]:
+    for key in ("cache", "runs", "tracking"):
+        if cfg.paths[key] == "":
+            yield f"paths.{key} is empty; expected a folder."
+
+
+def threads_can_be_started(cfg: DictConfig) -> Iterator[str]:
+    if cfg.threads > THREADS:
+        yield f"threads is {cfg.threads}; expected at most {THREADS}, or 0: torch decides."
+
+
 def steps_are_counted(cfg: DictConfig) -> Iterator[str]:
     if cfg.trainer.max_steps < 1:
         yield f"trainer.max_steps is {cfg.trainer.max_steps}; expected at least 1: runs are counted in optimizer steps."
 
 
+def trainer_keeps_to_the_steps(cfg: DictConfig) -> Iterator[str]:
+    """What would train on other data or for another time than the rest of the config says, and be called done."""
+    for key in cfg.trainer:
+        if key in DECIDED and cfg.trainer[key] != DECIDED[key].value:
+            yield f"trainer.{key} is {cfg.trainer[key]}; expected {_shown(DECIDED[key].value)}: {DECIDED[key].why}."
+
+
+def _shown(value: Any) -> str:
+    return "it left out" if value is LEFT_OUT else "null" if value is None else str(value).lower()
+
+
 def numbers_of_the_trainer(cfg: DictConfig) -> Iterator[str]:
     """What Lightning divides by, or takes for something else than it says."""
-    for key in ("val_check_interval", "accumulate_grad_batches", "num_nodes"):
+    for key in ("val_check_interval", "accumulate_grad_batches", "num_nodes", "log_every_n_steps"):
         value = cfg.trainer.get(key)
         if value is not None and value <= 0:
             yield f"trainer.{key} is {value}; expected at least 1."
     interval = cfg.trainer.get("val_check_interval")
     if isinstance(interval, float) and not interval.is_integer():
         yield f"trainer.val_check_interval is {interval}; expected a whole number of steps: an epoch has no end here."
-    for key in ("gradient_clip_val", "log_every_n_steps", "num_sanity_val_steps"):
+    for key in ("gradient_clip_val", "num_sanity_val_steps"):
         value = cfg.trainer.get(key)
         if value is not None and value < 0:
             yield f"trainer.{key} is {value}; expected at least 0."
@@ -90,6 +165,27 @@ def objective_is_logged(cfg: DictConfig) -> Iterator[str]:
     split, _, name = cfg.objective_metric.partition("/")
     if not name or split not in ("train", "val", "test", "moe", "prompt", "svco"):
         yield f"objective_metric is {cfg.objective_metric!r}; expected split/name such as val/ppl."
+
+
+def metrics_are_spelled_right(cfg: DictConfig) -> Iterator[str]:
+    """Of the splits, whose metrics have fixed names; a system of one's own has others, hence only what is nearly one."""
+    asked = {"objective_metric": [cfg.objective_metric], "shown_metrics": cfg.shown_metrics}
+    asked |= {f"callbacks.{name}.monitor": [one.get("monitor")] for name, one in (cfg.callbacks or {}).items() if one}
+    known = logged()
+    for key, given in asked.items():
+        for name in given:
+            if not str(name).startswith(SPLITS) or any(name.startswith(one) for one in known):
+                continue
+            if near := nearest(name, list(known)):
+                yield f"{key} is {name!r}, which no run logs{near}."
+
+
+@cache
+def logged() -> frozenset[str]:
+    """Metrics of the splits that metric_names or conf/ speaks of."""
+    words = [value for value in vars(metric_names).values() if isinstance(value, str)]
+    words += [word for path in CONF.rglob("*.yaml") for word in re.findall(r"[a-z]+/\w+", path.read_text())]
+    return frozenset(word for word in words if word.startswith(SPLITS))
 
 
 def names_stay_inside(cfg: DictConfig) -> Iterator[str]:
@@ -128,12 +224,18 @@ def callbacks_are_known(cfg: DictConfig) -> Iterator[str]:
 CHECKS = (
     seeds_are_seeds,
     what_is_done_again,
+    looks_name_a_run,
+    hydra_starts_what_is_checked,
+    folders_have_names,
+    threads_can_be_started,
     devices.studies_keep_their_weights,
     slurm.can_be_submitted,
     batches_divide,
     steps_are_counted,
+    trainer_keeps_to_the_steps,
     numbers_of_the_trainer,
     objective_is_logged,
+    metrics_are_spelled_right,
     names_stay_inside,
     callbacks_are_known,
 )

@@ -46,6 +46,14 @@ def folders_can_be_written(cfg: DictConfig) -> Iterator[str]:
         place = Path(cfg.hydra[kind].dir)
         if not place.is_relative_to(Path(str(cfg.paths.runs))):
             yield from unwritable(f"hydra.{kind}.dir", place)
+            if kind == "run":
+                yield from not_a_runs(place)
+
+
+def not_a_runs(place: Path) -> Iterator[str]:
+    """A run made anew deletes `export`, `figures` and the like in its folder, which may be somebody else's."""
+    if place.is_dir() and not (place / ".hydra").is_dir() and (there := next(place.iterdir(), None)) is not None:
+        yield f"hydra.run.dir={place}: it holds {there.name} and no run; expected a new folder, an empty one or a run's."
 
 
 def unwritable(key: str, path: Path) -> Iterator[str]:
@@ -127,6 +135,7 @@ def database(uri: str) -> Path:
 
 CHECKS = (
     devices.machine_has_the_devices,
+    devices.nodes_know_of_each_other,
     devices.precision_is_there,
     folders_can_be_written,
     tracking_address,
