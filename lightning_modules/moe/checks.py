@@ -27,6 +27,8 @@ def balance(
     """The keys of `balance`, whose values the module and the callbacks take."""
 
 
+BYTES = 257
+
 PLAIN: dict[str, Callable[..., Any]] = {"balance": balance}
 
 
@@ -59,6 +61,13 @@ def shape_fits(cfg: DictConfig) -> Iterator[str]:
 def weights_have_a_type(cfg: DictConfig) -> Iterator[str]:
     check_choice("model.dtype", cfg.model.dtype, LOADED_DTYPES if "pretrained" in cfg.model else DTYPES)
     yield from ()
+
+
+def text_can_be_cut(cfg: DictConfig) -> Iterator[str]:
+    if cfg.data.seq_len < 2:
+        yield f"data.seq_len is {cfg.data.seq_len}; expected at least 2 tokens: zero-shot choice compares continuations."
+    if cfg.data.tokenizer is None and cfg.data.vocab_size < BYTES:
+        yield f"data.vocab_size is {cfg.data.vocab_size}; expected at least {BYTES}: every byte, and the end of a text."
 
 
 def bias_has_a_router(cfg: DictConfig) -> Iterator[str]:
@@ -132,6 +141,7 @@ CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
     block_divides,
     shape_fits,
     weights_have_a_type,
+    text_can_be_cut,
     bias_has_a_router,
     experts_have_the_precision,
     can_be_compiled,

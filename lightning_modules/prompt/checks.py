@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from lightning_modules.common.bounds import Count, Positive, Share, Weight, Whole
 from lightning_modules.common.choices import nearest
 from lightning_modules.common.files import beside, is_path
+from lightning_modules.runtime import known
 
 # Ends of names that are files; `organisation/model` is a name on the hub.
 FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".gz")
@@ -64,5 +65,13 @@ def dataset_is_there(cfg: DictConfig) -> Iterator[str]:
             yield f"{key}.dataset={name} is not there{near}; expected a file, a folder or a hub name."
 
 
+def prompt_of_a_run_is_known(cfg: DictConfig) -> Iterator[str]:
+    uri = str(cfg.logger.get("tracking_uri") or "")
+    given = {"prompt.from_run": [cfg.prompt.from_run]}
+    given |= {f"prompts.runs.{task}": list(runs) for task, runs in (cfg.prompts.runs or {}).items()}
+    for key, runs in given.items():
+        yield from filter(None, (known.problem(uri, key, str(run)) for run in runs if run))
+
+
 CHECKS = (heads_divide,)
-PLACES = (backbone_is_there, dataset_is_there)
+PLACES = (backbone_is_there, dataset_is_there, prompt_of_a_run_is_known)

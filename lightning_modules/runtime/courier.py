@@ -184,7 +184,21 @@ def database_lock(uri: str) -> Iterator[None]:
     path = Path(uri.removeprefix("sqlite:///"))
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock")):
+        if not path.exists() and "?" not in uri:
+            made_whole(path)
         yield
+
+
+def made_whole(path: Path) -> None:
+    """Make MLflow's tables under another name first: its migrations cannot go on where a kill cut them off."""
+    from mlflow.store.db import utils
+
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    engine = utils.create_sqlalchemy_engine(f"sqlite:///{new}")
+    utils._initialize_tables(engine)
+    engine.dispose()
+    os.replace(new, path)
 
 
 class Courier(threading.Thread):

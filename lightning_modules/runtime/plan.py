@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lightning_modules.common import making, tables
-from lightning_modules.runtime import devices, memory, pace, provenance, quiet
+from lightning_modules.common.say import say
+from lightning_modules.runtime import devices, hub, memory, pace, provenance, quiet
 from lightning_modules.runtime.load import BUSY, Load
 from lightning_modules.runtime.study import needs
 from lightning_modules.runtime.timer import TIMED, WARM_UP, Timer
@@ -63,6 +64,7 @@ def plan(cfg: DictConfig, earlier: set[tuple[str, ...]]) -> Found:
     Of a run on a GPU that is not here memory is arithmetic, and time that of its FLOPs at `plan_flops` a device.
     """
     quiet.hush()
+    hub.ask_its_cache_where_it_is_away(cfg)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     here, load = (on_the_cpu(cfg) if devices.missing(cfg) else cfg), Load()
@@ -104,6 +106,7 @@ def plan_study(cfg: DictConfig, timer: Timer) -> Found:
     for thing in needed.values():
         if not thing.is_kept and thing.kind not in timer.costs:
             assert thing.ask, thing
+            say(f"Timing a few of the {thing.steps} steps of a {thing.kind}, and what comes with them.")
             thing.ask()
     # Asked for with others, some were seen already, and what is kept is where the study will look.
     timer.asked |= {name: (thing, thing.is_kept) for name, thing in needed.items()}
@@ -165,6 +168,7 @@ def measured(cfg: DictConfig, datamodule: Any, module: pl.LightningModule) -> Fo
     }
     settings |= {"limit_val_batches": 0, "enable_checkpointing": False, "logger": False}
     datamodule.prepare_data()
+    say("Timing a few steps.")
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(callbacks=[clock], default_root_dir=folder, **settings)
         trainer.fit(module, datamodule=datamodule)

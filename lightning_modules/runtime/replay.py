@@ -83,6 +83,11 @@ def get_run(client: MlflowClient, run_id: str, *, key: str = "replay") -> Any:
     try:
         return client.get_run(run_id)
     except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            address = credentials.masked(str(client.tracking_uri))
+            raise ValueError(
+                f"{key}={run_id}: the tracking server {address} is not reached ({error.message})."
+            ) from None
         raise ValueError(f"{key}={run_id}: the tracking server knows no such run ({error.message}).") from None
 
 

@@ -12,13 +12,14 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities.seed import isolate_rng
 
 from lightning_modules.common import credentials, making
 from lightning_modules.common.files import write_atomically
 from lightning_modules.common.say import say
 from lightning_modules.look.page import LOOK
 from lightning_modules.runtime import console as console_log
-from lightning_modules.runtime import errors, memory, pace, provenance, quiet, ranks, records, tracking
+from lightning_modules.runtime import errors, hub, memory, pace, provenance, quiet, ranks, records, tracking
 from lightning_modules.runtime.study import Desk, Study, needs
 from lightning_modules.runtime.teller import Teller
 from lightning_modules.training.checkpoints import CheckedCheckpoints, newest_valid
@@ -59,6 +60,7 @@ def _run(
     if cfg.fresh and first:
         clear(folder)
     quiet.hush()
+    hub.ask_its_cache_where_it_is_away(cfg)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     resume = newest_valid(folder / "checkpoints", say=say)
@@ -83,6 +85,8 @@ def _run(
             stopped = isinstance(error, (Preempted, KeyboardInterrupt, SystemExit))
             tracker.end("KILLED" if stopped else "FAILED", reason=reason)
         raise
+    finally:
+        teller.close()
     if first:
         for told in folder.glob("failure*.txt"):
             told.unlink(missing_ok=True)
@@ -130,7 +134,12 @@ def _work(
             cache=Path(cfg.paths.cache),
         )
         return _study(instantiate(cfg.study), desk, expected=expected)
-    datamodule, module = instantiate(cfg.data), instantiate(cfg.module)
+    datamodule = instantiate(cfg.data)
+    if rank_zero_only.rank == 0:
+        # What is wrong with the data is said before a model is pretrained for minutes.
+        with isolate_rng():
+            datamodule.prepare_data()
+    module = instantiate(cfg.module)
     trainer = pl.Trainer(
         logger=tracker or False,
         callbacks=[*(instantiate(cfg.callbacks[name]) for name in _wanted_callbacks(cfg)), *_pace(cfg)],

@@ -8,6 +8,7 @@ made: a study that was killed logs the same points at the same steps, and the tr
 """
 
 import contextlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ from lightning_modules.runtime.tracking import Tracker
 
 # Points of a curve for each thing on it, and seconds between two lines where there is no terminal.
 POINTS, PAUSE = 50, 30.0
+# Columns of a terminal that hold a bar beside the words.
+WIDE = 120
 # tables/rows.csv: what was taken of the data and what left out.
 ROWS = "rows"
 
@@ -63,7 +66,8 @@ class Teller(Watcher):
         self.kept: Counter[str] = Counter()
         self.stack: list[Making] = []
         self.bars: Progress | None = None
-        self.spoke = 0.0
+        self.spoke = time.perf_counter()
+        self._over = threading.Event()
 
     def expects(self, things: Sequence[Thing]) -> None:
         """Whatever was asked for before counts too."""
@@ -72,6 +76,8 @@ class Teller(Watcher):
         self.missing = Counter(thing.kind for thing in self.expected if not thing.is_kept)
         if self.tracker and self.expected:
             self.tracker.log_metrics({f"{PROGRESS}of": len(self.expected) + len(self.asked)}, 0)
+        if self.expected:
+            threading.Thread(target=self._keep_talking, daemon=True, name="teller").start()
 
     def found(self, thing: Thing) -> None:
         number, _ = self._number(thing)
@@ -144,8 +150,20 @@ class Teller(Watcher):
             left = sum(row["count"] for row in every if row["what"].startswith("left out"))
             self.tracker.tags({"data.left_out": str(left), "data.said": said})
 
+    def _keep_talking(self) -> None:
+        """What has no steps to count, as reading data or the analysis, says now and then that it goes on."""
+        while not self._over.wait(min(1.0, PAUSE)):
+            if not self.bars and time.perf_counter() - self.spoke > PAUSE:
+                one = self.stack[-1] if self.stack else None
+                self._say(f"{self._name(one.thing)}: {clock(one.seconds)} so far." if one else "Still at work.")
+
+    def close(self) -> None:
+        """Say nothing any more."""
+        self._over.set()
+
     def summary(self) -> None:
         """What was made and what was there, when the run is through."""
+        self.close()
         if self.tracker and self.asked:
             self.tracker.tags({"progress": "done"})
         for kind in dict.fromkeys([*self.made, *self.kept]):
@@ -197,7 +215,9 @@ class Teller(Watcher):
         if not console.is_terminal:
             return
         if self.bars is None:
-            columns = TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[told]}")
+            # A line that is wider than the terminal would be drawn below itself again and again.
+            bar = [BarColumn(20)] if console.width >= WIDE else []
+            columns = TextColumn("{task.description}"), *bar, TextColumn("{task.fields[told]}")
             self.bars = Progress(*columns, console=console, transient=True, refresh_per_second=4)
             self.bars.start()
         one.bar = self.bars.add_task(self._name(one.thing), total=one.thing.steps or None, told=self._state(one))

@@ -17,6 +17,8 @@ def studied(kind: type[PromptStudy]) -> Callable[..., PromptStudy]:
     """Builds a study, and asks of each of its tasks whether there is such a one and whether it fits the backbone."""
 
     def make(**given: Any) -> PromptStudy:
+        if given.get("tasks") == []:
+            raise ValueError("study.tasks is empty; expected names, or null for all.")
         for task in given.get("tasks") or ():
             check_choice("study.tasks", task, given["prompts"].source.names())
         study = kind(**given)

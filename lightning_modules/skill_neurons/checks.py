@@ -23,4 +23,9 @@ def layers_are_there(cfg: DictConfig) -> Iterator[str]:
         )
 
 
-CHECKS = (seeds_of_trials, layers_are_there)
+def some_neurons_are_selected(cfg: DictConfig) -> Iterator[str]:
+    if cfg.study.share == 0:
+        yield "study.share is 0; expected more: no neuron would be a skill neuron."
+
+
+CHECKS = (seeds_of_trials, some_neurons_are_selected, layers_are_there)

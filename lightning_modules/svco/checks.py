@@ -25,6 +25,9 @@ def sizes_divide(cfg: DictConfig) -> Iterator[str]:
 def arms_are_there(cfg: DictConfig) -> Iterator[str]:
     if not cfg.study.objectives:
         yield "study.objectives is empty; expected objectives by name: +objective@study.objectives.NAME=OPTION adds one."
+    for name, one in cfg.study.objectives.items():
+        if one is None:
+            yield f"study.objectives.{name} is null; expected an objective; ~study.objectives.{name} takes it out."
     if not cfg.study.learning_rates:
         yield "study.learning_rates is empty; expected at least one."
 

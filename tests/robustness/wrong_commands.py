@@ -3,7 +3,9 @@
 FOLDER is a folder with what `furnish` puts there.
 """
 
+import contextlib
 import json
+import sqlite3
 
 TUNE, TRAIN = "experiment=prompt/tune", "experiment=svco/train"
 TRANSFER, COMPARE = "experiment=prompt/transfer", "experiment=svco/compare"
@@ -121,6 +123,9 @@ COMMANDS = {
         "model.dropout=1.5",
         "model.experts=0",
         "threads=100000",
+        "data.workers=100000",
+        "data.vocab_size=10",
+        "data.seq_len=1",
         "model.dtype=float8",
         "data.source.budget=-5",
         "model.top_k=17",
@@ -148,6 +153,7 @@ COMMANDS = {
         f"{TRANSFER} study.share=2",
         f"{TRANSFER} seed=5000000",
         "experiment=prompt/prune study.top_layers=9",
+        "experiment=prompt/skill_neurons study.share=0",
         f"{TRAIN} model.width=130",
         f"{TRAIN} data.pixels=50",
         f"{TRAIN} data.source.prior=2",
@@ -236,6 +242,11 @@ COMMANDS = {
         "model=pretrained model.pretrained=/nowhere",
         "experiment=moe/analyse",
         f"{TUNE} prompt.file=/nowhere.safetensors",
+        f"{TUNE} prompt.init=run prompt.from_run=0a1b",
+        f"{TUNE} backbone=hub backbone.name=somebody/nothing",
+        "model=pretrained model.pretrained=somebody/nothing",
+        f"{TUNE} data=task_hub data.source.dataset=FOLDER/rows.csv 'data.source.words={{a: good, b: bad}}'",
+        f"{TRAIN} data=mvc data.source.file=FOLDER/pairs.json",
         f"{TUNE} prompt.file=FOLDER/file.txt",
         f"{TUNE} backbone=hub",
         f"{TUNE} backbone=hub backbone.name=/nowhere",
@@ -268,6 +279,13 @@ COMMANDS = {
         "'logger.tracking_uri=postgresql://user:***@host/db'",
         f"logger.artifact_location=sftp://user:{SECRET}@host/x",
         "logger.artifact_location=foo://x",
+        "logger.artifact_location=s3://bucket/x",
+        "logger.artifact_location=gs://bucket/x",
+        "logger.tracking_uri=",
+        "\"logger.tracking_uri='http://a b'\"",
+        "logger.tracking_uri=sqlite:///FOLDER/file.txt",
+        "logger.tracking_uri=sqlite:///FOLDER/other.db",
+        "replay=0a1b0a1b logger.tracking_uri=http://127.0.0.1:1",
         f"{TUNE} logger.tracking_uri=ftp://x",
         f"{COMPARE} logger.tracking_uri=ftp://x",
         "-m balance=micro,global logger.tracking_uri=ftp://x",
@@ -311,6 +329,9 @@ COMMANDS = {
         "module=null",
         "paths=null",
         "paths.runs=",
+        "paths.run=FOLDER",
+        "experiment=prompt/skill_neurons study.tasks=[]",
+        f"{COMPARE} study.objectives.svco=null",
         "look=",
         "look.runs=3",
         "look.text=/nowhere",
@@ -356,3 +377,6 @@ def furnish(folder):
     record = {"instruction_prompt": "what?", "chosen_images": ["a.png"], "rejected_images": ["b.png"]}
     record |= {"chosen_response": "one", "rejected_response": "two"}
     (folder / "pairs.json").write_text(json.dumps([record]))
+    (folder / "rows.csv").write_text("a,b\n1,2\n")
+    with contextlib.closing(sqlite3.connect(folder / "other.db")) as file:
+        file.execute("CREATE TABLE addresses (street TEXT)")

@@ -98,11 +98,15 @@ def folders_have_names(cfg: DictConfig) -> Iterator[str]:
     for key in ("cache", "runs", "tracking"):
         if cfg.paths[key] == "":
             yield f"paths.{key} is empty; expected a folder."
+    if not cfg.paths._get_node("run")._is_interpolation():
+        yield f"paths.run is {cfg.paths.run}; expected it left as it is: paths.runs=FOLDER is where runs lie."
 
 
 def threads_can_be_started(cfg: DictConfig) -> Iterator[str]:
     if cfg.threads > THREADS:
         yield f"threads is {cfg.threads}; expected at most {THREADS}, or 0: torch decides."
+    if cfg.data.get("workers", 0) > THREADS:
+        yield f"data.workers is {cfg.data.workers}; expected at most {THREADS}: each is a process."
 
 
 def steps_are_counted(cfg: DictConfig) -> Iterator[str]:

@@ -1,6 +1,9 @@
 """What of this machine is not as the config has it: folders, the tracking address, devices. Nothing is left behind."""
 
+import contextlib
 import os
+import re
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -15,6 +18,8 @@ from lightning_modules.runtime import devices, known, records, system
 
 # Scheme -> module that speaks it, of those that MLflow takes and Facet does not bring.
 DATABASES = {"postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"}
+# The same of stores of artifacts.
+STORES = {"s3": "boto3", "gs": "google.cloud.storage", "wasbs": "azure", "abfss": "azure", "sftp": "pysftp"}
 ADDRESSES = ("sqlite", "http", "https", *DATABASES)
 ARTIFACTS = (
     "",
@@ -76,16 +81,23 @@ def unwritable(key: str, path: Path) -> Iterator[str]:
         yield f"{key}={path}: nothing can be written to {there} ({reason}); expected a folder of yours."
 
 
+def installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package above it
+        return False
+
+
 def tracking_address(cfg: DictConfig) -> Iterator[str]:
-    if cfg.logger is None or not cfg.logger.get("tracking_uri"):
+    if cfg.logger is None or cfg.logger.get("tracking_uri") is None:
         return
     given = str(cfg.logger.tracking_uri)
     if message := wrong_address(given):
         yield f"logger.tracking_uri={masked(given)}: {message}"
     elif given.startswith("sqlite:") and not cfg.plan:
         yield from unwritable("logger.tracking_uri", database(given).parent)
-        if database(given).is_dir():
-            yield f"logger.tracking_uri={given}: {database(given)} is a folder; expected a file in it."
+        if wrong := no_database(database(given)):
+            yield f"logger.tracking_uri={given}: {database(given)} {wrong}"
     location = cfg.logger.get("artifact_location")
     if location:
         scheme = urlsplit(str(location)).scheme
@@ -93,6 +105,11 @@ def tracking_address(cfg: DictConfig) -> Iterator[str]:
             yield (
                 f"logger.artifact_location={masked(str(location))}: {scheme}: is no store of MLflow's; expected a folder or "
                 f"one of {', '.join(filter(None, ARTIFACTS))}."
+            )
+        elif (package := STORES.get(scheme)) and not installed(package):
+            yield (
+                f"logger.artifact_location={masked(str(location))}: {scheme}: needs the Python package {package}, which is "
+                "not installed in .venv."
             )
         elif scheme in ("", "file") and not cfg.plan:
             yield from unwritable("logger.artifact_location", Path(urlsplit(str(location)).path))
@@ -106,6 +123,8 @@ def run_is_known(cfg: DictConfig) -> Iterator[str]:
 
 def wrong_address(given: str) -> str:
     """Why MLflow could not track to an address, '' where it could, whether or not somebody answers there."""
+    if not given:
+        return "it is empty; expected an address, or logger=none: nothing is tracked."
     scheme, rest = given.partition("://")[::2]
     dialect, _, driver = scheme.partition("+")
     if not rest or scheme in ("", "file"):
@@ -120,10 +139,10 @@ def wrong_address(given: str) -> str:
         return f"it cannot be read ({error}); expected http://HOST:PORT."
     if dialect == "sqlite":
         return "" if rest.startswith("/") and len(rest) > 1 else "expected sqlite:////ABSOLUTE/PATH/mlflow.db."
-    if not host:
+    if not host or re.search(r"\s", host):
         return f"it names no host; expected {dialect}://HOST:PORT."
     module = (driver or DATABASES[dialect]) if dialect in DATABASES else None
-    if module and find_spec(module) is None:
+    if module and not installed(module):
         return f"{dialect} needs the Python package {module}, which is not installed in .venv."
     return ""
 
@@ -131,6 +150,28 @@ def wrong_address(given: str) -> str:
 def database(uri: str) -> Path:
     """The file of a SQLite address."""
     return Path(uri.partition("///")[2].partition("?")[0])
+
+
+def no_database(path: Path) -> str:
+    """Why MLflow cannot keep runs in this file, or should not; '' where it is its own, empty or not there yet."""
+    if path.is_dir():
+        return "is a folder; expected a file in it."
+    if not path.is_file() or not path.stat().st_size:
+        return ""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as file:
+            tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.DatabaseError as error:
+        # One that is locked just now is one.
+        return (
+            "" if isinstance(error, sqlite3.OperationalError) else "is no SQLite database; expected one, or a new file."
+        )
+    foreign = tables and "experiments" not in tables
+    return (
+        f"is a database of something else, with a table {min(tables)}; expected MLflow's, or a new file."
+        if foreign
+        else ""
+    )
 
 
 CHECKS = (
