@@ -28,13 +28,15 @@ $(READY): requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: Facet needs Python 3.11, 3.12 or 3.13 (make PYTHON=/path/to/python3.11)"; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("This is Python %d.%d: Facet needs 3.11, 3.12 or 3.13 (Hydra 1.3 breaks on 3.14); make PYTHON=/path/to/python3.11" % v)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "Setting up .venv by $(if $(UV),uv,pip): $$(grep -c == requirements.lock) packages, $(if $(PIP_NO_INDEX),no index$(comma) from $(PIP_FIND_LINKS),a few minutes where they have to be fetched)."
+	@echo "Setting up .venv by $(if $(UV),uv,pip): $$(grep -c == requirements.lock) packages, $(if $(PIP_NO_INDEX),no index$(comma) from $(PIP_FIND_LINKS),about 500 MB to fetch with the CPU's build of torch: a few minutes)."
 	@echo "Installed they take 2.3 GB with the CPU's build of torch, 6 GB with the CUDA build that PyPI gives on Linux (docs/machines.md says how to choose)."
 	@$(INSTALL) -r requirements.lock & pid=$$!; trap 'kill $$pid 2>/dev/null; exit 130' INT TERM; began=$$SECONDS; \
 	while sleep 1; kill -0 $$pid 2>/dev/null; do (( (SECONDS - began) % 30 )) || echo "  still at it after $$((SECONDS - began)) s"; done; wait $$pid
 	@touch $@
 
 setup: $(READY) ## create .venv and install the lock; EXTRA=vision or quantize: what some vision-language models need
+	@test "$(origin PYTHON)" != "command line" || test "$$($(BIN)/python -V)" = "$$($(PYTHON) -V)" || \
+		{ echo "error: .venv is of $$($(BIN)/python -V), not of $$($(PYTHON) -V): remove .venv, and make setup makes it anew" >&2; exit 2; }
 	@test -z "$(EXTRA)" || test -n "$(EXTRA_$(EXTRA))" || { echo "error: EXTRA=$(EXTRA): there are vision and quantize" >&2; exit 2; }
 	@test -z "$(EXTRA)" || $(INSTALL) $(EXTRA_$(EXTRA))
 
