@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +18,9 @@ from lightning_modules.common.made import made, place_of
 from lightning_modules.common.making import Thing, watched_by
 from lightning_modules.look import page
 from lightning_modules.look.callback import PageCallback
-from lightning_modules.runtime import diff, plan, preflight, replay
+from lightning_modules.runtime import diff, plan, preflight, replay, teller
 from lightning_modules.runtime.config import register_resolvers
-from lightning_modules.runtime.run import _study, run
+from lightning_modules.runtime.run import _study, _work, run
 from lightning_modules.runtime.study import Desk
 from lightning_modules.runtime.teller import Teller
 from lightning_modules.runtime.tracking import Tracker
@@ -294,3 +295,32 @@ def test_diff_names_the_tables_that_differ(two):
     assert ("config", "seed") in rows
     assert not [name for _, name in rows if name.startswith(("system/", "progress/"))]
     assert diff.differences(client, ids[0], ids[0]) == []
+
+
+def test_what_has_no_steps_to_count_says_that_it_goes_on(monkeypatch, capsys):
+    monkeypatch.setattr(teller, "PAUSE", 0.05)
+    one, said = Thing(kind="arm", name="svco", steps=5), threading.Event()
+    watch = Teller(None)
+    say = watch._say
+    monkeypatch.setattr(watch, "_say", lambda text: (say(text), said.set() if "so far" in text else None))
+    watch.expects([one])
+    with watch.making(one):
+        assert said.wait(20)
+    watch.close()
+    assert "arm svco: 0:0" in capsys.readouterr().err
+
+
+class Unreadable:
+    def prepare_data(self):
+        raise ValueError("the file has no rows")
+
+
+def never():
+    raise AssertionError("it takes minutes to make")
+
+
+def test_data_is_read_before_a_model_is_made(tmp_path):
+    places = {"data": {"_target_": f"{__name__}.Unreadable"}, "module": {"_target_": f"{__name__}.never"}}
+    cfg = OmegaConf.create({"seed": 1, "study": None, **places})
+    with pytest.raises(ValueError, match="the file has no rows"):
+        _work(cfg, folder=tmp_path, tracker=None, resume=None, expected=None)
