@@ -6,12 +6,15 @@ variable `ADDRESS` of this process and of those it starts, and `real` puts the t
 
 import os
 import re
+from urllib.parse import unquote
 
 ADDRESS = "FACET_TRACKING_URI"
 MASK = "***"
 KEY = "logger.tracking_uri"
 # `user:password@` of an address, but no `host:port/path@`; of http also a token in the user's place.
 PASSWORD = re.compile(r"(\w://[^/\s:@'\"]*:)((?!\d+/)[^\s'\"]+)@")
+# One that ends for `PASSWORD` before it ends.
+UNREADABLE = re.compile(r"://[^/@]*:[^/@]*['\"\s][^/]*@")
 LONE_TOKEN = re.compile(r"(\bhttps?://)([^/\s:@'\"]+)@")
 QUERY = re.compile(r"([?&][\w.-]*(?:password|passwd|pwd|token|secret|signature|sig|key)=)([^&\s'\"]+)", re.IGNORECASE)
 SECRET_NAME = re.compile(r"(^|_)(TOKEN|PASSWORD|PASSWD|SECRET|ACCESS_KEY|API_KEY)(_|$)")
@@ -38,8 +41,10 @@ def masked(text: str) -> str:
 def secrets() -> list[str]:
     """Secrets of the environment, longest first: one may begin with another."""
     named = {v for name, v in os.environ.items() if SECRET_NAME.search(name.upper()) and len(v) >= SHORTEST}
-    known = PASSWORD.search(os.environ.get(ADDRESS, "")) or LONE_TOKEN.search(os.environ.get(ADDRESS, ""))
-    return sorted(named | ({known[2]} if known and len(known[2]) >= SHORTEST else set()), key=len, reverse=True)
+    # Of addresses too, whatever the variable is called: a library may tell a password alone, and decoded.
+    found = {m[2] for v in os.environ.values() if "@" in v for m in [PASSWORD.search(v) or LONE_TOKEN.search(v)] if m}
+    parts = {part for password in found for part in (password, unquote(password)) if len(part) >= SHORTEST}
+    return sorted(named | parts, key=len, reverse=True)
 
 
 def keep(address: str) -> str:
@@ -71,6 +76,8 @@ def taken(arguments: list[str]) -> list[str]:
     shown = []
     for argument in arguments:
         key, _, value = argument.partition("=")
+        if key.lstrip("+") == KEY and UNREADABLE.search(value.strip("'\"")):
+            raise ValueError(f"{KEY}: its password holds a quote or a blank; expected %27, %22 and %20 in their place.")
         hidden = without_passwords(argument)
         if hidden != argument and key.lstrip("+") != KEY:
             raise ValueError(

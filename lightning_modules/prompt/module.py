@@ -133,10 +133,10 @@ class PromptTuning(SavesWhatTrains):
         }
         return PromptFile(prompt.detach(), about)
 
-    def export(self, folder: Path, *, datamodule: Any) -> Path:
+    def export(self, folder: Path, *, datamodule: Any, tell: bool = True) -> Path:
         """prompt.safetensors; for a tuner without a prompt adapter.safetensors, all that it trained.
 
-        What PEFT can express also as a folder of PEFT's, peft/.
+        What PEFT can express also as a folder of PEFT's, peft/. tell: whether it says what PEFT cannot.
         """
         prompt = self.tuner.prompt()
         if prompt is None:
@@ -146,7 +146,8 @@ class PromptTuning(SavesWhatTrains):
         saved = self.prompt_file(datamodule).save(folder / NAME)
         kind, parts = self.backbone.kind, datamodule.template.parts()
         if why := peft_folder.why_not(kind, parts):
-            say(f"No prompt for PEFT: {why}.")
+            if tell:
+                say(f"No prompt for PEFT: {why}.")
         else:
             peft_folder.save_prompt(prompt, folder / peft_folder.FOLDER, kind=kind, model=self.backbone.model)
         return saved

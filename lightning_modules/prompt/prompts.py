@@ -141,7 +141,7 @@ class Prompts:
                 with seeded(seed):
                     module = self._module(tuner, tuning)
                     inner_trainer(max_steps=tuning["steps"]).fit(module, datamodule=data)
-            module.export(place, datamodule=data)
+            module.export(place, datamodule=data, tell=False)
 
         kept = self._kept(seed, tuner, tuning, data, together=own)
         return made(**kept, make=make, thing=self._thing(task, seed, tuner, tuning, place_of(**kept)))

@@ -58,6 +58,15 @@ def test_what_the_environment_holds_as_a_secret(monkeypatch):
     assert credentials.masked(f"falsehood {TOKEN} a {SECRET}") == "falsehood *** a ***"
 
 
+def test_a_password_of_an_address_is_masked_alone_and_decoded(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://anna:ve%40ry%2Fsecret1@host")
+    assert credentials.masked("no way in for ve%40ry%2Fsecret1, ve@ry/secret1") == "no way in for ***, ***"
+    with pytest.raises(ValueError, match="a quote or a blank; expected %27") as refused:
+        credentials.taken(["logger.tracking_uri=http://anna:very'secret1@host"])
+    assert "secret1" not in str(refused.value)
+    assert credentials.taken(["logger.tracking_uri='http://127.0.0.1:5000/a@b'"])
+
+
 def test_the_address_is_whole_where_a_connection_is_opened():
     (shown,) = credentials.taken([f"logger.tracking_uri={POSTGRES}"])
     assert SECRET not in shown

@@ -4,11 +4,13 @@
 as it would. What is not in it is not built, nor what needs it.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_modules.common.say import say
 from lightning_modules.runtime import records, system
 from lightning_modules.runtime.preflight import names
 
@@ -32,6 +34,8 @@ def problems(cfg: DictConfig, *, told: list[str]) -> list[str]:
     """Nothing where something is told already: a constructor would say it again, and importing it takes seconds."""
     if told or is_done(cfg):
         return []
+    if "torch" not in sys.modules:
+        say("Checking the command. torch is loaded for that, which takes some seconds.")
     checks, builds = system.builds_of(cfg)
     found = system.asked((names.lightning_takes_them, *checks), cfg)
     for name in ("study",) if cfg.get("study") else RUN:
