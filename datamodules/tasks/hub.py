@@ -141,7 +141,7 @@ class Hub:
             check_choice(key, column, table.column_names)
         names = table.classes.get(self.label, [])
         wanted = {str(names.index(c)) if c in names else c: n for n, c in enumerate(self.words)}
-        values = [label_of(value, wanted, table.place(row)) for row, value in enumerate(table[self.label])]
+        values = _labels(table, self.label, wanted)
         known = [*names, *sorted({v for v in values if v is not None})]
         for c in self.words:
             check_choice(f"{KEY}.words: class of {self.dataset} in {split}", c, known)
@@ -174,13 +174,14 @@ class Hub:
         return texts, labels
 
     def _text(self, parts: list[Any], table: Table, row: int) -> str:
-        for column, part in zip(self.text, parts, strict=True):
-            if not isinstance(part, str):
-                raise ValueError(
-                    f"{KEY}.text: column {column!r} of {self.dataset} holds {type(part).__name__} ({table.place(row)}); "
-                    "expected text."
-                )
-        cleaned = [" ".join(part.split()) for part in parts]
+        try:
+            cleaned = [" ".join(part.split()) for part in parts]
+        except (AttributeError, TypeError):
+            column, part = next((c, p) for c, p in zip(self.text, parts, strict=True) if not isinstance(p, str))
+            raise ValueError(
+                f"{KEY}.text: column {column!r} of {self.dataset} holds {type(part).__name__} ({table.place(row)}); "
+                "expected text."
+            ) from None
         return self.join.join(cleaned) if any(cleaned) else ""
 
 
@@ -192,6 +193,22 @@ def _words(c: str | int, given: Any) -> tuple[str, ...]:
             "a number, true or null."
         )
     return words
+
+
+def _labels(table: Table, column: str, wanted: Container[str]) -> list[str | None]:
+    """Of every row by `label_of`, which is asked once a value: a column of labels holds few."""
+    known: dict[tuple[type, Any], str | None] = {}
+    found = []
+    for row, value in enumerate(table[column]):
+        # True, 1 and 1.0 are one key of a mapping, and not one label.
+        try:
+            found.append(known[type(value), value])
+        except KeyError:
+            known[type(value), value] = label = label_of(value, wanted, table.place(row))
+            found.append(label)
+        except TypeError:  # a list: told by where it stands
+            found.append(label_of(value, wanted, table.place(row)))
+    return found
 
 
 def label_of(value: Any, wanted: Container[str], place: str) -> str | None:
