@@ -11,7 +11,7 @@ SCIENCE = ("model", "balance", "data", "preset", "backbone", "tuner", "objective
 # Keys and groups of how, where and with how much to see a run is made, with all below them. The seed has a part of the
 # folder's name to itself.
 NOISE = (
-    *("seed", "fresh", "threads", "plan", "plan_flops", "replay", "replay_from_cache", "look"),
+    *("seed", "fresh", "threads", "side_by_side", "plan", "plan_flops", "replay", "replay_from_cache", "look"),
     *("run_name", "logger", "paths", "hydra"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "callbacks.progress"),
 )

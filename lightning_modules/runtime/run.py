@@ -18,8 +18,8 @@ from lightning_modules.common import credentials, making
 from lightning_modules.common.files import write_atomically
 from lightning_modules.common.say import say
 from lightning_modules.look.page import LOOK
+from lightning_modules.runtime import at_once, errors, hub, memory, pace, provenance, quiet, ranks, records, tracking
 from lightning_modules.runtime import console as console_log
-from lightning_modules.runtime import errors, hub, memory, pace, provenance, quiet, ranks, records, tracking
 from lightning_modules.runtime.study import Desk, Study, needs
 from lightning_modules.runtime.teller import Teller
 from lightning_modules.training.checkpoints import CheckedCheckpoints, newest_valid
@@ -133,7 +133,7 @@ def _work(
             text=look.get("text", True),
             cache=Path(cfg.paths.cache),
         )
-        return _study(instantiate(cfg.study), desk, expected=expected)
+        return _study(cfg, instantiate(cfg.study), desk, expected=expected)
     datamodule = instantiate(cfg.data)
     if rank_zero_only.rank == 0:
         # What is wrong with the data is said before a model is pretrained for minutes.
@@ -195,11 +195,21 @@ def _fit_and_test(
     return result
 
 
-def _study(study: Study, desk: Desk, *, expected: Mapping[str, str] | None = None) -> dict[str, Any]:
+def _study(cfg: DictConfig, study: Study, desk: Desk, *, expected: Mapping[str, str] | None = None) -> dict[str, Any]:
     study.prepare()
-    making.watcher().expects(needs(study))
+    things, teller = needs(study), making.watcher()
+    if which := cfg.get("part"):
+        things = at_once.part(things, which)
+    teller.expects(things)
     if desk.tracker:
         provenance.log(desk.tracker, data=study, expected=expected)
+    if isinstance(teller, Teller) and cfg.get("side_by_side", 1) > 1:
+        at_once.make(cfg, things, teller=teller, threads=torch.get_num_threads())
+    if which:
+        for thing in things:
+            assert thing.ask, thing
+            thing.ask()
+        return {"metrics": {}, "commit": provenance.commit()}
     metrics = study.run(desk)
     desk.metrics(metrics)
     return {"metrics": metrics, "commit": provenance.commit()}

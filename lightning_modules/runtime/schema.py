@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
-from lightning_modules.common.bounds import Positive, Whole
+from lightning_modules.common.bounds import Count, Positive, Whole
 from lightning_modules.common.choices import nearest
 from lightning_modules.runtime import hints, signatures, system, trust
 
@@ -28,6 +28,8 @@ def _top(
     checks: str | None,
     seed: Whole,
     threads: Whole,
+    side_by_side: Count,
+    part: str | None,
     fresh: bool,
     plan: bool,
     plan_flops: Positive | None,

@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,20 @@ class Teller(Watcher):
 
     @contextlib.contextmanager
     def making(self, thing: Thing) -> Iterator[None]:
+        one = self.begin(thing)
+        try:
+            self._draw(one, self._name(thing))
+            yield
+        except Exception as error:
+            error.add_note(f"making {self._name(thing)}")
+            raise
+        finally:
+            self.leave(one)
+            self._wipe(one)
+        self.end(one)
+
+    def begin(self, thing: Thing) -> Making:
+        """It is made from now on, here or by another process, until it is left."""
         _, offset = self._number(thing, again=True)
         one = Making(thing, offset=offset)
         if thing.kind not in self.made:
@@ -96,30 +110,44 @@ class Teller(Watcher):
             self._say(f"Making {self._name(thing)}{steps}. {thing.why[:1].upper()}{thing.why[1:]}; {where}.")
         self._tag(one)
         self.stack.append(one)
-        self._draw(one)
-        try:
-            yield
-        except Exception as error:
-            error.add_note(f"making {self._name(thing)}")
-            raise
-        finally:
-            self.stack.pop()
-            self._wipe(one)
-        self.made.setdefault(thing.kind, []).append(one.seconds)
-        self.missing[thing.kind] -= 1
+        return one
+
+    def leave(self, one: Making) -> None:
+        self.stack.remove(one)
+
+    def end(self, one: Making) -> None:
+        """It was left because it is made."""
+        self.made.setdefault(one.thing.kind, []).append(one.seconds)
+        self.missing[one.thing.kind] -= 1
         if one.seconds > PAUSE:
-            self._say(f"Made {self._name(thing)} in {clock(one.seconds)}.")
+            self._say(f"Made {self._name(one.thing)} in {clock(one.seconds)}.")
         self._count()
 
-    def trains(self, steps: int) -> None:
-        if self.stack:
-            one = self.stack[-1]
+    @contextlib.contextmanager
+    def bar_of(self, things: Sequence[Thing], *, name: str) -> Iterator[Callable[[int], None]]:
+        """One bar for all that is made at once; it takes how many steps of them are done."""
+        whole = Making(Thing("", name, steps=sum(thing.steps for thing in things)), offset=0)
+        self._draw(whole, name)
+
+        def done(steps: int) -> None:
+            whole.done = steps
+            self._show(whole, name)
+
+        try:
+            yield done
+        finally:
+            self._wipe(whole)
+
+    def trains(self, steps: int, one: Making | None = None) -> None:
+        """one: whose training it is; that of what was begun last."""
+        if one := one or (self.stack[-1] if self.stack else None):
             one.before, one.steps = one.before + one.steps, steps
 
-    def step(self, step: int, loss: Any) -> None:
-        if not self.stack:
+    def step(self, step: int, loss: Any, one: Making | None = None) -> None:
+        shown = one is None
+        one = one or (self.stack[-1] if self.stack else None)
+        if one is None:
             return
-        one = self.stack[-1]
         one.done = one.before + step
         every = max(1, one.thing.steps // POINTS)
         if one.done % every == 0 or step in (1, one.steps):
@@ -127,12 +155,16 @@ class Teller(Watcher):
             if self.tracker:
                 key = f"{INNER}{one.thing.kind}/{one.thing.name}".replace(" ", "_")
                 self.tracker.log_metrics({key: one.loss}, one.offset + one.done)
+        if shown:
+            self._show(one, self._name(one.thing))
+
+    def _show(self, one: Making, name: str) -> None:
         if self.bars and one.bar is not None:
             self.bars.update(one.bar, completed=one.done, told=self._state(one))
         if time.perf_counter() - self.spoke > PAUSE:
-            self._tag(one)
+            self._tag(one, name)
             if not self.bars:
-                self._say(f"{self._name(one.thing)}: {self._state(one)}")
+                self._say(f"{name}: {self._state(one)}")
 
     def read(self, name: str, lines: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
         before, known = self.data.get(name, ([], []))
@@ -210,7 +242,7 @@ class Teller(Watcher):
         console = self.bars.console if self.bars else Console(stderr=True)
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    def _draw(self, one: Making) -> None:
+    def _draw(self, one: Making, name: str) -> None:
         console = Console(stderr=True)
         if not console.is_terminal:
             return
@@ -220,7 +252,7 @@ class Teller(Watcher):
             columns = TextColumn("{task.description}"), *bar, TextColumn("{task.fields[told]}")
             self.bars = Progress(*columns, console=console, transient=True, refresh_per_second=4)
             self.bars.start()
-        one.bar = self.bars.add_task(self._name(one.thing), total=one.thing.steps or None, told=self._state(one))
+        one.bar = self.bars.add_task(name, total=one.thing.steps or None, told=self._state(one))
 
     def _wipe(self, one: Making) -> None:
         if self.bars is None or one.bar is None:
@@ -236,6 +268,6 @@ class Teller(Watcher):
             done = len(self.asked) - len(self.stack)
             self.tracker.log_metrics({f"{PROGRESS}done": done}, done)
 
-    def _tag(self, one: Making) -> None:
+    def _tag(self, one: Making, name: str = "") -> None:
         if self.tracker:
-            self.tracker.tags({"progress": f"{self._name(one.thing)}: {self._state(one)}".rstrip(": ")})
+            self.tracker.tags({"progress": f"{name or self._name(one.thing)}: {self._state(one)}".rstrip(": ")})

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.common import metric_names
 from lightning_modules.common.choices import nearest
-from lightning_modules.runtime import devices, records, schema, slurm, system
+from lightning_modules.runtime import at_once, devices, records, schema, slurm, system
 from lightning_modules.runtime.trust import CONF
 
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
@@ -234,6 +234,7 @@ CHECKS = (
     threads_can_be_started,
     devices.studies_keep_their_weights,
     slurm.can_be_submitted,
+    at_once.can_be_made_at_once,
     batches_divide,
     steps_are_counted,
     trainer_keeps_to_the_steps,
