@@ -133,7 +133,7 @@ def _work(
             text=look.get("text", True),
             cache=Path(cfg.paths.cache),
         )
-        return _study(cfg, instantiate(cfg.study), desk, expected=expected)
+        return _study(instantiate(cfg.study), desk, cfg=cfg, expected=expected)
     datamodule = instantiate(cfg.data)
     if rank_zero_only.rank == 0:
         # What is wrong with the data is said before a model is pretrained for minutes.
@@ -195,15 +195,19 @@ def _fit_and_test(
     return result
 
 
-def _study(cfg: DictConfig, study: Study, desk: Desk, *, expected: Mapping[str, str] | None = None) -> dict[str, Any]:
+def _study(
+    study: Study, desk: Desk, *, cfg: DictConfig | None = None, expected: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    # A run of before has neither key in its config.
+    which, processes = (cfg.get("part"), cfg.get("side_by_side", 1)) if cfg is not None else (None, 1)
     study.prepare()
     things, teller = needs(study), making.watcher()
-    if which := cfg.get("part"):
+    if which:
         things = at_once.part(things, which)
     teller.expects(things)
     if desk.tracker:
         provenance.log(desk.tracker, data=study, expected=expected)
-    if isinstance(teller, Teller) and cfg.get("side_by_side", 1) > 1:
+    if cfg is not None and isinstance(teller, Teller) and processes > 1:
         at_once.make(cfg, things, teller=teller, threads=torch.get_num_threads())
     if which:
         for thing in things:

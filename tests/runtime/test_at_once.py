@@ -65,7 +65,7 @@ def made(cache, monkeypatch, **settings):
     monkeypatch.setattr(SkillNeurons, "run", lambda self, desk: {"prompts": float(len([self.tuned(t) for t in TASKS]))})
     monkeypatch.setattr("lightning_modules.runtime.provenance.commit", lambda: "c")
     with making.watched_by(Teller(tracker)) as teller:
-        result = _study(config(cache, **settings), one, Desk(folder=cache))
+        result = _study(one, Desk(folder=cache), cfg=config(cache, **settings))
     places = [thing.place for thing in one.needs() if thing.kind == "prompt"]
     return (
         tracker,
@@ -124,7 +124,7 @@ def test_what_fails_in_a_process_is_told_by_the_study(tmp_path, monkeypatch):
     one = study(tmp_path)
     one.prompts.tuning["lr"] = "none"
     with making.watched_by(Teller(None)), pytest.raises(Exception, match="learning rate|not supported between") as told:
-        _study(broken, one, Desk(folder=tmp_path))
+        _study(one, Desk(folder=tmp_path), cfg=broken)
     assert any("making prompt 1 of 4" in note for note in told.value.__notes__)
 
 
