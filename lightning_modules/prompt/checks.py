@@ -4,13 +4,14 @@ All of it would also be found later: after minutes, where a language model has t
 """
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from lightning_modules.common.bounds import Count, Positive, Share, Weight, Whole
-from lightning_modules.common.choices import nearest
+from lightning_modules.common.choices import check_choice, nearest
 from lightning_modules.common.files import beside, is_path
 from lightning_modules.runtime import known
 
@@ -27,6 +28,12 @@ def tuning(
 ) -> None:
     """The keys of `tuning`, of a run and of every prompt that a study trains."""
 
+
+# Source of tasks -> the module that names them in RECIPES.
+BY_HEART = {
+    "datamodules.tasks.Language": "datamodules.tasks.language",
+    "datamodules.tasks.Vader": "datamodules.tasks.vader",
+}
 
 PLAIN: dict[str, Callable[..., Any]] = {"prompt": prompt, "tuning": tuning}
 
@@ -73,5 +80,20 @@ def prompt_of_a_run_is_known(cfg: DictConfig) -> Iterator[str]:
         yield from filter(None, (known.problem(uri, key, str(run)) for run in runs if run))
 
 
-CHECKS = (heads_divide,)
+def tasks_are_known(cfg: DictConfig) -> Iterator[str]:
+    """Of sources that know their tasks by heart. Others are asked when they are built, which takes torch."""
+    module = BY_HEART.get((cfg.data.get("source") or {}).get("_target_"))
+    if module is None:
+        return
+    asked = (
+        [("study.tasks", name) for name in cfg.study.get("tasks") or ()] if cfg.get("study") else [("task", cfg.task)]
+    )
+    for key, name in asked:
+        try:
+            check_choice(key, name, import_module(module).RECIPES)
+        except ValueError as error:
+            yield str(error)
+
+
+CHECKS = (heads_divide, tasks_are_known)
 PLACES = (backbone_is_there, dataset_is_there, prompt_of_a_run_is_known)

@@ -1,0 +1,28 @@
+"""What is wrong with a prompt's config is told before anything costly is imported."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from lightning_modules.prompt import checks
+
+LANGUAGE, VADER, HUB = (f"datamodules.tasks.{name}" for name in ("Language", "Vader", "Hub"))
+
+
+@pytest.mark.parametrize(
+    ("source", "task", "study", "wrong"),
+    [
+        (LANGUAGE, "sentiment_flim", None, ["task is 'sentiment_flim'"]),
+        (LANGUAGE, "sentiment_film", None, []),
+        (VADER, "sentiment_film", None, ["task is 'sentiment_film'"]),
+        # A study takes its own; `task` is not read.
+        (LANGUAGE, "x", {"tasks": ["number_film", "y"]}, ["study.tasks is 'y'"]),
+        (LANGUAGE, "x", {"tasks": None}, []),
+        # A file has to be read to know.
+        (HUB, "x", None, []),
+    ],
+)
+def test_tasks_that_are_known_by_heart_are_refused(source, task, study, wrong):
+    cfg = OmegaConf.create({"data": {"source": {"_target_": source}}, "task": task, "study": study})
+    said = list(checks.tasks_are_known(cfg))
+    assert len(said) == len(wrong)
+    assert all(text.startswith(start) for text, start in zip(said, wrong, strict=True))
