@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from tests.bench.results import in_fresh_process, row, write
+from tests.bench.results import Quiet, in_fresh_process, row, write
 from tests.results import PROJECT
 
 ROUNDS, WARM_UP, STEPS, SEGMENT = 3, 5, 25, 10
@@ -219,6 +219,7 @@ def scope_cost(ranks: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    quiet = Quiet()
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
     for number in range(ROUNDS):
         # Every round starts with another arm, so that none is always the first on a cool machine.
@@ -262,8 +263,11 @@ def main() -> None:
         if ranks > 1:
             name = f"collectives per micro-step, {ranks} ranks"
             rows.append(row(name, cost["collectives"], "all-reduces", goal="1", peer=peer))
+    print("operators of a step", file=sys.stderr)
+    rows += in_fresh_process("tests.bench.operators")["rows"]
     for name, found in rounds.items():
         rows.append(row(f"peak memory, {name}", statistics.median(f["peak_mb"] for f in found), "MiB"))
+    quiet.insist()
     write("moe", rows, command="make bench")
 
 

@@ -21,7 +21,7 @@ from datamodules.scenes.reader import Encoded
 from lightning_modules.svco.losses import SCORES, Objective
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.scores import pair_scores, response_tokens
-from tests.bench.results import in_fresh_process, row, write
+from tests.bench.results import Quiet, in_fresh_process, row, write
 
 ROUNDS, WARM_UP, TEXT = 3, 1, 128
 SHAPES = {"embedded": dict(pairs=16, steps=6), "llava": dict(pairs=2, steps=2)}
@@ -161,6 +161,7 @@ def pipeline_rows() -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    quiet = Quiet()
     rows = []
     for shape, goal in (("embedded", ">= 3"), ("llava", ">= 6")):
         rounds = in_turns(shape)
@@ -183,6 +184,7 @@ def main() -> None:
     from tests.bench import svco_families
 
     rows += svco_families.rows() + pipeline_rows()
+    quiet.insist()
     write("svco", rows, command="make bench")
 
 
