@@ -238,8 +238,9 @@ def main() -> None:
             "tokens/s of our step / HF Trainer",
             ratio("ours", "hugging_face"),
             "x",
-            goal=">= 1.15",
+            goal=">= 1.2",
             peer="transformers Trainer",
+            missed="most of a step is products, attention and arithmetic that both have (rows of the embedded step)",
         ),
         row(
             "tokens/s with MLflow / without",
