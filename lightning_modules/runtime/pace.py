@@ -77,9 +77,10 @@ class Pace(pl.Callback):
 
     def _reason(self) -> str:
         others, cores, threads = self.load.others(), psutil.cpu_count() or 1, torch.get_num_threads()
+        own = f"{threads} thread{'s' * (threads > 1)}"
         if others >= BUSY:
-            more = f", and this one has {threads} threads" if threads + others > cores else ""
+            more = f", and this one has {own}" if threads + others > cores else ""
             return f"other processes take {others:.1f} of the machine's {cores} cores{more}"
         if threads > cores:
-            return f"{threads} threads on {cores} cores"
-        return f"no other process is at work; {threads} threads on {cores} cores"
+            return f"{own} on {cores} cores"
+        return f"no other process is at work; {own} on {cores} cores"
