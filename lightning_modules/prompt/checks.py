@@ -82,7 +82,7 @@ def prompt_of_a_run_is_known(cfg: DictConfig) -> Iterator[str]:
 
 def tasks_are_known(cfg: DictConfig) -> Iterator[str]:
     """Of sources that know their tasks by heart. Others are asked when they are built, which takes torch."""
-    module = BY_HEART.get((cfg.data.get("source") or {}).get("_target_"))
+    module = BY_HEART.get(str((cfg.data.get("source") or {}).get("_target_")))
     if module is None:
         return
     asked = (
