@@ -9,8 +9,16 @@ from lightning_modules.common.choices import check_choice
 
 GPU = ("gpu", "cuda", "mps")
 ACCELERATORS = ("cpu", "auto", *GPU)
-# What srun, torchrun and people who start each node by hand tell a process.
-STARTED = ("SLURM_PROCID", "TORCHELASTIC_RUN_ID", "NODE_RANK", "GROUP_RANK", "RANK")
+# What srun, torchrun, other launchers and people who start each node by hand tell a process.
+STARTED = (
+    "SLURM_PROCID",
+    "TORCHELASTIC_RUN_ID",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "RANK",
+    "LSB_JOBID",
+    "OMPI_COMM_WORLD_RANK",
+)
 
 
 def accelerator_of(cfg: DictConfig) -> str:
