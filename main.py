@@ -133,7 +133,7 @@ def _do(arguments: list[str], cfg: DictConfig | None) -> int:
             say(f"Already done: {place}/{records.RESULT} (fresh=true runs it again).")
         else:
             if rank() == 0 and "FACET_SWEEP" not in os.environ and not sys.stderr.isatty():
-                say(f"Run in {place}. First Lightning and MLflow are loaded, which takes some seconds.")
+                say(f"Run in {place}. First Lightning is loaded, which takes some seconds.")
             main()
     return 0
 
