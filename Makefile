@@ -108,6 +108,7 @@ mutants: $(READY) ## break the code on purpose, fault by fault, and see a test f
 bench: $(READY) ## speed against a bare loop and the Hugging Face Trainer; writes docs/results/bench.json
 	$(BIN)/python -m tests.bench.moe
 	$(BIN)/python -m tests.bench.runtime
+	$(BIN)/python -m tests.bench.runtime hundred
 	$(BIN)/python -m tests.bench.svco
 	$(BIN)/python -m tests.bench.prompt
 	$(BIN)/python -m tests.bench.look
