@@ -118,6 +118,7 @@ def _do(arguments: list[str], cfg: DictConfig | None) -> int:
 
         return look(cfg)
     if cfg.replay:
+        say(f"Replay of {cfg.replay}. First Lightning and MLflow are loaded, which takes some seconds.")
         from lightning_modules.runtime.replay import replay
 
         return replay(cfg.replay, here=cfg)
