@@ -13,6 +13,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from lightning_modules.moe.attention import apart
 from lightning_modules.moe.head import Head
 from lightning_modules.moe.pretrained import SAME, check
 from lightning_modules.moe.routers import mixtures_of
@@ -133,6 +134,20 @@ def problem(net, scoring):
     return None if difference <= SAME else f"the gradient differs by {difference:.2g}"
 
 
+def documents(net):
+    """Of documents apart in one window: `right`, as each by itself, `refused`, or by how much they differ."""
+    ids = torch.randint(3, 64, (1, 14), generator=torch.Generator().manual_seed(3))
+    try:
+        asked = apart(net, torch.tensor([[0] * 6 + [1] * 8]))
+    except ValueError:
+        return "refused"
+    with torch.no_grad():
+        ours = net(input_ids=ids, use_cache=False, **asked).logits
+        alone = torch.cat([net(input_ids=part, use_cache=False).logits for part in ids.split([6, 8], 1)], 1)
+    difference = float((ours - alone).abs().max() / alone.abs().max())
+    return "right" if difference <= SAME else f"documents apart differ by {difference:.2g}"
+
+
 def verdict(name):
     """The row of one family."""
     kind, model = families()[name]
@@ -147,12 +162,14 @@ def verdict(name):
         scoring, difference = check(net, name=name)
     except ValueError as error:
         return {**row, "verdict": "refused", "why": str(error)}
-    wrong = problem(net, scoring)
+    found = documents(net)
+    wrong = problem(net, scoring) or (found if found not in ("right", "refused") else None)
     return {
         **row,
         "verdict": "wrong" if wrong else "right",
         "difference": difference,
         "why": wrong or f"scores by {scoring}",
+        "documents": found,
     }
 
 

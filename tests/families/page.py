@@ -45,6 +45,12 @@ def page(rows):
         if system == "prompt":
             known = sorted({row["family"] for row in own if row.get("neurons") == "right"})
             lines += [f"Neurons right: {', '.join(known)}.", ""]
+        if system == "moe" and any("documents" in row for row in own):
+            apart = sorted({row["family"] for row in own if row.get("documents") == "right"})
+            lines += [
+                f"Documents apart (`data.documents=apart`), each as by itself: {', '.join(apart)}; refused elsewhere.",
+                "",
+            ]
         if system == "svco":
             whole = sorted({row["family"] for row in own if row.get("commands") == "whole"})
             lines += [f"Commands run whole: {', '.join(whole)}.", ""]
