@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from lightning_modules.common.attention_ways import AttentionError, known
 from lightning_modules.common.choices import check_choice
 from lightning_modules.moe.families import LOADED_DTYPES
 from lightning_modules.moe.head import Head
@@ -75,9 +76,12 @@ def pretrained_moe(
 
 def _found(kind: Any, key: str, name: str, revision: str | None, **settings: Any) -> Any:
     try:
-        return kind.from_pretrained(
-            name, revision=revision, trust_remote_code=False, local_files_only=Path(name).is_dir(), **settings
-        )
+        with known(settings.get("attn_implementation", "")):
+            return kind.from_pretrained(
+                name, revision=revision, trust_remote_code=False, local_files_only=Path(name).is_dir(), **settings
+            )
+    except AttentionError:
+        raise
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ValueError(
             f"{key}={name}: not loaded ({str(error).splitlines()[0]}). Expected a folder written by save_pretrained, such "

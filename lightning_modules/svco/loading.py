@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from datamodules.scenes.reader import Reader
+from lightning_modules.common.attention_ways import known
 from lightning_modules.common.bounds import Whole
 from lightning_modules.common.choices import check_choice
 from lightning_modules.svco.checking import checked
@@ -58,7 +59,8 @@ def load_vlm(
     more = dict(
         attn_implementation=attention, dtype=DTYPES[dtype], use_safetensors=True, **quantized(quantize, lora_rank)
     )
-    net = AutoModelForImageTextToText.from_pretrained(path, **more, **given)
+    with known(attention):
+        net = AutoModelForImageTextToText.from_pretrained(path, **more, **given)
     if adapter != path:
         from peft import PeftModel
 

@@ -143,3 +143,16 @@ def test_padding_counts_neither_as_target_nor_as_context():
     assert whole["tokens_B"].tolist() == [4] and part["tokens_B"].tolist() == [5]
     four = module.evaluate({**short, "target_mask": torch.tensor([[1, 1, 1, 1, 0]])})
     torch.testing.assert_close(whole["nll_B"], four["nll_B"])
+
+
+def test_a_family_without_the_asked_attention_names_the_key(tmp_path):
+    built(*families()["gpt_oss"]).save_pretrained(tmp_path / "gpt_oss")
+    with pytest.raises(
+        ValueError, match="model.attention=sdpa is not to be had: GptOssForCausalLM does not .*=eager is there"
+    ):
+        pretrained_moe(pretrained=str(tmp_path / "gpt_oss"))
+    with pytest.raises(ValueError, match="model.attention=sdpaa is not to be had"):
+        pretrained_moe(pretrained=str(tmp_path / "gpt_oss"), attention="sdpaa")
+    assert (
+        pretrained_moe(pretrained=str(tmp_path / "gpt_oss"), attention="eager").config._attn_implementation == "eager"
+    )
