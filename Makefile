@@ -125,7 +125,7 @@ machines: $(READY) ## trainings on a pretended device, on processes and strategi
 gpu: $(READY) ## on a machine with a GPU: is all as on the CPU, and how fast (under ten minutes; writes docs/results/)
 	$(BIN)/python -m tests.gpu
 
-families: $(READY) ## every language model, mixture and vision-language family of transformers, tiny and random, against its plain forward; writes docs/results/families.json (about ten minutes; a part: .venv/bin/python -m tests.families.text CLASS ...)
+families: $(READY) ## every language model, mixture and vision-language family of transformers, tiny and random, against its plain forward, and S-VCO's commands on each; writes docs/results/families.json (about fifteen minutes; a part: .venv/bin/python -m tests.families.text CLASS ...)
 	FACET_RESULTS=1 $(BIN)/python -m tests.families.text
 	FACET_RESULTS=1 $(BIN)/python -m tests.families.moe
 	FACET_RESULTS=1 $(BIN)/python -m tests.families.vlm

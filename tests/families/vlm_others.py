@@ -1,6 +1,5 @@
 """Families that look at a picture in their own way, tiny and random: resamplers, 3D positions, cross-attention, prefixes."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -10,13 +9,20 @@ from torch import nn
 from tests.families.vlm_kit import BLIND, CHATML, GEMMA, IDEFICS, LLAMA, SIDE, TEXT, model, siglip, template, tokenizer
 
 
+class NoVideos(dict):
+    """In the place of a processor's part for videos, which would need torchvision: its settings, saved as an empty mapping."""
+
+    num_frames, fps = 1, 1
+    size: dict[str, int] = {}
+
+
 def idefics3(kind: str = "Idefics3") -> tuple[Any, Any]:
     marks = ("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>")
     words = tokenizer(*marks, *(f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)))
     pixels = getattr(tf, f"{kind}ImageProcessorPil")(
         size={"longest_edge": 64}, max_image_size={"longest_edge": 32}, do_image_splitting=True
     )
-    more = {"video_processor": SimpleNamespace(num_frames=1, fps=1, size={})} if kind == "SmolVLM" else {}
+    more = {"video_processor": NoVideos()} if kind == "SmolVLM" else {}
     processor = getattr(tf, f"{kind}Processor")(
         image_processor=pixels,
         tokenizer=words,
