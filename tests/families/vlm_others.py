@@ -10,7 +10,7 @@ from tests.families.vlm_kit import BLIND, CHATML, GEMMA, IDEFICS, LLAMA, SIDE, T
 
 
 class NoVideos(dict):
-    """In the place of a processor's part for videos, which would need torchvision: its settings, saved as an empty mapping."""
+    """In the place of a processor's part for videos, which needs torchvision: settings, saved as an empty mapping."""
 
     num_frames, fps = 1, 1
     size: dict[str, int] = {}
