@@ -13,13 +13,20 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from lightning_modules.runtime import trust
+
 NAME = "torchmetrics"
 EXTRAS = frozenset({"scipy", "matplotlib", "transformers"})
 
 
 def prepare() -> None:
-    """To be called before Lightning is imported; without effect where torchmetrics is there already."""
-    if NAME not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    """To be called before Lightning is imported; without effect where torchmetrics is there already, or where a user's
+    package (FACET_PACKAGES) may want its extras."""
+    if (
+        not trust.packages()
+        and NAME not in sys.modules
+        and not any(isinstance(finder, _Finder) for finder in sys.meta_path)
+    ):
         sys.meta_path.insert(0, _Finder())
 
 

@@ -93,6 +93,29 @@ def tell(cfg: DictConfig, sweep: Path) -> None:
         show(cfg, files, sweep_report.counts(sweep), sweep_report.means(sweep, cfg))
 
 
+def catch_up(cfg: DictConfig, sweep: Path) -> None:
+    """Tell once more where the report, or the sweep's run, does not know all: it is new, or jobs were done before it."""
+    from lightning_modules.runtime import sweep_report
+
+    report = sweep / "report.md"
+    before = report.read_text() if report.is_file() else ""
+    sweep_report.write(sweep, objective=cfg.objective_metric, shown=cfg.shown_metrics)
+    if report.read_text() != before or not _knows_its_jobs(cfg):
+        tell(cfg, sweep)
+
+
+def _knows_its_jobs(cfg: DictConfig) -> bool:
+    if PARENT_RUN not in os.environ:
+        return True
+    from mlflow import MlflowClient
+
+    try:
+        client = MlflowClient(credentials.real(cfg.logger.tracking_uri))
+        return "jobs.done" in client.get_run(os.environ[PARENT_RUN]).data.tags
+    except Exception:  # it is away, which is told elsewhere
+        return True
+
+
 def show(cfg: DictConfig, files: list[Path], counts: dict[str, int], means: dict[str, float]) -> None:
     """Report, counts and means as artifacts, tags and metrics of the parent run; a server that is away is passed over."""
     from mlflow import MlflowClient

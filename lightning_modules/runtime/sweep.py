@@ -225,7 +225,7 @@ def finish(cfg: DictConfig) -> int:
     if left:
         console.print(f"{len(left)} of the sweep's jobs not done; the same command runs them again.")
     if sweep_report.jobs(folder):
-        outcome.tell(cfg, folder)
+        outcome.catch_up(cfg, folder)
     look = None if wish.told else page(cfg, folder)
     if PARENT_RUN in os.environ:
         from mlflow import MlflowClient

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_modules.runtime import lean
 from lightning_modules.runtime.openmp import SPINS
 
 PROJECT = Path(__file__).parents[2]
@@ -95,3 +96,13 @@ print(all(map(imports.package_available, lean.EXTRAS)), bool(imports.Requirement
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == ["", "True True"], done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("packages", "expected"), [("", True), ("mine", False)])
+def test_a_users_package_has_all_of_its_metrics(monkeypatch, packages, expected):
+    monkeypatch.setenv("FACET_PACKAGES", packages)
+    monkeypatch.delitem(sys.modules, "torchmetrics", raising=False)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    before = len(sys.meta_path)
+    lean.prepare()
+    assert len(sys.meta_path) == before + expected
