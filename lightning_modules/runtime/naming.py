@@ -63,12 +63,21 @@ def command(overrides: Iterable[str]) -> str:
     return shlex.join(["python", "main.py", *kept])
 
 
+def description(overrides: Iterable[str], found: Mapping[str, float] | None = None) -> str:
+    """Markdown that MLflow shows at the head of a run: its command and, once it has ended, the numbers that matter.
+
+    Its table of metrics begins with the machine's and with those of training, and has fifty.
+    """
+    rows = "".join(f"- {name}: **{value:.4g}**\n" for name, value in (found or {}).items())
+    return f"```bash\n{command(overrides)}\n```\n" + (f"\n{rows}" if rows else "")
+
+
 def source(overrides: Sequence[str], *, commit: str) -> dict[str, str]:
     """Tags that MLflow shows as source, version and description of a run, or of a sweep, whose `-m` is among `overrides`."""
     return {
         "mlflow.source.name": "main.py",
         "mlflow.source.type": "LOCAL",
-        "mlflow.note.content": f"```bash\n{command(overrides)}\n```\n",
+        "mlflow.note.content": description(overrides),
         "facet.version": version(),
         **({"mlflow.source.git.commit": commit} if commit else {}),
     }

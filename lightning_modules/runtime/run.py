@@ -18,7 +18,19 @@ from lightning_modules.common import credentials, making
 from lightning_modules.common.files import write_atomically
 from lightning_modules.common.say import say
 from lightning_modules.look.page import LOOK
-from lightning_modules.runtime import at_once, errors, hub, memory, pace, provenance, quiet, ranks, records, tracking
+from lightning_modules.runtime import (
+    at_once,
+    errors,
+    hub,
+    memory,
+    naming,
+    pace,
+    provenance,
+    quiet,
+    ranks,
+    records,
+    tracking,
+)
 from lightning_modules.runtime import console as console_log
 from lightning_modules.runtime.study import Desk, Study, needs
 from lightning_modules.runtime.teller import Teller
@@ -91,6 +103,7 @@ def _run(
         for told in folder.glob("failure*.txt"):
             told.unlink(missing_ok=True)
     if tracker:
+        tracker.tags({"mlflow.note.content": naming.description(shown.overrides, _wanted(cfg, result))})
         tracker.end("FINISHED")
     if first:
         _close(cfg, result, folder=folder, replay_of=shown.tags.get("replay_of"))
@@ -99,9 +112,8 @@ def _run(
 
 def _close(cfg: DictConfig, result: dict[str, Any], *, folder: Path, replay_of: str | None) -> None:
     """Three lines: the numbers that matter, where the run lies, what to do next."""
-    metrics = result["metrics"]
-    wanted = [n for n in dict.fromkeys((cfg.objective_metric, *cfg.shown_metrics)) if n in metrics]
-    say("  ".join(f"{name} {metrics[name]:.4g}" for name in wanted) or "No metric that this system shows.")
+    wanted = _wanted(cfg, result)
+    say("  ".join(f"{name} {value:.4g}" for name, value in wanted.items()) or "No metric that this system shows.")
     run_id = result.get("run_id")
     say(f"In {folder}" + (f", run {run_id}" if run_id else ""))
     if replay_of:
@@ -112,6 +124,12 @@ def _close(cfg: DictConfig, result: dict[str, Any], *, folder: Path, replay_of: 
         )
     else:
         say("Next: logger=mlflow fresh=true runs it again and keeps it where runs are compared.")
+
+
+def _wanted(cfg: DictConfig, result: dict[str, Any]) -> dict[str, float]:
+    """The numbers that matter: the objective first."""
+    metrics = result["metrics"]
+    return {n: metrics[n] for n in dict.fromkeys((cfg.objective_metric, *cfg.shown_metrics)) if n in metrics}
 
 
 def _work(

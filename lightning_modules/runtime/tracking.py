@@ -161,6 +161,9 @@ def open_tracker(cfg: Any, *, folder: Path, shown: Shown) -> Tracker | None:
     tags = {"system": cfg.system_name, **naming.source(shown.overrides, commit=shown.commit), **shown.tags}
     if PARENT_RUN in os.environ:
         tags["mlflow.parentRunId"] = os.environ[PARENT_RUN]
+    # What the charts of a sweep are grouped by: a setting's seeds together.
+    if setting := naming.setting(shown.overrides, naming.apart()):
+        tags["setting"] = setting
     tracker = Tracker(
         tags=tags,
         folder=folder,

@@ -21,7 +21,7 @@ class Done(NamedTuple):
         return {p.parent.name: json.loads(p.read_text()) for p in self.folder.glob("runs/**/result.json")}
 
 
-def main(folder, *overrides, check=True, smoke=True, really=False):
+def main(folder, *overrides, check=True, smoke=True, really=False, timeout=300):
     """`python main.py OVERRIDES`, with the smoke settings unless told otherwise, and all that it writes under `folder`.
 
     really: as a user does, by a process that imports everything and makes the database; else forked (tests/forks.py).
@@ -32,7 +32,7 @@ def main(folder, *overrides, check=True, smoke=True, really=False):
     command = [sys.executable, str(PROJECT / "main.py"), *flags, *["debug=smoke"] * smoke, *places, *settings]
     if not really and "logger=none" not in settings:
         database(Path(folder) / "tracking")
-    done = forks.run(command, cwd=folder, timeout=300, really=really)
+    done = forks.run(command, cwd=folder, timeout=timeout, really=really)
     text = done.stdout + done.stderr
     assert not check or done.returncode == 0, text
     return Done(done.returncode, text, Path(folder))

@@ -40,7 +40,10 @@ def test_a_sweep_gives_comparable_runs(sweep):
         assert run.data.tags["mlflow.source.git.commit"] == run.data.tags["git.commit"]
         assert run.data.tags["facet.version"] == naming.version()
         setting = run.data.params["balance"]
-        assert f"\npython main.py debug=smoke balance={setting}" in run.data.tags["mlflow.note.content"]
+        assert run.data.tags["setting"] == setting, "what charts are grouped by"
+        told = run.data.tags["mlflow.note.content"]
+        assert f"\npython main.py debug=smoke balance={setting}" in told
+        assert f"\n- test/ppl: **{run.data.metrics['test/ppl']:.4g}**\n" in told
     assert len(runs) == 4
     assert {(r.data.params["balance"], r.data.params["seed"]) for r in runs} == {
         (option, seed) for option in ("micro", "global") for seed in ("1", "2")

@@ -22,6 +22,13 @@ def browser():
         browser.close()
 
 
+# MLflow opens its assistant beside everything at the first visit.
+CLOSED = """localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
+localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");"""
+
+
 @pytest.fixture(scope="module")
 def page(browser):
-    return browser.new_page(viewport={"width": 1600, "height": 1000})
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.add_init_script(CLOSED)
+    return page

@@ -14,12 +14,21 @@ from lightning_modules.look import page as pages
 from tests.runtime.cli import main
 from tests.ui.browser import shot
 
+SETTINGS = ("micro", "global", "global_two_pass")
+# Of twelve jobs, before the first test.
+pytestmark = pytest.mark.timeout(1800)
+
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ui")
-    settings = ["balance=micro,global", "seed=1,2", "experiment_name=moe/scope", "trainer.max_steps=120"]
-    main(folder, "-m", *settings, "trainer.val_check_interval=20", "optimizer.lr=0.003")
+    settings = [
+        "balance=micro,global,global_two_pass",
+        "seed=1,2,3,4",
+        "experiment_name=moe/scope",
+        "logger.model=true",
+    ]
+    main(folder, "-m", *settings, "trainer.max_steps=60", "optimizer.lr=0.003", timeout=1500)
     return folder
 
 
@@ -63,7 +72,7 @@ def test_a_sweep_is_one_parent_with_its_children(page, address, sweep):
     experiment, (parent,), children = ids(sweep)
     page.goto(f"{address}/#/experiments/{experiment}/runs?workflowType=machine_learning")
     page.get_by_text(parent.info.run_name).first.wait_for(timeout=30_000)
-    assert len(children) == 4
+    assert len(children) == 12
     assert page.get_by_text(children[0].info.run_name, exact=True).count() == 0, "folded under its parent"
     unfold(page, children[0])
     for child in children:
@@ -78,8 +87,29 @@ def test_the_charts_are_grouped_by_system(page, address, sweep):
     for section in ("moe", "test", "train", "val"):
         page.get_by_text(section, exact=True).first.wait_for(state="attached", timeout=30_000)
     page.get_by_text("moe/lbl_global").first.wait_for(state="attached", timeout=15_000)
+
+
+def test_charts_grouped_by_setting_draw_a_line_a_setting(page, address, sweep):
+    """The mean over its seeds; the sweep's own run is of no setting."""
+    experiment, _, _ = ids(sweep)
+    page.goto(f"{address}/#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART")
+    page.get_by_role("button", name="Group by").first.click()
+    page.get_by_text("setting", exact=True).first.click()
+    page.keyboard.press("Escape")
+    for setting in SETTINGS:
+        page.get_by_text(f"Group: {setting}", exact=True).wait_for(timeout=30_000)
+    page.get_by_text("global (moe/lbl)", exact=True).first.wait_for(state="attached", timeout=15_000)
+    page.mouse.move(0, 0)
     page.wait_for_timeout(3000)
     shot(page, "compare")
+
+
+def test_a_run_tells_at_its_head_what_came_out(page, address, sweep):
+    experiment, _, (child, *_) = ids(sweep)
+    page.goto(f"{address}/#/experiments/{experiment}/runs/{child.info.run_id}?workflowType=machine_learning")
+    value = f"{child.data.metrics['test/ppl']:.4g}"
+    page.locator("li", has_text=f"test/ppl: {value}").wait_for(timeout=30_000)
+    shot(page, "run")
 
 
 @pytest.mark.parametrize("figure", ["selection_heatmap.png", "topk_score_sum.png"])
@@ -98,7 +128,7 @@ def test_a_figure_opens(page, address, sweep, figure):
 def test_the_report_is_on_the_parent(page, address, sweep):
     experiment, (parent,), _ = ids(sweep)
     page.goto(f"{address}/#/experiments/{experiment}/runs/{parent.info.run_id}/artifacts/report.md")
-    page.get_by_text("4 of 4 jobs done").first.wait_for(timeout=30_000)
+    page.get_by_text("12 of 12 jobs done").first.wait_for(timeout=30_000)
     shot(page, "report")
 
 
