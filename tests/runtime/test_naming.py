@@ -47,6 +47,8 @@ def test_the_command_of_a_run_holds_no_address():
 def test_the_command_of_a_sweep_is_the_one_given():
     told = naming.source(["-m", "experiment=moe/scope", "seed=1,2", "paths.runs=/a"], commit="")
     assert told["mlflow.note.content"] == "```bash\npython main.py -m experiment=moe/scope seed=1,2\n```\n"
+    ended = naming.description(["seed=2"], {"test/ppl": 61.2749, "test/nan": float("nan")})
+    assert ended == "```bash\npython main.py seed=2\n```\n\n- test/ppl: **61.27**\n- test/nan: **nan**\n"
 
 
 def test_names_of_means_are_names_that_mlflow_takes():
