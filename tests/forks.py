@@ -5,10 +5,12 @@ session that it asks for, and becomes a child of the process that asked: signals
 they always do. What it starts itself, a sweep its jobs, is forked likewise. Only libraries have been imported, nothing of
 Facet, and nothing was begun with them: the process has one thread.
 
-Really started is whatever else one starts, and a command whose environment differs in what an import may have read.
+Really started is whatever else one starts, and a command whose environment differs in what an import may have read,
+but for what Lightning tells a rank. A forked process ends as Python does, without taking down what was imported.
 Forked processes share the order of sets (PYTHONHASHSEED), so a test that compares runs has one of them really started.
 """
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -35,6 +37,9 @@ LIBRARIES += " sqlalchemy.dialects.sqlite mlflow.store.db.trace_analytics_backfi
 LIBRARIES += " matplotlib.backends.backend_agg matplotlib.pyplot tabulate rich.markdown tokenizers safetensors.torch"
 # These are read when they are used; any other may be read by an import.
 READ_LATE = ("FACET_", "PYTEST_", "PYTHONPATH", "HYDRA_FULL_ERROR", "PL_GLOBAL_SEED", "MLFLOW_HTTP_", "MLFLOW_ENABLE_")
+# What Lightning's launcher tells a rank, and the imports that read it, whose mark is set again in the fork (`become`).
+RANK = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+READ_RANK = ("lightning_utilities.core.rank_zero", "torchmetrics.utilities.prints")
 ROOM = 16384  # bytes of the command line that `ps` shows
 MINDS_FORKS = "jemalloc_bg_thd"  # pyarrow's memory: it looks after its thread in a forked process itself
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
@@ -101,7 +106,7 @@ def may_fork(asked: dict[str, Any], streams: list[int], environment: dict[str, s
     seen = server()
     here = {**seen.added, **environment}
     differing = {n for n in here.keys() | seen.environment.keys() if here.get(n) != seen.environment.get(n)}
-    return all(name.startswith(READ_LATE) or name in seen.added for name in differing)
+    return all(name.startswith(READ_LATE) or name in seen.added or name in RANK for name in differing)
 
 
 def ask(request: dict[str, Any], streams: list[int]) -> int:
@@ -191,6 +196,8 @@ def become(request: dict[str, Any], added: dict[str, str], usual: list[str]) -> 
     own = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.argv, sys.path[:] = request["words"][1:], [str(Path(MAIN).parent), *own, *usual]
     sys.modules["numpy"].random.seed()
+    for module in filter(None, map(sys.modules.get, READ_RANK)):
+        module.rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", 0))
     retitle(request["words"])
     os.write(request["ready"], os.getpid().to_bytes(8, "big"))
     os.close(request["ready"])
@@ -230,7 +237,22 @@ def begin() -> None:
     gc.collect()
     gc.freeze()
     become(serve(requests), added, usual)
-    runpy.run_path(MAIN, run_name="__main__")
+    try:
+        runpy.run_path(MAIN, run_name="__main__")
+    except SystemExit as asked:
+        leave(asked.code)
+    leave(0)
+
+
+def leave(code: Any) -> None:
+    """End as Python does, but for taking down what was imported: half a second, most of it copies of shared memory."""
+    if not isinstance(code, (int, type(None))):
+        sys.exit(code)
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit((code or 0) & 0xFF)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,15 @@ if "start" in sys.argv:
     job = subprocess.Popen([sys.executable, sys.argv[0], "sleep"], stdout=subprocess.DEVNULL, start_new_session=True)
     print(job.pid, [child.pid for child in me.children()], flush=True)
     sys.exit(job.wait() % 256)
+if "rank" in sys.argv:
+    print(sys.modules["lightning_utilities.core.rank_zero"].rank_zero_only.rank, "torch" in sys.modules)
+    sys.exit()
+if "end" in sys.argv:
+    import atexit, threading
+    atexit.register(print, "last")
+    threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+    ends = {"code": SystemExit(300), "nothing": SystemExit(), "words": SystemExit("why"), "error": ValueError("why")}
+    raise ends[sys.argv[-1]]
 if "sleep" in sys.argv:
     time.sleep(60)
 sys.exit(7)
@@ -32,7 +41,11 @@ def script(tmp_path_factory):
     path = tmp_path_factory.mktemp("forks") / "main.py"
     path.write_text(SAYS)
     before = forks.MAIN, forks.LIBRARIES, forks._server
-    forks.MAIN, forks.LIBRARIES, forks._server = str(path), "psutil numpy torch", None
+    forks.MAIN, forks.LIBRARIES, forks._server = (
+        str(path),
+        "psutil numpy torch lightning_utilities.core.rank_zero",
+        None,
+    )
     yield path
     forks._server.socket.close()
     forks.MAIN, forks.LIBRARIES, forks._server = before
@@ -60,6 +73,25 @@ def test_signals_reach_it(script, number):
     assert process.wait(timeout=60) == -number
 
 
+@pytest.mark.parametrize("way", ["code", "nothing", "words", "error"])
+def test_it_ends_as_python_does(script, way):
+    """Threads first, then what was registered, all of it printed; with the same code and words."""
+    ends = []
+    for really in (False, True):
+        process = begin(script, "end", way, really=really)
+        out, err = process.communicate(timeout=60)
+        ends.append((process.returncode, out.splitlines()[-2:], err.splitlines()[1:][-1:]))
+    assert ends[0][1] == ["thread", "last"]
+    assert ends[0] == ends[1]
+    assert ends[0][0] == {"code": 300 % 256, "nothing": 0}.get(way, 1)
+
+
+def test_a_rank_is_forked_and_knows_its_number(script):
+    for number in ("0", "1"):
+        process = begin(script, "rank", env={**os.environ, "LOCAL_RANK": number, "MASTER_PORT": "29500"})
+        assert process.communicate(timeout=60)[0].splitlines()[-1] == f"{number} True"
+
+
 def test_what_it_starts_is_its_child_and_outlives_it(script):
     process = begin(script, "start")
     process.stdout.readline()
@@ -74,7 +106,7 @@ def test_what_it_starts_is_its_child_and_outlives_it(script):
 
 
 def test_an_environment_that_imports_may_read_starts_a_process(script):
-    for name, forked in {"FACET_X": True, "OMP_NUM_THREADS": False, "LOCAL_RANK": False}.items():
+    for name, forked in {"FACET_X": True, "OMP_NUM_THREADS": False, "LOCAL_RANK": True}.items():
         process = begin(script, env={**os.environ, name: "3"})
         assert process.communicate(timeout=60)[1].startswith(str(forked)), name
     process = begin(script, really=True)
