@@ -1,4 +1,5 @@
 import ctypes
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -121,3 +122,8 @@ def test_the_suites_seconds_are_those_of_a_whole_suite_that_passed(tmp_path, mon
 
 XML = """<testsuites><testsuite errors="0" failures="{failed}" skipped="0" tests="{tests}" time="700.5">
 <testcase name="test_a" time="3"/><testcase name="test_b" time="30.2"/></testsuite></testsuites>"""
+
+
+def test_packages_are_told_as_their_own_library_tells_them():
+    found = importlib.metadata.distributions()
+    assert provenance.installed() == sorted({f"{d.metadata['Name']}=={d.version}" for d in found})

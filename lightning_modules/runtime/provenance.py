@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,11 +42,22 @@ def log(
     tags |= {f"parameters.{name}": str(count) for name, count in (parameters(module) if module else {}).items()}
     tracker.tags({**tags, "git.commit": git("rev-parse", "HEAD") or "none", "python": platform.python_version()})
     tracker.text("provenance/git_diff.patch", git("diff", "HEAD"))
-    installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
-    tracker.text("provenance/packages.txt", "\n".join(dict.fromkeys(installed)))
+    tracker.text("provenance/packages.txt", "\n".join(installed()))
     source = json.dumps(data.source.description()) if hasattr(data, "source") else "{}"
     name = type(data).__name__.removesuffix("DataModule").lower()
     tracker.inputs(name=name, digest=fingerprint["data"], source_type="facet", source=source[:60_000])
+
+
+def installed() -> list[str]:
+    """NAME==VERSION of every package that can be imported, in order."""
+    found = set()
+    for package in importlib.metadata.distributions():
+        # The library parses whole pages of description to answer, a tenth of a second for all.
+        head = (package.read_text("METADATA") or package.read_text("PKG-INFO") or "").partition("\n\n")[0]
+        said = dict(re.findall(r"^(Name|Version): *(.+)$", head, re.M))
+        if {"Name", "Version"} <= said.keys():
+            found.add(f"{said['Name']}=={said['Version']}")
+    return sorted(found)
 
 
 def refuse_other_data(now: Mapping[str, str], then: Mapping[str, str]) -> None:
