@@ -9,7 +9,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from lightning_modules.runtime import identity
+from lightning_modules.runtime import composition, identity
 from lightning_modules.runtime.trust import CONF, PACKAGES, packages
 
 
@@ -20,6 +20,7 @@ def register_resolvers(*, project: Path) -> None:
     OmegaConf.register_new_resolver("run_folder", identity.folder, replace=True)
     OmegaConf.register_new_resolver("gpu_precision", _gpu_precision, replace=True)
     Plugins.instance().register(ConfOfPackages)
+    composition.hasten()
 
 
 class ConfOfPackages(SearchPathPlugin):

@@ -9,6 +9,8 @@ from tests import forks
 from tests.tracking import database
 
 PROJECT = Path(__file__).parents[2]
+# For a run of which no test looks at a picture: drawing them is a third of what a smoke run takes.
+PLAIN = ["callbacks.figures=null", "look.page=false"]
 
 
 class Done(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 from mlflow import MlflowClient
 
 from lightning_modules.runtime import naming
-from tests.runtime.cli import main
+from tests.runtime.cli import PLAIN, main
 
 # Their pages, which others look at, take two seconds each.
 FOUR = ["-m", "balance=micro,global", "seed=1,2", "experiment_name=test/sweep", "look.page=false"]
@@ -95,13 +95,7 @@ def test_a_finished_run_is_left_alone_and_its_export_loads(sweep):
 
 
 def test_two_ranks_train_like_one(tmp_path):
-    settings = [
-        "logger=none",
-        "balance=global",
-        "trainer.log_every_n_steps=1",
-        "experiment_name=test/ranks",
-        "look.page=false",
-    ]
+    settings = ["logger=none", "balance=global", "trainer.log_every_n_steps=1", "experiment_name=test/ranks", *PLAIN]
     one = main(tmp_path, *settings)
     two = main(tmp_path, *settings, "trainer=ddp_cpu", "trainer.devices=2", "trainer.max_steps=20")
     assert "error" not in two.text.lower()

@@ -8,10 +8,10 @@ import pytest
 from lightning_modules.moe import comparison
 from lightning_modules.runtime import records, sync
 from lightning_modules.runtime.sweep_report import jobs
-from tests.runtime.cli import main
+from tests.runtime.cli import PLAIN, main
 
 READERS = {records.RESULT: records.result, records.RUN: records.run, records.SWEEP: records.sweep}
-NAME = "experiment_name=test/records"
+RUN = ["experiment_name=test/records", "trainer.max_steps=2", "trainer.val_check_interval=1", *PLAIN]
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -33,7 +33,7 @@ def test_each_says_which_file_it_is_and_what_to_do(tmp_path, name):
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
     folder = tmp_path_factory.mktemp("records")
-    main(folder, NAME, "trainer.max_steps=2", "trainer.val_check_interval=1")
+    main(folder, *RUN)
     (run,) = (p.parent for p in folder.glob("runs/**/result.json"))
     return folder, run
 
@@ -49,7 +49,7 @@ def breakable(ended, tmp_path):
 
 
 def again(folder, *more):
-    return main(folder, *more, NAME, "trainer.max_steps=2", "trainer.val_check_interval=1", check=False)
+    return main(folder, *more, *RUN, check=False)
 
 
 def test_a_run_stops_at_a_damaged_file_and_goes_on_without_it(breakable):

@@ -104,7 +104,7 @@ class Server:
 
     def __init__(self, folder, store=None):
         self.folder, self.port, self.process = folder, free_port(), None
-        self.store = store or f"sqlite:///{folder}/server.db"
+        self.store = store or database(folder / "server")
         self.uri = f"http://127.0.0.1:{self.port}"
 
     def start(self):
@@ -127,8 +127,10 @@ class Server:
             f"{self.folder}/art",
         ]
         log = self.folder / "server.log"
+        # Jobs are none of tracking, and seven processes for them begin with every server.
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with log.open("w") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+            self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
         end = time.monotonic() + 90
         while time.monotonic() < end and self.process.poll() is None:
             with socket.socket() as s:
