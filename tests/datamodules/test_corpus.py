@@ -184,6 +184,7 @@ def embedded():
     return data
 
 
+@pytest.mark.slow
 def test_the_embedded_corpus_is_large_enough(embedded):
     rows = embedded.datasheet()
     assert len(rows) >= 6

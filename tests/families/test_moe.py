@@ -5,6 +5,7 @@ import pytest
 from tests.families.moe import SAMPLE, verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", SAMPLE)
 def test_a_family_is_computed_as_it_computes_itself_or_refused(family):
     row = verdict(family)

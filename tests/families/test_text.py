@@ -24,6 +24,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RIGHT)
 def test_a_family_is_computed_as_it_computes_itself_and_so_are_its_neurons(name):
     row = verdict(name)

@@ -182,6 +182,7 @@ def large(*, layers=60, experts=256, top_k=8, length=32, sequences=12):
     return drawn(kept.held(), torch.stack(counts), torch.arange(sequences) % 3, pieces=Pieces(Rare()))
 
 
+@pytest.mark.slow
 def test_a_large_model_is_sampled_and_the_page_says_so(tmp_path):
     """Whole sequences of every domain until the room is taken; shares are of all."""
     found = large()

@@ -28,6 +28,7 @@ def model(scope):
     return tiny_model("deepseek_v3" if scope == "aux_free" else "qwen3_moe", tie_embeddings=False)
 
 
+@pytest.mark.slow
 @pytest.mark.machines
 @pytest.mark.parametrize("scope", ["micro", *MODES, "aux_free"])
 def test_the_losses_are_those_of_the_cpu(scope, tmp_path):
@@ -59,6 +60,7 @@ class WaitsOfAStep(pl.Callback):
             self.places.append(dict(pretended.waits - self.before))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["micro", *MODES, "aux_free"])
 def test_no_host_waits_within_a_micro_step_and_no_collective_is_given_a_cpu_tensor(scope, tmp_path):
     """On the first of two ranks, with all that a run has; the start and the log lines may wait."""

@@ -144,6 +144,7 @@ def brute_force(case, *, labels_RN, balanced) -> torch.Tensor:
     return torch.stack(rows).float()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balanced", [False, True])
 def test_the_streaming_finder_equals_brute_force_whatever_the_batch(case, balanced):
     labels_N = torch.tensor(case.data.task.labels["val"])

@@ -32,6 +32,7 @@ def tuned(asked, folder, together, **settings):
     return found, seen.count, seen.losses[: TUNING["steps"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["ours", "roberta", "gpt2", "t5"])
 def test_each_prompt_is_the_one_tuned_alone(tmp_path, family):
     """Tasks of two, three and four classes, texts of other lengths, weight decay and a schedule; to 1e-5 after 12 steps."""

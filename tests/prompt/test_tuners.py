@@ -25,6 +25,7 @@ def trainer(steps: int) -> pl.Trainer:
     return pl.Trainer(max_steps=steps, accelerator="cpu", use_distributed_sampler=False, **quiet)
 
 
+@pytest.mark.slow
 def test_a_soft_prompt_is_all_that_trains(spec, tmp_path):
     module = PromptTuning(backbone=spec, tuner=SoftPrompt(length=3), lr=0.05)
     data = tiny.data(spec)
@@ -55,6 +56,7 @@ def test_a_changed_backbone_fails_the_run(spec):
         module.check_frozen()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TUNERS)
 def test_a_tuner_trains_and_leaves_the_rest_alone(spec, name, tmp_path):
     if name == "bitfit" and spec.family in NO_BIAS:

@@ -62,6 +62,7 @@ def replayed(store, tmp_path):
     return take
 
 
+@pytest.mark.slow
 def test_what_a_run_stores_is_taken(replayed, store, tmp_path):
     cfg = replayed()
     assert cfg.callbacks.resume_point.folder == f"{tmp_path}/replay/checkpoints"
@@ -210,6 +211,7 @@ def test_conf_calls_nothing_that_is_not_allowed():
     assert not [n for n in trust.names() if n.rpartition(".")[2] in ("fetch", "load", "run", "made", "compile")]
 
 
+@pytest.mark.slow
 def test_a_pickle_in_the_place_of_an_artifact_is_not_loaded(tmp_path):
     attacked = tmp_path / "attacked"
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

@@ -40,6 +40,7 @@ def planned(folder, *overrides):
     return found
 
 
+@pytest.mark.slow
 @without_gpu
 def test_a_gpu_run_is_planned_on_a_machine_without_one(tmp_path):
     ddp = planned(tmp_path, "trainer=ddp_gpu", "trainer.devices=4", "trainer.num_nodes=2", "data.global_batch=64")
@@ -77,6 +78,7 @@ def counted_in_training(cfg, datamodule):
         return memory.count(cfg, datamodule)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", ["", "model.gradient_checkpointing=true", "trainer.accumulate_grad_batches=2"])
 def test_what_is_counted_is_what_is_allocated(tmp_path, changes):
     cfg = composed(tmp_path, "data.seq_len=64", *changes.split())

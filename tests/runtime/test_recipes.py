@@ -15,6 +15,7 @@ RECIPES = recipes()
 EXPERIMENTS = sorted(str(p.relative_to(PROJECT / "conf/experiment"))[:-5] for p in PROJECT.glob("conf/experiment/*/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one", RECIPES, ids=lambda one: one.name)
 def test_a_recipes_command_runs_its_experiment(one, eight_gpus):
     config.register_resolvers(project=PROJECT)

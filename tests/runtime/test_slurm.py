@@ -27,6 +27,7 @@ def needs(*overrides):
     return tuple(slurm.needs(cfg, cfg.hydra.launcher).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
@@ -129,6 +130,7 @@ def test_what_is_submitted_is_what_lightning_expects_to_find(sweep, monkeypatch)
     SLURMEnvironment().validate_settings(num_devices=2, num_nodes=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "log", "status", "reason"),
     [

@@ -155,6 +155,7 @@ class Moods(tiny.Reviews):
         return ["first", "second"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "target"), [("bert", "gpt2"), ("t5_gated", "roberta"), ("llama", "minilm")])
 def test_prompts_go_from_any_hugging_face_model_to_any_other(source, target, tmp_path):
     def prompts(family):
