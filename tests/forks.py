@@ -1,9 +1,9 @@
 """Starts main.py for tests without its imports: a process that has imported what takes seconds forks one a command.
 
-`Popen` is subprocess's. A command `python main.py ...` is forked, with the arguments, folder, environment, streams and
-session that it asks for, and becomes a child of the process that asked: signals, exit codes and `children()` mean what
-they always do. What it starts itself, a sweep its jobs, is forked likewise. Only libraries have been imported, nothing of
-Facet, and nothing was begun with them: the process has one thread.
+`Popen` is subprocess's. A command `python main.py ...` or `python -c TEXT ...` is forked, with the arguments, folder,
+environment, streams and session that it asks for, and becomes a child of the process that asked: signals, exit codes and
+`children()` mean what they always do. What it starts itself, a sweep its jobs, is forked likewise. Only libraries have
+been imported, nothing of Facet, and nothing was begun with them: the process has one thread.
 
 Really started is whatever else one starts, and a command whose environment differs in what an import may have read,
 but for what Lightning tells a rank. A forked process ends as Python does, without taking down what was imported.
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,7 +100,8 @@ def run(command: list[str], *, timeout: float, really: bool = False, **settings:
 def may_fork(asked: dict[str, Any], streams: list[int], environment: dict[str, str]) -> bool:
     if asked["shell"] or asked["preexec_fn"] or asked["process_group"] != -1 or sys.platform != "linux":
         return False
-    if not isinstance(asked["args"], list) or list(map(str, asked["args"][:2])) != [sys.executable, MAIN]:
+    words = list(map(str, asked["args"])) if isinstance(asked["args"], list) else []
+    if words[:2] != [sys.executable, MAIN] and (words[:2] != [sys.executable, "-c"] or len(words) < 3):
         return False
     if any(map(os.isatty, streams[1:])):
         return False
@@ -194,7 +196,9 @@ def become(request: dict[str, Any], added: dict[str, str], usual: list[str]) -> 
     os.environ.update({**added, **request["environment"]})
     os.environ.setdefault("FACET_FORKS", "0")  # a sweep begins its jobs by Popen, which forks them here
     own = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.argv, sys.path[:] = request["words"][1:], [str(Path(MAIN).parent), *own, *usual]
+    _, script, *rest = request["words"]
+    first = "" if script == "-c" else str(Path(MAIN).parent)
+    sys.argv, sys.path[:] = [script, *rest], [first, *own, *usual]
     sys.modules["numpy"].random.seed()
     for module in filter(None, map(sys.modules.get, READ_RANK)):
         module.rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -238,7 +242,12 @@ def begin() -> None:
     gc.freeze()
     become(serve(requests), added, usual)
     try:
-        runpy.run_path(MAIN, run_name="__main__")
+        if sys.argv[0] == "-c":
+            text = sys.argv.pop(1)
+            sys.modules["__main__"] = main = types.ModuleType("__main__")
+            exec(compile(text, "<string>", "exec"), vars(main))
+        else:
+            runpy.run_path(MAIN, run_name="__main__")
     except SystemExit as asked:
         leave(asked.code)
     leave(0)

@@ -92,6 +92,17 @@ def test_a_rank_is_forked_and_knows_its_number(script):
         assert process.communicate(timeout=60)[0].splitlines()[-1] == f"{number} True"
 
 
+def test_text_is_run_as_python_runs_it(script, tmp_path):
+    (tmp_path / "beside.py").write_text("word = 'here'")
+    text = "import beside, sys; print(beside.word, __name__, sys.argv, 'torch' in sys.modules); sys.exit(5)"
+    said = []
+    for really in (False, True):
+        done = forks.run([sys.executable, "-c", text, "a"], timeout=60, cwd=tmp_path, really=really)
+        assert done.returncode == 5
+        said.append(done.stdout)
+    assert said == [f"here __main__ ['-c', 'a'] {there}\n" for there in (True, False)]
+
+
 def test_what_it_starts_is_its_child_and_outlives_it(script):
     process = begin(script, "start")
     process.stdout.readline()

@@ -1,6 +1,5 @@
 """From documents to batches: the cache, the split, the loaders, a user's own text."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from datamodules.corpus import CorpusDataModule, SyntheticSource
 from datamodules.corpus import cache as token_cache
 from datamodules.corpus.sources import EmbeddedSource
 from datamodules.corpus.words import END
+from tests import forks
 
 PROJECT = Path(__file__).parents[2]
 SMALL = dict(vocab_size=400, seq_len=16, micro_batch=2, global_batch=8, eval_windows=4, eval_batch=4)
@@ -153,7 +153,7 @@ import tokenizers, transformers
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 corpus({str(tmp_path)!r}, source=SyntheticSource(documents={documents}))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    done = forks.run([sys.executable, "-c", code], cwd=PROJECT, timeout=120)
     assert done.returncode != 0
     assert "the disk is full" in done.stderr.splitlines()[-1]
     assert "nothing half-written is left. Free some space, set paths.cache, or ask for less." in done.stderr

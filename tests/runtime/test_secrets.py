@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import stat
-import subprocess
 import sys
 import threading
 import urllib.error
@@ -18,6 +17,7 @@ from lightning_modules.runtime import preflight, sync
 from lightning_modules.runtime.config import register_resolvers
 from lightning_modules.runtime.courier import Delivery
 from lightning_modules.runtime.journal import Journal
+from tests import forks
 from tests.runtime.cli import PROJECT, main
 from tests.runtime.test_tracking import Server
 
@@ -191,9 +191,7 @@ def test_a_fault_of_ours_is_reported_without_the_password(tmp_path):
         "main.start()"
     )
     environment = {**os.environ, "HF_TOKEN": TOKEN, "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    done = forks.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, timeout=120)
     assert done.returncode == 1
     assert "error: RuntimeError: no way to postgresql://anna:***@host:5432/db with ***" in done.stderr
     assert "Traceback" not in done.stderr

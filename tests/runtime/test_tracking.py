@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from lightning_modules.runtime import courier, outcome, owner, sync, tracking
 from lightning_modules.runtime.journal import Journal
+from tests import forks
 from tests.tracking import database
 
 CALM = dict(experiment="test/tracking", name="a run", artifact_location=None, tags={})
@@ -204,7 +205,7 @@ made = tracking.Tracker(folder=Path({str(tmp_path)!r}) / "run", uri={uri!r}, **C
 assert made.run_id
 import os; os._exit(9)
 """
-    subprocess.run([sys.executable, "-c", code], check=False, cwd=os.getcwd())
+    assert forks.run([sys.executable, "-c", code], cwd=os.getcwd(), timeout=120).returncode == 9
     alive = tracker(tmp_path / "alive", uri)
     alive._here = True  # else it would end the dead one itself, with its first delivery
     assert alive.run_id
@@ -243,6 +244,6 @@ made.end("FINISHED")
 assert made.run_id
 """
     command = [sys.executable, "-c", code]
-    processes = [subprocess.Popen([*command, str(tmp_path / str(i)), uri]) for i in range(3)]
+    processes = [forks.Popen([*command, str(tmp_path / str(i)), uri]) for i in range(3)]
     assert [p.wait(timeout=120) for p in processes] == [0, 0, 0]
     assert len(MlflowClient(uri).search_runs(["1"])) == 3

@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from lightning_modules.training.checkpoints import LAST, PREVIOUS, CheckedCheckpoints, newest_valid
+from tests import forks
 from tests.robustness.runs import PROJECT, assert_equal
 
 
@@ -87,7 +87,7 @@ while True:
     draw = random.Random(0)
     before = 0
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT)
+        process = forks.Popen([sys.executable, "-c", code], cwd=PROJECT)
         while not (tmp_path / PREVIOUS).is_file():
             time.sleep(0.01)
         time.sleep(draw.uniform(0, 0.05))
@@ -111,7 +111,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 CheckedCheckpoints().save_checkpoint({{"step": 3, "weights": torch.zeros(100_000)}}, Path({str(two)!r}) / "last.ckpt")
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    done = forks.run([sys.executable, "-c", code], cwd=PROJECT, timeout=120)
     assert done.returncode != 0
     assert "no checkpoint could be written (File too large" in done.stderr.splitlines()[-1]
     assert read(two) == 2
