@@ -77,7 +77,7 @@ sync: $(READY) ## deliver to MLflow what runs could not; U=ADDRESS when the trac
 test: $(READY) ## all tests, two workers
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(O)
 
-test-fast: $(READY) ## what starts no process and is not slow, in about four minutes on two cores: at every save
+test-fast: $(READY) ## what starts no process and is not slow, in a minute or two on two cores: at every save
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not processes and not slow"
 
 test-ui: $(READY) ## the MLflow UI in a headless browser (needs Debian's chromium); writes docs/ui/
@@ -99,7 +99,7 @@ test-slurm: $(READY) ## a real SLURM of two nodes, started and stopped (needs De
 		{ echo "make test-slurm needs SLURM: apt-get install slurm-wlm munge"; exit 1; }; done
 	FACET_RESULTS=1 $(BIN)/python -m pytest tests/slurm --override-ini addopts=-q
 
-test-load: $(READY) ## tests of stopping, killing, locks and outages ten times with every core busy, goes on where it was stopped; writes docs/results/load.json
+test-load: $(READY) ## tests of stopping, killing, locks and outages ten times with every core busy, goes on where it was stopped; writes docs/results/load.json (a part: make test-load N="3 tests/robustness/test_sweep.py")
 	FACET_RESULTS=1 $(BIN)/python -m tests.robustness.load $(N)
 
 mutants: $(READY) ## break the code on purpose, fault by fault, and see a test fail each time

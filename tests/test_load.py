@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 
 import pytest
 
@@ -50,3 +51,25 @@ def test_the_same_command_again_goes_on_and_another_commit_begins_anew(of, monke
 def test_every_file_is_there():
     assert "tests/robustness/test_resume.py" in load.files()
     assert all((load.PROJECT / name).is_file() for name in load.files())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["often"], "'often' is no number of repetitions; expected a number"),
+        (["2", "tests/robustness/test_sweep"], "'tests/robustness/test_sweep' is no such file"),
+    ],
+)
+def test_what_is_asked_for_wrongly_is_refused(monkeypatch, words, said):
+    monkeypatch.setattr(sys, "argv", ["load", *words])
+    with pytest.raises(SystemExit, match=said):
+        load.main()
+
+
+def test_a_part_is_run_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr(load, "repeat", lambda tests, number: asked.append((tests, number)))
+    for words in ([], ["3"], ["2", "tests/robustness/test_sweep.py"]):
+        monkeypatch.setattr(sys, "argv", ["load", *words])
+        assert load.main() == 0
+    assert asked == [(load.files(), load.REPETITIONS), (load.files(), 3), (["tests/robustness/test_sweep.py"], 2)]

@@ -95,7 +95,12 @@ def repeat(tests: list[str], repetitions: int, *, folder: Path = RESULTS) -> int
 
 
 def main() -> int:
-    return 1 if repeat(files(), int(sys.argv[1]) if sys.argv[1:] else REPETITIONS) else 0
+    """[how often [which files]] of the command line; what is left out is ten times, and all files."""
+    often, *some = sys.argv[1:] or [str(REPETITIONS)]
+    if not often.isdecimal() or (wrong := sorted({*some} - {*files()})):
+        told = f"{often!r} is no number of repetitions" if not often.isdecimal() else f"{wrong[0]!r} is no such file"
+        sys.exit(f"error: {told}; expected a number, and then files of these: {', '.join(files())}")
+    return 1 if repeat(some or files(), int(often)) else 0
 
 
 if __name__ == "__main__":

@@ -245,5 +245,5 @@ assert made.run_id
 """
     command = [sys.executable, "-c", code]
     processes = [forks.Popen([*command, str(tmp_path / str(i)), uri]) for i in range(3)]
-    assert [p.wait(timeout=120) for p in processes] == [0, 0, 0]
+    assert [p.wait(timeout=300) for p in processes] == [0, 0, 0]
     assert len(MlflowClient(uri).search_runs(["1"])) == 3
