@@ -24,7 +24,10 @@ def started(folder):
     while step_of(folder) < 12:
         assert process.poll() is None, (folder / "output.log").read_text()
         time.sleep(0.01)
-    (other,) = (p for p in psutil.Process(process.pid).children() if p.environ().get("LOCAL_RANK") == "1")
+    # Its environment is not shown: /proc has that of the process of which it is a fork.
+    (other,) = (
+        p for p in psutil.Process(process.pid).children() if "hydra.job.name=train_ddp_process_1" in p.cmdline()
+    )
     return process, other
 
 

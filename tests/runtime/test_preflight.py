@@ -172,6 +172,12 @@ def test_what_is_right_passes(overrides):
     assert cfg is not None
 
 
+def test_a_rank_is_told_by_lightning_to_write_no_settings(monkeypatch):
+    for rank, refused in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert len(preflight.examine(["trainer=ddp_cpu", "hydra.output_subdir=null"])[0]) == refused
+
+
 def run(folder, *arguments, really=False):
     command = [sys.executable, str(PROJECT / "main.py"), *arguments]
     return forks.run(command, cwd=folder, timeout=120, really=really)

@@ -4,6 +4,7 @@ One check a function, each naming the keys at odds; a system has its own in `che
 """
 
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -90,7 +91,8 @@ def hydra_starts_what_is_checked(cfg: DictConfig) -> Iterator[str]:
     """Its own ways to start a sweep and to name the folder of settings are not those that a run is found by again."""
     if cfg.hydra.get("mode") is not None:
         yield f"hydra.mode={cfg.hydra.mode.name}: expected -m before the overrides for a sweep, and nothing for a run."
-    if cfg.hydra.get("output_subdir") != ".hydra":
+    # Lightning tells every rank that it starts to write no settings: the first one does.
+    if cfg.hydra.get("output_subdir") != ".hydra" and os.environ.get("LOCAL_RANK", "0") == "0":
         yield f"hydra.output_subdir is {cfg.hydra.output_subdir!r}; expected .hydra, where a run's settings are looked for."
 
 
