@@ -63,6 +63,9 @@ def test_a_sweep_and_a_job_of_one_are_held_too(tmp_path):
     assert reason.startswith(f"{place} is in use by process {job.pid} on {socket.gethostname()}, since")
     os.killpg(again.pid, signal.SIGTERM)
     assert again.wait(timeout=60) == 130
+    while not (place / "tracking.done").is_file():
+        assert job.is_running(), "it ended before its first delivery to MLflow"
+        time.sleep(0.05)
     _, _, children = mlflow_runs(folder)
     assert sorted(c.info.status for c in children) == ["KILLED", "RUNNING"]
     job.send_signal(signal.SIGTERM)
