@@ -11,8 +11,10 @@ from datamodules.scenes import MVCSource, PairsDataModule
 from datamodules.tasks import Hub
 from datamodules.tasks.template import DEFAULTS, Template
 from lightning_modules.common.making import watched_by
+from lightning_modules.prompt.backbones import HubBackbone
 from lightning_modules.runtime.teller import Teller
 from tests.datamodules.test_corpus import SMALL
+from tests.prompt import tiny
 
 SIZES = {"train": 300, "val": 50, "test": 40}
 
@@ -153,3 +155,12 @@ def test_pairs_by_field_and_those_that_contradict_each_other(tmp_path, watched):
     assert sum(row[3] for row in table(path) if row[0] == "taken") == 8
     assert "2 pairs give two pictures the responses" in tags.found["data.said"]
     assert "line 1: field 'chosen_response' is 3" in tags.found["data.said"]
+
+
+def test_texts_that_hold_a_token_of_the_models_own_are_counted(tmp_path, watched):
+    data = tiny.data(HubBackbone(name=tiny.save("bert", tmp_path / "model")))
+    data.task.texts["test"][0] += " <mask>"
+    data.examples("val")
+    assert "hold" not in watched[1].found.get("data.said", "")
+    data.examples("test")
+    assert "1 texts of test hold '<mask>' or the like" in watched[1].found["data.said"]
