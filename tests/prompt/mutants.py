@@ -158,8 +158,8 @@ MUTANTS = (
     (
         "a neuron's token chosen on the test",
         NEURONS_ROOM + "single_neurons.py",
-        '(rates["val"] - 0.5)',
-        '(rates["test"] - 0.5)',
+        "token = (val_P - 0.5)",
+        "token = (test_P - 0.5)",
         NEURONS,
     ),
     (
