@@ -17,6 +17,8 @@ def hasten() -> None:
     from hydra._internal import config_repository
     from omegaconf import _utils, base
 
+    if getattr(base, "parse", None) is None or not hasattr(_utils, "get_yaml_loader"):
+        return
     if getattr(_utils.get_yaml_loader, "cache_info", None) is not None:
         return
     if hasattr(yaml, "CSafeLoader"):

@@ -58,10 +58,14 @@ class _Lean(Loader):
 
 @contextlib.contextmanager
 def without(extras: frozenset[str]) -> Iterator[None]:
-    """Whoever asks lightning_utilities for one of them is told that it is not there."""
+    """Whoever asks lightning_utilities for one of them is told that it is not there. Without effect where an update has
+    moved what answers."""
     from lightning_utilities.core import imports
     from packaging.requirements import Requirement
 
+    if not hasattr(imports, "package_available") or not hasattr(imports.RequirementCache, "_check_available"):
+        yield
+        return
     available, check = imports.package_available, imports.RequirementCache._check_available
 
     def checked(asked: imports.RequirementCache) -> None:

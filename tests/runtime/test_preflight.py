@@ -154,7 +154,6 @@ def test_all_errors_come_at_once():
         ["trainer=ddp_cpu", "trainer.devices=4"],
         ["callbacks.figures=null", "logger=none"],
         ["model=paper_3b"],
-        ["experiment=prompt/transfer", "prompts.runs={sentiment_film: [0a1b]}"],
         ["experiment=prompt/project", "backbone@source_backbone=hub", "source_backbone.name=user/model"],
         ["experiment=prompt/project", "backbone@source_backbone=language_wide", "backbone=language_small"],
         [

@@ -77,7 +77,7 @@ def test_names_options_and_types_are_refused_without_torch(tmp_path):
 def test_what_is_done_is_told_without_torch(tmp_path):
     code, _, _ = until_torch(tmp_path, "debug=smoke", "hydra.run.dir=run")
     assert code == MET, "there is something to do"
-    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
     (tmp_path / "run" / "result.json").write_text(json.dumps({"metrics": {}}))
     code, _, error = until_torch(tmp_path, "debug=smoke", "hydra.run.dir=run")
     assert code == 0, error
