@@ -1,9 +1,11 @@
 """Training steps a second alone and beside a busy neighbour, by how OpenMP's threads wait (part of `make bench`).
 
-Every way of waiting is a process of its own that steps when it is told to, so that they take turns within one run.
+Every way of waiting is a process of its own that steps when it is told to, so that they take turns within one run. It is
+stopped meanwhile: the threads of one that spins always would take a core from the others.
 """
 
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -63,11 +65,15 @@ class Worker:
         self.process = subprocess.Popen(command, cwd=PROJECT, env={**clean, **way}, **pipes)  # type: ignore[call-overload]
         while self.process.stdout.readline() != "ready\n":
             assert self.process.poll() is None, "a worker of the bench died"
+        self.process.send_signal(signal.SIGSTOP)
 
     def measure(self, seconds: float) -> float:
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.write(f"{seconds}\n")
         self.process.stdin.flush()
-        return float(self.process.stdout.readline())
+        rate = float(self.process.stdout.readline())
+        self.process.send_signal(signal.SIGSTOP)
+        return rate
 
 
 def rates() -> tuple[dict[str, float], dict[str, float]]:

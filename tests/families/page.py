@@ -21,8 +21,8 @@ under `.cache/checked`, so it costs once.
 `make families` does the same for every class of transformers' mappings, tiny and with random weights, and goes further: a
 prompt's gradient is compared with the plain model's; with its neurons zeroed each feed-forward block must give its bias, and
 with neurons removed what they said on average. With each vision-language family that is right, the documented training
-(`experiment=svco/train` with `model=vlm` and `data=mvc`) is run whole, in full and with LoRA: what it exports must load by transformers
-alone, have changed but for its vision tower, and judge the held-out pairs as the run did.
+(`experiment=svco/train` with `model=vlm` and `data=mvc`) is run whole, in full and with LoRA: what it exports must load by
+transformers alone, have changed but for its vision tower, and judge the held-out pairs as the run did.
 `.venv/bin/python -m tests.families.text CLASS CLASS` walks a part; with `FACET_RESULTS=1` it writes the rows. This page is
 made from the table by `.venv/bin/python -m tests.families.page`.
 """
