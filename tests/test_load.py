@@ -21,7 +21,7 @@ def of(tmp_path, monkeypatch):
     monkeypatch.setenv("FACET_RESULTS", "1")
     monkeypatch.setattr(load, "once", once)
     monkeypatch.setattr(load, "busy", lambda cores: contextlib.nullcontext())
-    monkeypatch.setattr(load, "at", lambda: "abc")
+    monkeypatch.setattr(load, "CHECKED_OUT", "abc")
 
     def repeat(times):
         bad = load.repeat(["a", "b"], times, folder=tmp_path)
@@ -43,7 +43,7 @@ def test_the_same_command_again_goes_on_and_another_commit_begins_anew(of, monke
     of(2)
     assert of(3)[0] == 1, "the failure of before counts"
     assert of.seen == ["a", "b"] * 3
-    monkeypatch.setattr(load, "at", lambda: "def")
+    monkeypatch.setattr(load, "CHECKED_OUT", "def")
     _, rows = of(1)
     assert (rows["b"]["repetitions"], rows["b"]["failures"], rows["b"]["commit"]) == (1, 0, "def")
 

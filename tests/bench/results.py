@@ -15,7 +15,7 @@ from rich.console import Console
 
 from lightning_modules.common.tables import markdown, terminal
 from lightning_modules.runtime.load import BUSY, Load
-from lightning_modules.runtime.provenance import commit, machine
+from lightning_modules.runtime.provenance import machine
 from tests.results import CHECKED_OUT, PROJECT, RESULTS
 
 COLUMNS = ("row", "value", "unit", "goal", "against", "why")
@@ -104,7 +104,7 @@ def write(system: str, rows: list[dict[str, Any]], *, command: str, others: Cont
     # What a GPU was measured at is renewed by `make gpu` alone.
     own = [r["row"] for r in rows]
     kept = [r for r in before if r["system"] != system or (r["row"] not in own and (on_gpu(r) or r["row"] in others))]
-    common = {"commit": commit(), "machine": machine(), "command": command}
+    common = {"commit": CHECKED_OUT, "machine": machine(), "command": command}
     _publish(kept + [{"system": system, **r, **common} for r in rows], path)
     show(system, rows)
 

@@ -15,13 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.runtime.provenance import commit, git, machine
-from tests.results import PROJECT, RESULTS, note
+from lightning_modules.runtime.provenance import machine
+from tests.results import CHECKED_OUT, PROJECT, RESULTS, note
 
 ROOMS = ("tests/robustness", "tests/runtime")
 NAMES = ("test_stopping.py", "test_lock.py", "test_outages.py")
 REPETITIONS = 10
-TABLE = "docs/results/load.json"
 BAD = ("FAILED ", "ERROR ")
 
 
@@ -40,13 +39,6 @@ def busy(cores: int) -> Iterator[None]:
         for loop in loops:
             loop.kill()
             loop.wait()
-
-
-def at() -> str:
-    """The commit; this table, which changes meanwhile, does not make it a dirty one."""
-    changed = git("status", "--porcelain", "--untracked-files=no").splitlines()
-    others = [line for line in changed if not line.endswith(TABLE)]
-    return commit() if others else commit().removesuffix("-dirty")
 
 
 def so_far(folder: Path, here: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -72,7 +64,7 @@ def once(tests: str) -> tuple[float, list[str]]:
 def repeat(tests: list[str], repetitions: int, *, folder: Path = RESULTS) -> int:
     """Run every file until it has had its repetitions; failures in all."""
     cores = os.cpu_count() or 1
-    here = {"commit": at(), "machine": machine(), "busy_loops": cores}
+    here = {"commit": CHECKED_OUT, "machine": machine(), "busy_loops": cores}
     rows = so_far(folder, here)
     with busy(cores):
         for number in range(repetitions):
