@@ -12,7 +12,7 @@ from lightning_modules.runtime import provenance
 from lightning_modules.runtime.load import taken_since
 from tests import results
 from tests.bench import results as bench
-from tests.bench import suite
+from tests.bench import runtime, suite
 from tests.results import note, took_its_steps
 
 
@@ -127,3 +127,11 @@ XML = """<testsuites><testsuite errors="0" failures="{failed}" skipped="0" tests
 def test_packages_are_told_as_their_own_library_tells_them():
     found = importlib.metadata.distributions()
     assert provenance.installed() == sorted({f"{d.metadata['Name']}=={d.version}" for d in found})
+
+
+def test_the_bench_of_the_machinery_takes_no_part_or_some(capsys):
+    assert runtime.asked([]).parts == []
+    assert runtime.asked(["busy", "hundred", "--dry"]).parts == ["busy", "hundred"]
+    with pytest.raises(SystemExit):
+        runtime.asked(["bussy"])
+    assert "bussy: no such part" in capsys.readouterr().err

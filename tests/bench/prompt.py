@@ -251,6 +251,7 @@ def main() -> None:
             "x",
             goal=">= 1.3",
             peer="PEFT under transformers' Trainer",
+            missed=f"at the limit it would be {ratio(took, 'tune peft', 'tune limit'):.2f}",
         ),
         row(
             "tuning: share of the limit",
@@ -258,6 +259,7 @@ def main() -> None:
             "x",
             goal=">= 0.95",
             peer="frozen forward and gradient to the prompt",
+            missed="the rest is Lightning's loop and the optimizer's step",
         ),
         *finder_rows(),
     ]

@@ -8,6 +8,7 @@ killed, takes nine. `--suite FILE` writes the row of the tests from what `make t
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -124,12 +125,21 @@ def measured(part: str) -> list[dict[str, Any]]:
     return found
 
 
-def main() -> None:
+def asked(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description="What the machinery costs; rows of docs/results/bench.json.")
-    parser.add_argument("parts", nargs="*", choices=[*PARTS], help="default: all but hundred")
+    # argparse of Python 3.11 would hold no part at all against `choices`.
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all but hundred")
     parser.add_argument("--suite", type=Path, help="JUnit's XML of a whole `make test`")
     parser.add_argument("--dry", action="store_true", help="write nothing")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
+    if wrong := [part for part in given.parts if part not in PARTS]:
+        parser.error(f"{wrong[0]}: no such part; expected one of {', '.join(PARTS)}.")
+    return given
+
+
+def main() -> None:
+    given = asked(sys.argv[1:])
     if given.suite:
         rows, parts, quiet = [suite.row_of(given.suite)], ["suite"], None
     else:

@@ -13,7 +13,7 @@ LEAST = 1500
 
 
 def row_of(path: Path) -> dict[str, Any]:
-    """ValueError where it is no whole suite that passed."""
+    """Ends with a line where it is no whole suite that passed."""
     if not path.is_file():
         sys.exit(f"error: {path}: there is no such file; make test O=--junit-xml={path} writes it.")
     (suite,) = ET.parse(path).getroot().iter("testsuite")
