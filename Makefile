@@ -77,7 +77,7 @@ sync: $(READY) ## deliver to MLflow what runs could not; U=ADDRESS when the trac
 test: $(READY) ## all tests, two workers
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(O)
 
-test-fast: $(READY) ## what starts no process and is not slow, in a minute or two on two cores: at every save
+test-fast: $(READY) ## what starts no process and is not slow, in under four minutes on two cores: at every save
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not processes and not slow"
 
 test-ui: $(READY) ## the MLflow UI in a headless browser (needs Debian's chromium); writes docs/ui/

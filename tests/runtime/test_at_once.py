@@ -75,6 +75,7 @@ def made(cache, monkeypatch, **settings):
     )
 
 
+@pytest.mark.processes
 def test_side_by_side_is_one_after_another_to_the_bit(tmp_path, monkeypatch):
     alone, teller, result, prompts = made(tmp_path / "a", monkeypatch)
     beside, crew, same, others = made(tmp_path / "b", monkeypatch, side_by_side=2)
@@ -100,6 +101,7 @@ def test_a_part_makes_its_share_and_parts_together_make_all(tmp_path, monkeypatc
     assert len(prompts) == PROMPTS and result["metrics"] == {"prompts": 2.0}
 
 
+@pytest.mark.processes
 def test_a_process_that_dies_leaves_its_prompt_to_the_study(tmp_path, monkeypatch, capsys):
     begin = Teller.begin
 
@@ -118,6 +120,7 @@ def test_a_process_that_dies_leaves_its_prompt_to_the_study(tmp_path, monkeypatc
     assert all(worker._process.exitcode == -signal.SIGKILL for worker in crew)
 
 
+@pytest.mark.processes
 def test_what_fails_in_a_process_is_told_by_the_study(tmp_path, monkeypatch):
     broken = config(tmp_path, side_by_side=2)
     broken.study.prompts.tuning.lr = "none"
