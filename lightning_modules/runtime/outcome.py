@@ -88,9 +88,7 @@ def tell(cfg: DictConfig, sweep: Path) -> None:
     """The report of all jobs so far, in the sweep's folder and in its run."""
     from lightning_modules.runtime import sweep_report
 
-    files = sweep_report.write(sweep, objective=cfg.objective_metric, shown=cfg.shown_metrics)
-    if PARENT_RUN in os.environ:
-        show(cfg, files, sweep_report.counts(sweep), sweep_report.means(sweep, cfg))
+    _show(cfg, sweep, sweep_report.write(sweep, objective=cfg.objective_metric, shown=cfg.shown_metrics))
 
 
 def catch_up(cfg: DictConfig, sweep: Path) -> None:
@@ -99,9 +97,9 @@ def catch_up(cfg: DictConfig, sweep: Path) -> None:
 
     report = sweep / "report.md"
     before = report.read_text() if report.is_file() else ""
-    sweep_report.write(sweep, objective=cfg.objective_metric, shown=cfg.shown_metrics)
+    files = sweep_report.write(sweep, objective=cfg.objective_metric, shown=cfg.shown_metrics)
     if report.read_text() != before or not _knows_its_jobs(cfg):
-        tell(cfg, sweep)
+        _show(cfg, sweep, files)
 
 
 def _knows_its_jobs(cfg: DictConfig) -> bool:
@@ -116,10 +114,16 @@ def _knows_its_jobs(cfg: DictConfig) -> bool:
         return True
 
 
-def show(cfg: DictConfig, files: list[Path], counts: dict[str, int], means: dict[str, float]) -> None:
-    """Report, counts and means as artifacts, tags and metrics of the parent run; a server that is away is passed over."""
+def _show(cfg: DictConfig, sweep: Path, files: list[Path]) -> None:
+    """Report, counts and means as artifacts, tags and metrics of the sweep's run, if it has one; a server that is away is
+    passed over."""
+    if PARENT_RUN not in os.environ:
+        return
     from mlflow import MlflowClient
 
+    from lightning_modules.runtime import sweep_report
+
+    counts, means = sweep_report.counts(sweep), sweep_report.means(sweep, cfg)
     client, parent = MlflowClient(credentials.real(cfg.logger.tracking_uri)), os.environ[PARENT_RUN]
     try:
         for path in files:
