@@ -127,8 +127,7 @@ def _of_folder(folder: Path, *, text: bool, own: Path | None) -> Finished:
 
 def _may_show(name: str, cfg: DictConfig, wanted: bool) -> bool:
     """Whether text of the run's data may stand on its page: who made the run may have kept it off for good."""
-    # A run of before has no `look` in its config.
-    if (kept_off := not (cfg.get("look") or {}).get("text", True)) and wanted:
+    if (kept_off := not sweep_look.shows_text(cfg)) and wanted:
         say(f"{name} was made with look.text=false: no text of its data stands on this page either.")
     return wanted and not kept_off
 

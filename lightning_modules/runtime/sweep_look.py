@@ -3,7 +3,7 @@
 import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def of_folder(sweep: Path, *, text: bool = True) -> dict[str, Any]:
         objective=cfg["objective_metric"],
         shown=cfg["shown_metrics"],
         name=sweep.name,
-        text=text and _told(cfg),
+        text=text and shows_text(cfg),
     )
 
 
@@ -125,11 +125,12 @@ def of_run(client: MlflowClient, parent: Run, *, text: bool = True) -> dict[str,
     cfg = foreign.stored(client, finished[0].info.run_id)
     entries = [_entry(folder, job) for folder, job in jobs.items()]
     shown = cfg.get("shown_metrics") or []
-    name, text = parent.info.run_name, text and _told(cfg)
+    name, text = parent.info.run_name, text and shows_text(cfg)
     return sweep_page(entries, objective=cfg["objective_metric"], shown=shown, name=name, text=text)
 
 
-def _told(cfg: dict[str, Any]) -> bool:
+def shows_text(cfg: Mapping[Any, Any]) -> bool:
+    """Whether who made a run let text of its data stand on its page."""
     # A run of before has no `look` in its config.
     return (cfg.get("look") or {}).get("text", True)
 
