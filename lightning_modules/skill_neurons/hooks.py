@@ -1,10 +1,10 @@
 """Looking at neurons and editing them while a model runs: one forward pre-hook per layer, gone when the block ends.
 
-Shape legend: B examples, T positions, P prompt tokens, L layers, F neurons of a layer.
+Shape legend: B examples, T positions, P prompt tokens, L layers, F neurons of a layer, K of them, N examples.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from lightning_modules.prompt.backbone import Backbone, Batch
 from lightning_modules.prompt.last_layer import asked_alone, can_ask_alone
 
 See = Callable[[int, Tensor], Tensor | None]
+# (layer, unit) of each.
+Neurons = Sequence[tuple[int, int]]
 KINDS = ("gaussian", "zero", "mean")
 
 
@@ -70,6 +72,25 @@ def at_prompt(backbone: Backbone, batch: Batch, prompt: Tensor, see: Callable[[i
         each_layer(
             backbone, batch, prompt, lambda layer, x_BTF: see(layer, x_BTF if alone and layer == last else read(x_BTF))
         )
+
+
+@torch.no_grad()
+def activations_NKP(backbone: Backbone, batches: Iterable[Batch], prompt: Tensor, neurons: Neurons) -> Tensor:
+    """Of these neurons, float32 on the CPU, in one pass. P is 1 where `Backbone.read` reads one position."""
+    of_layer: dict[int, list[int]] = {}
+    for k, (layer, _) in enumerate(neurons):
+        of_layer.setdefault(layer, []).append(k)
+    parts = []
+    for batch in backbone.batches(batches):
+        kept: dict[int, Tensor] = {}
+
+        def see(layer: int, x_BPF: Tensor, kept: dict[int, Tensor] = kept) -> None:
+            for k in of_layer.get(layer, ()):
+                kept[k] = x_BPF[..., neurons[k][1]].float().cpu()
+
+        at_prompt(backbone, batch, prompt, see)
+        parts.append(torch.stack([kept[k] for k in range(len(neurons))], 1))
+    return torch.cat(parts)
 
 
 def _answer(edited: Tensor | None, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:

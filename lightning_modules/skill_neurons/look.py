@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lightning_modules.look.finished import Finished
+from lightning_modules.skill_neurons.hooks import Neurons
 from lightning_modules.skill_neurons.portraits import (
     LEVEL,
     Labelled,
-    Neurons,
     Readings,
     elsewhere,
     portraits,

@@ -3,7 +3,7 @@
 Shape legend: N examples, P prompt tokens, K neurons looked at, L layers, F neurons of a layer, C classes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +11,7 @@ import torch
 from scipy.stats import norm, rankdata
 from torch import Tensor
 
-from lightning_modules.prompt.backbone import Backbone, Batch
-from lightning_modules.skill_neurons.hooks import at_prompt
+from lightning_modules.skill_neurons.hooks import Neurons
 from lightning_modules.skill_neurons.predictivity import Counts, predictivity_RLF
 from lightning_modules.skill_neurons.significance import Significance
 from lightning_modules.skill_neurons.single_neurons import neuron_name
@@ -22,8 +21,6 @@ LEVEL = 0.05
 BINS, EXAMPLES, WORDS = 24, 4, 6
 # Words of fewer texts say little of a word; characters of a text that are shown.
 LEAST, CLIP = 8, 300
-
-Neurons = Sequence[tuple[int, int]]
 
 
 class Readings(NamedTuple):
@@ -76,25 +73,6 @@ def elsewhere(preds: Mapping[str, Tensor], neurons: Neurons) -> dict[str, list[l
             found["predictivity"][k].append(round(float(value), 4))
             found["rank"][k].append(1 + int((pred_LF > value).sum()))
     return found
-
-
-@torch.no_grad()
-def activations_NKP(backbone: Backbone, batches: Iterable[Batch], prompt: Tensor, neurons: Neurons) -> Tensor:
-    """One pass. P is 1 where `Backbone.read` reads one position."""
-    of_layer: dict[int, list[int]] = {}
-    for k, (layer, _) in enumerate(neurons):
-        of_layer.setdefault(layer, []).append(k)
-    parts = []
-    for batch in backbone.batches(batches):
-        kept: dict[int, Tensor] = {}
-
-        def see(layer: int, x_BPF: Tensor, kept: dict[int, Tensor] = kept) -> None:
-            for k in of_layer.get(layer, ()):
-                kept[k] = x_BPF[..., neurons[k][1]].float().cpu()
-
-        at_prompt(backbone, batch, prompt, see)
-        parts.append(torch.stack([kept[k] for k in range(len(neurons))], 1))
-    return torch.cat(parts)
 
 
 def best_token_K(read: Readings, labels_N: Tensor, *, classes: int, balanced: bool = False) -> Tensor:

@@ -24,7 +24,7 @@ from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons import look
 from lightning_modules.skill_neurons import portraits as drawn
 from lightning_modules.skill_neurons import predictivity as sn
-from lightning_modules.skill_neurons.hooks import See, hooked
+from lightning_modules.skill_neurons.hooks import Neurons, See, activations_NKP, hooked
 from lightning_modules.skill_neurons.significance import Significance
 
 # Raised when predictivity or its p-values are computed otherwise.
@@ -201,11 +201,9 @@ class PromptStudy:
             data, prompt = self.prompts.data(task), self.tuned(task)[0]
             base_LPF = self.baseline_LPF(task, prompt, self.backbone).cpu()
 
-            def read(neurons: drawn.Neurons) -> drawn.Readings:
+            def read(neurons: Neurons) -> drawn.Readings:
                 baseline_KP = torch.stack([base_LPF[layer, :, unit] for layer, unit in neurons])
-                seen = {
-                    s: drawn.activations_NKP(self.backbone, data.fixed(s), prompt, neurons) for s in ("val", "test")
-                }
+                seen = {s: activations_NKP(self.backbone, data.fixed(s), prompt, neurons) for s in ("val", "test")}
                 return drawn.Readings(seen["val"], seen["test"], baseline_KP)
 
             examples = drawn.Labelled(

@@ -3,7 +3,7 @@
 Shape legend: N examples, L layers, P prompt tokens, F neurons of a layer, C classes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from datamodules.tasks.datamodule import TaskDataModule
 from lightning_modules.common.bounds import Count
 from lightning_modules.prompt.backbone import Backbone, Batch
 from lightning_modules.skill_neurons import predictivity as sn
-from lightning_modules.skill_neurons.hooks import at_prompt, hooked
+from lightning_modules.skill_neurons.hooks import activations_NKP, hooked
 
 
 def neuron_name(layer: int, unit: int) -> str:
@@ -32,31 +32,17 @@ class Read(NamedTuple):
 
 
 @torch.no_grad()
-def values_NP(backbone: Backbone, batches: Iterable[Batch], prompt: Tensor, *, layer: int, unit: int) -> Tensor:
-    """The neuron's activations, in one pass."""
-    kept: list[Tensor] = []
-
-    def see(i: int, x_BPF: Tensor) -> None:
-        if i == layer:
-            kept.append(x_BPF[..., unit].clone())
-
-    for batch in backbone.batches(batches):
-        at_prompt(backbone, batch, prompt, see)
-    return torch.cat(kept)
-
-
-@torch.no_grad()
 def answered(
     backbone: Backbone, data: TaskDataModule, prompt: Tensor, *, layer: int, unit: int
 ) -> tuple[Tensor, float]:
-    """`values_NP` of the test examples, and the share of them that the prompt itself answers right, in one pass."""
+    """The neuron's activations on the test examples, float32 [N, P], and the share of these answered right, in one pass."""
     values: list[Tensor] = []
     right, seen = torch.zeros((), dtype=torch.long, device=backbone.device), 0
     for batch in backbone.batches(data.fixed("test")):
 
         def see(i: int, x_BTF: Tensor, batch: Batch = batch) -> None:
             if i == layer:
-                values.append(backbone.read(x_BTF, batch, len(prompt))[..., unit].clone())
+                values.append(backbone.read(x_BTF, batch, len(prompt))[..., unit].float().cpu())
 
         with hooked(backbone.sites(), see):
             scores_BC = backbone.scores(batch, prompt)
@@ -79,11 +65,11 @@ def read(
     """With a pass for each part that is not given."""
     if baseline_LPF is None:
         baseline_LPF = sn.baseline_LPF(backbone, data.fixed("train"), prompt)
-    base_P = baseline_LPF[layer, :, unit]
+    base_P = baseline_LPF[layer, :, unit].cpu()
     if val_NP is None:
-        val_NP = values_NP(backbone, data.fixed("val"), prompt, layer=layer, unit=unit) > base_P
+        val_NP = activations_NKP(backbone, data.fixed("val"), prompt, [(layer, unit)])[:, 0] > base_P
     if test_NP is None:
-        test_NP = values_NP(backbone, data.fixed("test"), prompt, layer=layer, unit=unit)
+        test_NP = activations_NKP(backbone, data.fixed("test"), prompt, [(layer, unit)])[:, 0]
     return Read(base_P, val_NP, test_NP)
 
 
