@@ -5,9 +5,13 @@ import sys
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from lightning_modules.runtime import composition
+from lightning_modules.runtime import composition, config
 from tests.runtime.cli import PROJECT
 
 COMPOSE = """
@@ -65,3 +69,40 @@ def test_an_interpolation_that_is_kept_is_resolved_where_it_stands():
     assert (cfg.b, cfg.inner.b) == (1, 2)
     cfg.a = 3
     assert cfg.b == 3
+
+
+@pytest.fixture
+def hydra():
+    """Hydra, as main.py and preflight ask it; every test with a seed of its own, so that nothing of it is kept yet."""
+    config.register_resolvers(project=PROJECT)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3", job_name="main"):
+        yield GlobalHydra.instance().hydra
+
+
+def test_the_same_command_is_composed_once_whoever_asks(hydra, monkeypatch):
+    overrides = ["debug=smoke", "seed=90001"]
+    first = compose("config", overrides=overrides, return_hydra_config=True)
+    monkeypatch.setattr(type(hydra.config_loader), "_load_configuration_impl", None)
+    for mode, checked in ((RunMode.MULTIRUN, False), (RunMode.RUN, True)):
+        again = hydra.compose_config("config", overrides, run_mode=mode, validate_sweep_overrides=checked)
+        assert OmegaConf.to_container(again) == OmegaConf.to_container(first)
+        assert OmegaConf.is_struct(again)
+        # Hydra writes into what it has composed.
+        again.seed = 5
+        again.hydra.mode = mode
+
+
+def test_another_command_or_folder_is_composed_anew(hydra, tmp_path, monkeypatch):
+    first = compose("config", overrides=["seed=90002"], return_hydra_config=True)
+    assert compose("config", overrides=["seed=90003"]).seed == 90003
+    monkeypatch.chdir(tmp_path)
+    there = compose("config", overrides=["seed=90002"], return_hydra_config=True)
+    assert (first.hydra.runtime.cwd, there.hydra.runtime.cwd) == (str(PROJECT), str(tmp_path))
+
+
+def test_what_a_run_refuses_is_refused_though_a_sweep_has_composed_it(hydra):
+    hydra.compose_config("config", ["seed=90004,90005"], run_mode=RunMode.MULTIRUN)
+    assert hydra.get_mode("config", ["seed=90004,90005"]) is None
+    with pytest.raises(HydraException, match="To sweep over it, add --multirun"):
+        hydra.compose_config("config", ["seed=90004,90005"], run_mode=RunMode.RUN)
