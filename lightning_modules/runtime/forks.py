@@ -33,15 +33,16 @@ def possible(cfg: DictConfig) -> bool:
 
     FACET_FORKS=0 in the environment starts every job as a command.
     """
-    # joblib's workers say "loky", a way to start processes that a fork of the server knows nothing of.
-    known = multiprocessing.get_start_method(allow_none=True) in (None, *multiprocessing.get_all_start_methods())
-    if os.environ.get("FACET_FORKS") == "0" or not known:
+    if os.environ.get("FACET_FORKS") == "0":
         return False
     return sys.platform == "linux" and devices.accelerator_of(cfg) == "cpu" and devices.processes(cfg) == 1
 
 
 def begin(environment: dict[str, str]) -> None:
     """Start the server, unless it runs; jobs have its libraries, which read `environment` as they are loaded."""
+    # joblib's workers say "loky", a way to start processes that a fork of the server knows nothing of.
+    if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
+        multiprocessing.set_start_method(None, force=True)
     multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOAD])
     # It unblocks the two signals, so it has to be there before they are blocked.
     resource_tracker.ensure_running()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from joblib.externals.loky import ProcessPoolExecutor
 from omegaconf import OmegaConf
 
 from lightning_modules.runtime import forks
@@ -91,6 +92,18 @@ def test_a_job_outlives_its_server(tmp_path):
     assert job.wait() == forks.LOST
     assert (tmp_path / "end").exists(), "its end was waited for"
     assert fork(tmp_path, "exit(3)").wait() == 3, "another server is begun"
+
+
+def in_a_worker(folder):
+    """In a process of joblib's."""
+    forks.PRELOAD = "json"
+    jobs = [fork(folder, "import sys; sys.exit(int(sys.argv[1]))", code) for code in ("7", "8")]
+    return [job.wait() for job in jobs]
+
+
+def test_a_worker_of_joblib_forks_its_jobs_too(tmp_path):
+    with ProcessPoolExecutor(max_workers=1) as workers:
+        assert workers.submit(in_a_worker, tmp_path).result(timeout=120) == [7, 8]
 
 
 def test_the_server_has_the_libraries_and_has_begun_nothing():
