@@ -1,6 +1,7 @@
 """What a run is called and where it came from, in the fields in which MLflow shows it."""
 
 import os
+import re
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,8 @@ from lightning_modules.runtime.identity import identifies
 PROJECT = Path(__file__).parents[2]
 # Keys that set the jobs of a sweep apart, with commas between them; the sweep tells its jobs.
 SWEPT = "FACET_SWEPT"
+# Of a command in MLflow, whose page lets a longer line push the column beside it out of sight.
+COLUMNS = 84
 # Metrics of a sweep's own run: means over seeds, by metric and setting. MLflow draws a section of charts for each word
 # before the last slash, in the order of the alphabet.
 MEAN = "sweep/"
@@ -69,7 +72,18 @@ def description(overrides: Iterable[str], found: Mapping[str, float] | None = No
     Its table of metrics begins with the machine's and with those of training, and has fifty.
     """
     rows = "".join(f"- {name}: **{value:.4g}**\n" for name, value in (found or {}).items())
-    return f"```bash\n{command(overrides)}\n```\n" + (f"\n{rows}" if rows else "")
+    lines = [""]
+    for word in map(shlex.quote, shlex.split(command(overrides))):
+        if len(lines[-1]) + len(word) > COLUMNS and lines[-1].strip():
+            lines.append(" ")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return "```bash\n" + " \\\n".join(lines) + "\n```\n" + (f"\n{rows}" if rows else "")
+
+
+def overrides_of(description: str) -> list[str] | None:
+    """Of the command in it; None where it holds none."""
+    told = re.search(r"^python main\.py (.*?)^```", description.replace("\\\n", ""), re.MULTILINE | re.DOTALL)
+    return shlex.split(told[1]) if told else None
 
 
 def source(overrides: Sequence[str], *, commit: str) -> dict[str, str]:

@@ -1,8 +1,6 @@
 """What the page of a sweep shows: settings against metrics, run by run, with the interval over seeds."""
 
 import math
-import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from omegaconf import OmegaConf
 
 from lightning_modules.common.tables import mean_ci
 from lightning_modules.look import page
-from lightning_modules.runtime import foreign, records, sweep_report
+from lightning_modules.runtime import foreign, naming, records, sweep_report
 from lightning_modules.runtime.identity import by_setting, identifies
 
 KIND, TITLE = "sweep", "What the sweep found"
@@ -137,8 +135,7 @@ def shows_text(cfg: Mapping[Any, Any]) -> bool:
 
 def _entry(folder: str, job: Run) -> dict[str, Any]:
     """As a line of sweep.jsonl."""
-    told = re.search(r"^python main\.py (.*)$", job.data.tags.get("mlflow.note.content", ""), re.MULTILINE)
-    overrides = shlex.split(told[1]) if told else [job.info.run_name]
+    overrides = naming.overrides_of(job.data.tags.get("mlflow.note.content", "")) or [job.info.run_name]
     entry = {"folder": folder, "overrides": overrides, "run_id": job.info.run_id, "reason": ""}
     if job.info.status == "FINISHED":
         return entry | {"status": "done", "metrics": dict(job.data.metrics)}

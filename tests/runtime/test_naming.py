@@ -51,6 +51,25 @@ def test_the_command_of_a_sweep_is_the_one_given():
     assert ended == "```bash\npython main.py seed=2\n```\n\n- test/ppl: **61.27**\n- test/nan: **nan**\n"
 
 
+def test_a_long_command_is_broken_and_read_again():
+    given = [
+        "experiment=moe/scope",
+        *(f"model.key_{n}=value_{n}" for n in range(9)),
+        "data.path='a b, c'",
+        "x=" + "y" * 120,
+    ]
+    told = naming.description(given, {"test/ppl": 1.0})
+    lines = told.split("```")[1].splitlines()[1:]
+    assert len(lines) > 3
+    assert all(len(line) <= 90 for line in lines if "yyy" not in line)
+    assert all(line.endswith(" \\") for line in lines[:-1])
+    shell = 'python() { printf "%s\\0" "$@"; }\n' + "\n".join(lines)
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\0")[1:-1] == given
+    assert naming.overrides_of(told) == given
+    assert naming.overrides_of("by hand") is None
+
+
 def test_names_of_means_are_names_that_mlflow_takes():
     from mlflow.utils.validation import _validate_metric_name
 
