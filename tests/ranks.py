@@ -1,44 +1,51 @@
-"""Runs a function on several gloo ranks and returns what every rank returned. Ranks are processes that live on: starting
-them costs more than any test does with them."""
+"""Runs a function on several gloo ranks and returns what every rank returned. Ranks are forked from a process that has the
+libraries (tests/forks.py) and live on: starting them costs more than any test does with them."""
 
 import atexit
 import contextlib
 import faulthandler
 import io
 import os
-import queue
+import sys
 import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+
+from tests import forks
 
 TIMEOUT = 180  # seconds without an answer
 _pools: dict[int, "Ranks"] = {}
 
 
-def _serve(rank: int, ranks: int, folder: str, tasks: Any, results: Any) -> None:
+def serve(rank: int, ranks: int, folder: str) -> None:
+    """What a rank does: the functions that come in by its standard input, which is a socket, until it is closed."""
     torch.set_num_threads(1)
     # Lightning takes these processes for the trainer's ranks, and their group for its own: no port to be free.
     os.environ.update(WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), NODE_RANK="0")
     stacks = open(Path(folder) / f"rank{rank}.txt", "w")  # noqa: SIM115, for as long as the process lives
     faulthandler.dump_traceback_later(TIMEOUT - 20, file=stacks)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
+    asked = connection.Connection(os.dup(0))
     while True:
         faulthandler.cancel_dump_traceback_later()
-        function, args = tasks.get()
+        try:
+            function, args = asked.recv()
+        except EOFError:
+            return
         faulthandler.dump_traceback_later(TIMEOUT - 20, file=stacks)
         try:
             content = io.BytesIO()
             torch.save(function(rank, ranks, *args), content)
-            results.put((rank, content.getvalue(), ""))
+            asked.send((content.getvalue(), ""))
         except Exception:
-            results.put((rank, b"", traceback.format_exc()))
+            asked.send((b"", traceback.format_exc()))
 
 
 class SilentRanksError(AssertionError):
@@ -49,17 +56,19 @@ class Ranks:
     """`ranks` processes in one process group."""
 
     def __init__(self, ranks: int) -> None:
-        context = mp.get_context("spawn")
         self.folder = tempfile.TemporaryDirectory()
-        self.tasks, self.results = [context.Queue() for _ in range(ranks)], context.Queue()
-        arguments = [(r, ranks, self.folder.name, self.tasks[r], self.results) for r in range(ranks)]
-        self.processes = [context.Process(target=_serve, args=a, daemon=True) for a in arguments]
-        for process in self.processes:
-            process.start()
+        self.processes, self.answers = [], []
+        for rank in range(ranks):
+            ours, theirs = connection.Pipe()
+            text = f"from tests import ranks; ranks.serve({rank}, {ranks}, {self.folder.name!r})"
+            command = [sys.executable, "-c", text]
+            self.processes.append(forks.Popen(command, cwd=forks.PROJECT, stdin=theirs.fileno()))
+            self.answers.append(ours)
+            theirs.close()
 
     def run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
-        for tasks in self.tasks:
-            tasks.put((function, args))
+        for answers in self.answers:
+            answers.send((function, args))
         found: dict[int, Any] = {}
         while len(found) < len(self.processes):
             rank, content, problem = self.answer(found)
@@ -68,20 +77,18 @@ class Ranks:
             found[rank] = torch.load(io.BytesIO(content), weights_only=False)
         return [found[rank] for rank in sorted(found)]
 
-    def answer(self, found: dict[int, Any]) -> Any:
+    def answer(self, found: dict[int, Any]) -> tuple[int, bytes, str]:
         """The next one. SilentRanksError when none comes in time, or never will."""
-        for _ in range(TIMEOUT):
-            dead = not all(process.is_alive() for process in self.processes)
-            with contextlib.suppress(queue.Empty):
-                return self.results.get(timeout=1)
-            if dead:
-                break
+        waiting = [answers for rank, answers in enumerate(self.answers) if rank not in found]
+        for ready in connection.wait(waiting, timeout=TIMEOUT):
+            with contextlib.suppress(EOFError, ConnectionError):
+                return (self.answers.index(ready), *ready.recv())
         raise SilentRanksError(self.silence(found))
 
     def silence(self, found: dict[int, Any]) -> str:
-        told = [f"ranks {sorted(set(range(len(self.tasks))) - set(found))} do not answer"]
+        told = [f"ranks {sorted(set(range(len(self.processes))) - set(found))} do not answer"]
         for rank, process in enumerate(self.processes):
-            state = "lives" if process.is_alive() else f"ended with {process.exitcode}"
+            state = "lives" if process.poll() is None else f"ended with {process.returncode}"
             file = Path(self.folder.name) / f"rank{rank}.txt"
             told.append(f"rank {rank} {state}:\n{file.read_text() if file.is_file() else ''}")
         return "\n".join(told)
@@ -89,6 +96,7 @@ class Ranks:
     def close(self) -> None:
         for process in self.processes:
             process.kill()
+            process.wait()
         self.folder.cleanup()
 
 

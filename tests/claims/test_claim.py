@@ -111,7 +111,7 @@ def test_jobs_are_unique_and_go_seed_by_seed(tmp_path):
 
 def test_a_job_knows_the_folder_of_its_run(tmp_path):
     """Where it is kept and tracked makes no other run of it."""
-    job = Job(("debug=smoke", "optimizer.lr=1e-3", "data.seed=${seed}", "trainer.max_steps=10"), 3)
+    job = Job(("debug=smoke", "optimizer.lr=1e-3", "data.seed=${seed}", "trainer.max_steps=10", *cli.PLAIN), 3)
     done = cli.main(tmp_path, "seed=3", *job.overrides[1:], "logger=none")
     assert list(done.results()) == [job.folder]
 
