@@ -50,7 +50,7 @@ def test_killed_three_times_it_ends_bitwise_the_same(whole, folder, kills):
 
 def test_sigterm_saves_and_leaves_with_its_own_code(folder):
     place = folder / "sigterm"
-    assert kill_at(place, 7, number=signal.SIGTERM, really=True) == 128 + signal.SIGTERM
+    assert kill_at(place, 7, number=signal.SIGTERM) == 128 + signal.SIGTERM
     stopped_at = step_of(place)
     output = (place / "output.log").read_text()
     assert "stopped by SIGTERM; the same command goes on from here" in output

@@ -14,9 +14,13 @@ SWEEP = ["-m", "experiment_name=test/sweep", "trainer.max_steps=5000"]
 
 
 def test_the_same_run_twice_at_once_trains_once(tmp_path):
-    folder = tmp_path / "run"
-    pair = [start(folder), start(folder)]
-    codes = [process.wait(timeout=120) for process in pair]
+    # On a loaded machine the first may have ended before the second asks: then once more, from its start.
+    for attempt in range(5):
+        folder = tmp_path / f"run {attempt}"
+        pair = [start(folder), start(folder)]
+        codes = [process.wait(timeout=120) for process in pair]
+        if codes != [0, 0]:
+            break
     assert sorted(codes) == [0, HELD]
     winner = pair[codes.index(0)].pid
     said = (folder / "output.log").read_text()
@@ -50,6 +54,8 @@ def test_a_sweep_and_a_job_of_one_are_held_too(tmp_path):
     folder = tmp_path / "sweep"
     first = start(folder, *SWEEP, "seed=1,2")
     job = training(first, "seed=1")
+    # /proc shows the environment that a process was started with: of a fork that of the process that forks.
+    assert "FACET_SWEEP" not in job.environ(), "it has imported everything anew"
     place = next(p.parent for p in folder.glob("runs/test/sweep/*/lock.*") if f'"pid": {job.pid},' in p.read_text())
     assert start(folder, *SWEEP, "seed=1,2").wait(timeout=60) == HELD
     assert f"error: {folder}/runs/test/sweep is in use by process {first.pid} on" in (folder / "output.log").read_text()
