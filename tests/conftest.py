@@ -11,6 +11,15 @@ from tests.reach import starts_processes
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def the_hub_may_be_asked():
+    """Who finds it away says so to what the process starts, which the test that comes next did not ask for."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    yield
+    if before is None:
+        os.environ.pop("HF_HUB_OFFLINE", None)
+
+
 @pytest.fixture
 def eight_gpus(monkeypatch):
     """A node of eight GPUs without bfloat16, as far as preflight looks."""

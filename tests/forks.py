@@ -37,7 +37,7 @@ LIBRARIES += " mlflow.store.tracking.sqlalchemy_store mlflow.store.tracking.sqla
 LIBRARIES += " sqlalchemy.dialects.sqlite mlflow.store.db.trace_analytics_backfill_75868b020152 PIL.Image vl_convert"
 LIBRARIES += " matplotlib.backends.backend_agg matplotlib.pyplot tabulate rich.markdown tokenizers safetensors.torch"
 # These are read when they are used; any other may be read by an import.
-READ_LATE = ("FACET_", "PYTEST_", "PYTHONPATH", "HYDRA_FULL_ERROR", "PL_GLOBAL_SEED", "MLFLOW_HTTP_", "MLFLOW_ENABLE_")
+READ_LATE = ("FACET_", "PYTEST_", "PYTHONPATH", "HYDRA_FULL_ERROR", "PL_", "MLFLOW_HTTP_", "MLFLOW_ENABLE_")
 # What main.py sets before its imports, which in a fork are there already: what it starts may be forked all the same.
 READ_LATE += ("GOMP_SPINCOUNT", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_")
 # What Lightning's launcher tells a rank, and the imports that read it, whose mark is set again in the fork (`become`).

@@ -24,10 +24,11 @@ def started(folder):
     while step_of(folder) < 12:
         assert process.poll() is None, (folder / "output.log").read_text()
         time.sleep(0.01)
-    # Its environment is not shown: /proc has that of the process of which it is a fork.
     (other,) = (
         p for p in psutil.Process(process.pid).children() if "hydra.job.name=train_ddp_process_1" in p.cmdline()
     )
+    # /proc shows the environment that a process was started with: of a fork that of the process that forks.
+    assert "LOCAL_RANK" not in other.environ(), "it has imported everything anew"
     return process, other
 
 
