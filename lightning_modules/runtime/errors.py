@@ -1,6 +1,7 @@
 """How a command that fails ends: one clear line for what a user can get wrong, and for a fault of ours where to report it.
 
-Exit codes: 2 before anything is created (`preflight`), 1 after; a traceback goes to a file, never only to the terminal.
+Exit codes: 2 before anything is created (`preflight`, `nothing_made_yet`), 1 after; a traceback goes to a file, never only
+to the terminal.
 """
 
 import contextlib
@@ -27,6 +28,21 @@ TRACEBACK = "traceback.txt"
 REPORT = "CONTRIBUTING.md says how to report it"
 
 
+class RefusedError(ValueError):
+    """What was asked for cannot be done, and nothing was created."""
+
+
+@contextlib.contextmanager
+def nothing_made_yet() -> Iterator[None]:
+    """What a user can get wrong leaves with 2 while it lasts, as it does in `preflight`: RefusedError of the same words."""
+    try:
+        yield
+    except Exception as error:
+        if not is_expected(error):
+            raise
+        raise RefusedError(reason(error)) from error
+
+
 def cause_of(error: BaseException) -> BaseException:
     """The first cause that is not Hydra's own "Error in call to target"."""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
@@ -49,7 +65,7 @@ def is_expected(error: BaseException) -> bool:
 
 
 def leave(error: BaseException, *, folder: Path | None = None) -> None:
-    """Say on one line what is wrong and exit with 1; with HYDRA_FULL_ERROR=1 raise it with its traceback.
+    """Say on one line what is wrong and exit with 1, or 2 where it was refused; HYDRA_FULL_ERROR=1 raises it instead.
 
     folder: of the run, or where runs lie: the traceback of a fault of ours is written there.
     """
@@ -62,7 +78,7 @@ def leave(error: BaseException, *, folder: Path | None = None) -> None:
         name = type(cause_of(error)).__name__
         line = f"This is a fault of Facet's, not of your command: {REPORT}, with {written(error, folder)}."
         print(f"error: {name}: {told}\n{line}", file=sys.stderr)
-    raise SystemExit(1)
+    raise SystemExit(2 if isinstance(error, RefusedError) else 1)
 
 
 def written(error: BaseException, folder: Path | None) -> Path:

@@ -1,6 +1,7 @@
 """Whether runs are there, asked of MLflow's SQLite file itself: its client takes seconds to import."""
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,23 @@ def problem(uri: str, key: str, run_id: str) -> str:
         return ""
     nearest = f"; {begin[0]} begins so" if len(begin) == 1 else ""
     return f"{key}={run_id}: the tracking server knows no such run; expected the whole id of one{nearest}."
+
+
+def is_id(name: str) -> bool:
+    return re.fullmatch("[0-9a-f]{32}", name) is not None
+
+
+def not_looked_at(uri: str | None, name: str) -> str:
+    """Why `look=name` names no finished run and no sweep, '' where it does, or may: of a server its client is asked."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        there = any((folder / kept).is_file() for kept in (records.RESULT, "sweep.jsonl"))
+        return "" if there else f"look={name}: the run is not finished (it has no {records.RESULT})."
+    if not is_id(name):
+        return f"look={name}: expected a run's id as the MLflow UI shows it, or the folder of a finished run."
+    if uri is None:
+        return f"look={name} with logger=none: expected the tracking server that keeps the run."
+    return problem(uri, "look", name)
 
 
 def _beginning_with(path: Path, start: str) -> Iterator[str]:

@@ -17,29 +17,27 @@ from lightning_modules.common import credentials
 from lightning_modules.common.say import say
 from lightning_modules.look import page
 from lightning_modules.look.finished import Finished
-from lightning_modules.runtime import foreign, logged_model, naming, quiet, records, sweep_look, trust
+from lightning_modules.runtime import errors, foreign, known, logged_model, naming, quiet, records, sweep_look, trust
 from lightning_modules.runtime.replay import get_run
-
-RUN_ID = "[0-9a-f]{32}"
 
 
 def look(cfg: DictConfig) -> int:
     """Write the page of `cfg.look.runs` and say where it lies; the exit code.
 
-    Raises ValueError where no page can be drawn, for a run that is not known or not finished, runs of different systems, and
-    a text that is no file.
+    Raises RefusedError where no page can be drawn, for a run that is not known or not finished, and runs of several systems.
     """
     quiet.hush()
-    page.insist()
-    own = own_text(cfg.look.own)
-    found = [_found(str(name), cfg, own=own) for name in cfg.look.runs]
-    # One after the other: each may hold a model.
-    pages = [made(run) if isinstance(run, Finished) else run for run in found]
-    names = [run.name if isinstance(run, Finished) else run["runs"][0]["name"] for run in found]
-    kinds = {each["kind"]: name for each, name in zip(pages, names, strict=True)}
-    if len(kinds) > 1:
-        told = ", ".join(f"{name} shows {kind}" for kind, name in kinds.items())
-        raise ValueError(f"look shows runs of one kind side by side; these are of several ({told}).")
+    own = Path(cfg.look.own).expanduser() if cfg.look.own else None
+    with errors.nothing_made_yet():
+        page.insist()
+        found = [_found(str(name), cfg, own=own) for name in cfg.look.runs]
+        # One after the other: each may hold a model.
+        pages = [made(run) if isinstance(run, Finished) else run for run in found]
+        names = [run.name if isinstance(run, Finished) else run["runs"][0]["name"] for run in found]
+        kinds = {each["kind"]: name for each, name in zip(pages, names, strict=True)}
+        if len(kinds) > 1:
+            told = ", ".join(f"{name} shows {kind}" for kind, name in kinds.items())
+            raise ValueError(f"look shows runs of one kind side by side; these are of several ({told}).")
     data = {"runs": [{**one, "name": name} for each, name in zip(pages, names, strict=True) for one in each["runs"]]}
     path = Path(cfg.paths.runs) / "look" / "-".join(slug(str(name)) for name in cfg.look.runs) / page.LOOK
     page.write(path, kind=pages[0]["kind"], title=pages[0]["title"], data=data, cache=Path(cfg.paths.cache))
@@ -50,19 +48,12 @@ def look(cfg: DictConfig) -> int:
     return 0
 
 
-def own_text(given: str | None) -> Path | None:
-    own = Path(given).expanduser() if given else None
-    if own and not own.is_file():
-        raise ValueError(f"look.text={given} is no file; expected true, false or a text file.")
-    return own
-
-
 def _found(name: str, cfg: DictConfig, *, own: Path | None) -> Finished | dict[str, Any]:
     """A finished run, or the whole page of a sweep: it is drawn from numbers alone."""
     folder = Path(name).expanduser()
     if (folder / "sweep.jsonl").is_file():
         one = sweep_look.of_folder(folder, text=cfg.look.text)
-    elif re.fullmatch(RUN_ID, name):
+    elif known.is_id(name):
         client = MlflowClient(credentials.real(cfg.logger.tracking_uri))
         run = get_run(client, name, key="look")
         if run.data.tags.get("sweep") != "parent":
@@ -79,10 +70,8 @@ def finished(name: str, *, here: DictConfig, text: bool, own: Path | None) -> Fi
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _of_folder(folder, text=text, own=own)
-    if not re.fullmatch(RUN_ID, name):
-        raise ValueError(
-            f"look={name}: expected a run's id as the MLflow UI shows it, or the folder of a finished run."
-        )
+    if wrong := known.not_looked_at(here.logger.tracking_uri, name):
+        raise ValueError(wrong)
     client = MlflowClient(credentials.real(here.logger.tracking_uri))
     run = get_run(client, name, key="look")
     if run.info.status != "FINISHED":

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from lightning_modules.common import credentials
 from lightning_modules.common.lock import held
-from lightning_modules.runtime import foreign, provenance, records
+from lightning_modules.runtime import errors, foreign, provenance, records
 from lightning_modules.runtime.compare import differences, record
 
 # Folders of the cache that hold nothing trained.
@@ -28,19 +28,20 @@ def replay(run_id: str, *, here: DictConfig) -> int:
     """Run `run_id` again under paths.runs/replay/; the exit code: 0 when all metrics and tables are bitwise the same.
 
     here: the config of this machine: where runs, cache and the tracking server are.
-    Raises ValueError for an unknown run, one whose config calls what it may not or writes elsewhere (`foreign`), and
-    one on other data. Another commit or other packages are told and the replay goes on.
+    Raises RefusedError for an unknown run and one whose config calls what it may not or writes elsewhere (`foreign`), and
+    ValueError for one on other data. Another commit or other packages are told and the replay goes on.
     """
     from lightning_modules.runtime.run import run
 
     client = MlflowClient(credentials.real(here.logger.tracking_uri))
-    original = get_run(client, run_id)
+    with errors.nothing_made_yet():
+        original = get_run(client, run_id)
     folder, common = Path(here.paths.runs) / "replay" / original.info.run_id, Path(here.paths.cache)
     if not here.replay_from_cache:
         here = here.copy()
         here.paths.cache = str(folder / "cache")
-    # Refused before anything is created.
-    cfg = foreign.config_of(client, original.info.run_id, folder=folder, here=here)
+    with errors.nothing_made_yet():
+        cfg = foreign.config_of(client, original.info.run_id, folder=folder, here=here)
     drifted = drift(original.data.tags)
     for line in drifted:
         console.print(f"[yellow]differs[/yellow]: {line}")

@@ -258,7 +258,7 @@ def test_the_command_line_refuses_it_too(store, tmp_path):
     cfg.callbacks.x = {"_target_": "torch.utils.collect_env.run", "command": f"touch {tmp_path}/attacked"}
     client.log_text(run_id, OmegaConf.to_yaml(cfg), "config.yaml")
     done = main(tmp_path, f"replay={run_id}", f"logger.tracking_uri={here.logger.tracking_uri}", check=False)
-    assert done.code == 1
+    assert done.code == 2
     assert "error: callbacks.x._target_ is 'torch.utils.collect_env.run', which a config may not call" in done.text
     # The tests' own empty database is there.
     assert [place.name for place in tmp_path.iterdir()] == ["tracking"]

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
 from lightning_modules.look import page
-from lightning_modules.runtime import config, diff, foreign, known, preflight, replay
+from lightning_modules.runtime import config, diff, errors, foreign, known, preflight, replay
 from lightning_modules.runtime.look import look
 from tests.runtime.cli import PROJECT, main
 
@@ -89,14 +89,39 @@ def test_diff_tells_config_data_and_curve(two):
             "look=nothing: expected a run's id as the MLflow UI shows it, or the folder of a finished run",
         ),
         (f"look={'0' * 32}", "the tracking server knows no such run"),
+        ("look=.", "look=.: the run is not finished (it has no result.json)"),
         ("look.text=missing.txt", "look.text=missing.txt is no file"),
+        ("logger=none", "with logger=none: expected the tracking server that keeps the run"),
     ],
 )
-def test_what_cannot_be_looked_at_is_refused(two, given, said):
+def test_what_cannot_be_looked_at_is_refused(two, given, said, capsys):
     folder, _, (a, _) = two
     runs = [] if given.startswith("look=") else [f"look={a}"]
-    with pytest.raises(ValueError, match=re.escape(said)):
-        look(preflight.check(config.spelled_out([*places(folder), *runs, given])))
+    with pytest.raises(SystemExit, match="2"):
+        preflight.check(config.spelled_out([*places(folder), *runs, given]))
+    assert said in capsys.readouterr().err
+
+
+def test_what_a_run_turns_out_to_lack_is_refused_as_a_wrong_command_is(two, monkeypatch, capsys):
+    """With 2, for nothing was made: a run that never came to its end, one whose config is none, runs of two kinds."""
+    folder, client, (a, b) = two
+    kept = Path(client.download_artifacts(b, "config.yaml")).read_text()
+    client.set_terminated(b, "KILLED")
+    client.log_text(b, "seed: 1\n", "config.yaml")
+    looked, again = (main(folder, f"{key}={b}", check=False) for key in ("look", "replay"))
+    client.set_terminated(b, "FINISHED")
+    client.log_text(b, kept, "config.yaml")
+    assert (looked.code, again.code) == (2, 2)
+    assert f"error: look={b}: the run is KILLED; expected a finished one" in looked.text
+    assert f"error: config.yaml of run {b} is no config of a run" in again.text
+    assert not (folder / "runs" / "replay" / b).exists()
+    kinds = iter([{"kind": kind, "title": "", "runs": [{"name": kind}]} for kind in ("experts", "pairs")])
+    monkeypatch.setattr("lightning_modules.runtime.look._found", lambda *_, **__: next(kinds))
+    with pytest.raises(errors.RefusedError, match="these are of several") as refused:
+        look(preflight.check(config.spelled_out([*places(folder), f"look={a},{b}"])))
+    with pytest.raises(SystemExit, match="2"):
+        errors.leave(refused.value)
+    assert "HYDRA_FULL_ERROR" in capsys.readouterr().err
 
 
 OLD_PLACES = {
@@ -169,7 +194,7 @@ def test_foreign_code_is_not_run(two):
     cfg.callbacks.progress = {"_target_": "os.system", "command": f"touch {folder}/attacked"}
     client.log_text(first, OmegaConf.to_yaml(cfg), "config.yaml")
     done = main(folder, f"replay={first}", check=False)
-    assert done.code == 1
+    assert done.code == 2
     assert "error: callbacks.progress._target_ is 'os.system', which a config may not call" in done.text
     assert not (folder / "attacked").exists()
 

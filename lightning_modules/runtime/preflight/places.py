@@ -119,6 +119,9 @@ def run_is_known(cfg: DictConfig) -> Iterator[str]:
     uri = str(cfg.logger.get("tracking_uri") or "") if cfg.logger is not None else ""
     if cfg.replay and uri and not records.wrong_id("replay", cfg.replay):
         yield from filter(None, [known.problem(uri, "replay", cfg.replay)])
+    yield from filter(None, [known.not_looked_at(uri or None, str(name)) for name in cfg.look.runs])
+    if cfg.look.own and not Path(cfg.look.own).expanduser().is_file():
+        yield f"look.text={cfg.look.own} is no file; expected true, false or a text file."
 
 
 def wrong_address(given: str) -> str:
