@@ -15,6 +15,7 @@ if __name__ == "__main__":
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, _stopped_early)
 
+import atexit
 import contextlib
 import gc
 from pathlib import Path
@@ -26,6 +27,8 @@ from omegaconf import DictConfig
 
 from lightning_modules.runtime import config, lean, naming, openmp
 
+# The interpreter would look through all that was imported for what can be let go, seconds before it ends, several times.
+atexit.register(gc.freeze)
 openmp.spin_briefly()
 lean.prepare()
 config.register_resolvers(project=Path(__file__).parent)
