@@ -249,9 +249,14 @@ class Courier(threading.Thread):
         self.away = False
         return True
 
-    def close(self) -> bool:
-        """Stop the thread, try a last time; False when something is left for `make sync`."""
+    def close(self, *, patience: float | None = None) -> bool:
+        """Stop the thread, try a last time; False when something is left for `make sync`.
+
+        patience: seconds that what it is delivering may take, None for as long as it takes.
+        """
         self._stop_asked.set()
         if self.is_alive():
-            self.join()
+            self.join(patience)
+            if self.is_alive():
+                return False
         return self.attempt()

@@ -26,6 +26,9 @@ SYSTEM = (
     "system/process_memory_megabytes",
 )
 
+# Seconds that a stopped run waits for what is being delivered.
+PATIENCE = 20.0
+
 
 class Tracker(Logger):
     """Lightning's logger and the runtime's tracker in one; rank 0 only. A resumed run never logs a point twice."""
@@ -140,7 +143,8 @@ class Tracker(Logger):
         if reason:
             self.tags({"failure_reason": reason})
         self.journal.append("end", status=status)
-        if not self.courier.close():
+        # A Ctrl-C within an import may leave that module's lock taken, and the thread waits for it for ever.
+        if not self.courier.close(patience=PATIENCE if status == "KILLED" else None):
             print(f"tracking server away at the end: `make sync` delivers {self.journal.path} when it is back.")
         self.journal.close()
 

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -247,3 +248,18 @@ assert made.run_id
     processes = [forks.Popen([*command, str(tmp_path / str(i)), uri]) for i in range(3)]
     assert [p.wait(timeout=300) for p in processes] == [0, 0, 0]
     assert len(MlflowClient(uri).search_runs(["1"])) == 3
+
+
+def test_a_stopped_run_does_not_wait_for_ever_for_a_delivery_that_hangs():
+    hung, over = threading.Event(), threading.Event()
+
+    class Hanging:
+        def deliver(self):
+            hung.set()
+            over.wait(30)
+
+    one = courier.Courier(Hanging(), interval=0.01)
+    one.start()
+    assert hung.wait(10)
+    assert one.close(patience=0.1) is False
+    over.set()
