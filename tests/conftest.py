@@ -6,18 +6,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+from tests import forks
 from tests.reach import starts_processes
 
 torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def the_hub_may_be_asked():
-    """Who finds it away says so to what the process starts, which the test that comes next did not ask for."""
-    before = os.environ.get("HF_HUB_OFFLINE")
+@pytest.fixture(autouse=True, scope="module")
+def environment_is_left_as_it_was():
+    """What a file's tests, or libraries that they call, set would have those of the next start their processes anew."""
+    before = dict(os.environ)
     yield
-    if before is None:
-        os.environ.pop("HF_HUB_OFFLINE", None)
+    for name in {n for n in before.keys() | os.environ.keys() if before.get(n) != os.environ.get(n)}:
+        if not name.startswith(forks.READ_LATE):
+            os.environ.pop(name, None)
+            os.environ.update({name: before[name]} if name in before else {})
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ environment, streams and session that it asks for, and becomes a child of the pr
 `children()` mean what they always do. What it starts itself, a sweep its jobs, is forked likewise. Only libraries have
 been imported, nothing of Facet, and nothing was begun with them: the process has one thread.
 
-Really started is whatever else one starts, and a command whose environment differs in what an import may have read,
-but for what Lightning tells a rank. A forked process ends as Python does, without taking down what was imported.
-Forked processes share the order of sets (PYTHONHASHSEED), so a test that compares runs has one of them really started.
+Really started is whatever else one starts. A command whose environment differs in what an import may have read, but for
+what Lightning tells a rank, is refused to a test that does not ask for a start. A forked process ends as Python does,
+without taking down what was imported. Forked processes share the order of sets (PYTHONHASHSEED), so a test that compares
+runs has one of them really started.
 """
 
 import atexit
@@ -37,7 +38,7 @@ LIBRARIES += " mlflow.store.tracking.sqlalchemy_store mlflow.store.tracking.sqla
 LIBRARIES += " sqlalchemy.dialects.sqlite mlflow.store.db.trace_analytics_backfill_75868b020152 PIL.Image vl_convert"
 LIBRARIES += " matplotlib.backends.backend_agg matplotlib.pyplot tabulate rich.markdown tokenizers safetensors.torch"
 # These are read when they are used; any other may be read by an import.
-READ_LATE = ("FACET_", "PYTEST_", "PYTHONPATH", "HYDRA_FULL_ERROR", "PL_", "MLFLOW_HTTP_", "MLFLOW_ENABLE_")
+READ_LATE = ("FACET_", "PYTEST_", "PYTHONPATH", "HYDRA_FULL_ERROR", "PL_", "MLFLOW_HTTP_", "MLFLOW_ENABLE_", "HF_TOKEN")
 # What main.py sets before its imports, which in a fork are there already: what it starts may be forked all the same.
 READ_LATE += ("GOMP_SPINCOUNT", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_")
 # What Lightning's launcher tells a rank, and the imports that read it, whose mark is set again in the fork (`become`).
@@ -58,6 +59,7 @@ class Server(NamedTuple):
 
 
 _server: Server | None = None
+_is_fork = False
 
 
 class Popen(subprocess.Popen):
@@ -110,7 +112,10 @@ def may_fork(asked: dict[str, Any], streams: list[int], environment: dict[str, s
     seen = server()
     here = {**seen.added, **environment}
     differing = {n for n in here.keys() | seen.environment.keys() if here.get(n) != seen.environment.get(n)}
-    return all(name.startswith(READ_LATE) or name in seen.added or name in RANK for name in differing)
+    read = {n for n in differing if not n.startswith(READ_LATE) and n not in seen.added and n not in RANK}
+    # A test that means it says so; what a run starts is its own affair.
+    assert _is_fork or not read, f"{sorted(read)} may be read by an import: really=True has it read"
+    return not read
 
 
 def ask(request: dict[str, Any], streams: list[int]) -> int:
@@ -185,7 +190,8 @@ def serve(requests: socket.socket) -> dict[str, Any]:
 
 def become(request: dict[str, Any], added: dict[str, str], usual: list[str]) -> None:
     """Be the process that was asked for, up to its first line."""
-    global _server
+    global _server, _is_fork
+    _is_fork = True
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if request["session"]:
