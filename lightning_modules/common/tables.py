@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 class Estimate(NamedTuple):
@@ -52,11 +53,12 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def terminal(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> Table:
-    table = Table(title=title, title_justify="left")
+    """What stands in it is text: rich would take `[a,b]`, a list in an override, for its own markup and leave it out."""
+    table = Table(title=Text(title), title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", overflow="fold")
+        table.add_column(Text(column), justify="right" if index else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     return table
 
 

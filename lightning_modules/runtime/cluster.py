@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.console import Console
 
+from lightning_modules.common.say import say
 from lightning_modules.runtime import outcome, records, slurm
 
 # Beside a run: which job of SLURM's is at it.
@@ -17,7 +17,6 @@ NUMBER = "slurm.id"
 LATE_S = 60.0
 # Between two questions to SLURM, at most.
 PAUSE_S = 10.0
-console = Console(stderr=True)
 
 
 @dataclass(eq=False)
@@ -39,7 +38,7 @@ class Job:
         self.number = slurm.submit(self.command, self.cfg, folder=self.folder, given=self.given)
         self.submissions += 1
         (self.folder / NUMBER).write_text(self.number)
-        console.print(f"SLURM job {self.number}: {' '.join(self.overrides)}")
+        say(f"SLURM job {self.number}: {' '.join(self.overrides)}")
 
     def adopted(self) -> bool:
         """Whether SLURM still has it from an earlier sweep, which was killed."""
@@ -47,7 +46,7 @@ class Job:
         self.number = path.read_text() if path.is_file() else ""
         if not self.number or self.number not in (slurm.waiting_or_running() or ()):
             return False
-        console.print(f"SLURM job {self.number} of an earlier sweep is at it: {' '.join(self.overrides)}")
+        say(f"SLURM job {self.number} of an earlier sweep is at it: {' '.join(self.overrides)}")
         return True
 
     def note(self, end: slurm.Ended) -> None:
@@ -58,7 +57,7 @@ class Job:
         how = f"{outcome.why(end.code, self.folder)} (first: {end.first})" if end.first else end.how
         self.objective = outcome.settle(*told, code=end.code, how=how)
         if end.code == 0:
-            console.print(f"done: {' '.join(self.overrides)}")
+            say(f"done: {' '.join(self.overrides)}")
 
     def _left_a_result(self) -> bool:
         until = time.monotonic() + LATE_S

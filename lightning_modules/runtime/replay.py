@@ -12,16 +12,15 @@ from typing import Any
 
 from mlflow import MlflowClient
 from omegaconf import DictConfig
-from rich.console import Console
 
 from lightning_modules.common import credentials
 from lightning_modules.common.lock import held
+from lightning_modules.common.say import say
 from lightning_modules.runtime import errors, foreign, provenance, records
 from lightning_modules.runtime.compare import differences, record
 
 # Folders of the cache that hold nothing trained.
 DOWNLOADED = ("downloads", "tokens", "unpacked", "svco/emoji")
-console = Console(stderr=True)
 
 
 def replay(run_id: str, *, here: DictConfig) -> int:
@@ -44,7 +43,7 @@ def replay(run_id: str, *, here: DictConfig) -> int:
         cfg = foreign.config_of(client, original.info.run_id, folder=folder, here=here)
     drifted = drift(original.data.tags)
     for line in drifted:
-        console.print(f"[yellow]differs[/yellow]: {line}")
+        say(f"differs: {line}")
     cfg.fresh = True
     cfg.run_name = f"replay of {original.info.run_name}"
     options = {name: value for name, value in original.data.params.items() if "." not in name and name != "seed"}

@@ -249,8 +249,8 @@ class Teller(Watcher):
         if self.bars is None:
             # A line that is wider than the terminal would be drawn below itself again and again.
             bar = [BarColumn(20)] if console.width >= WIDE else []
-            columns = TextColumn("{task.description}"), *bar, TextColumn("{task.fields[told]}")
-            self.bars = Progress(*columns, console=console, transient=True, refresh_per_second=4)
+            doing, told = (TextColumn(field, markup=False) for field in ("{task.description}", "{task.fields[told]}"))
+            self.bars = Progress(doing, *bar, told, console=console, transient=True, refresh_per_second=4)
             self.bars.start()
         one.bar = self.bars.add_task(name, total=one.thing.steps or None, told=self._state(one))
 

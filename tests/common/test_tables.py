@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from lightning_modules.common import tables
@@ -10,9 +11,9 @@ COLUMNS = ["task", *(f"sentiment/column_{i}" for i in range(8))]
 ROWS = [[f"sentiment_film_{row}", *(f"{row}.{i}23" for i in range(8))] for row in range(2)]
 
 
-def printed(*, width, terminal):
+def printed(*, width, terminal, columns=COLUMNS, rows=ROWS):
     console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
-    tables.show(COLUMNS, ROWS, title="scores", console=console)
+    tables.show(columns, rows, title="scores", console=console)
     return console.file.getvalue().splitlines()
 
 
@@ -29,3 +30,11 @@ def test_a_narrow_terminal_gets_parts_that_each_say_whose_rows_they_are():
     assert all(text.count(cell) == 1 for row in ROWS for cell in row[1:])
     assert all(text.count(name) == 1 for name in COLUMNS[1:])
     assert text.count("sentiment_film_0") == sum("task" in line for line in lines) > 1
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_lists_in_a_cell_are_no_markup(terminal):
+    cell = "study.tasks=[film,shop] a=[/b] c=[red]"
+    text = "\n".join(printed(width=80, terminal=terminal, columns=["job", "[seed]"], rows=[[cell, "[1]"]]))
+    assert cell in text
+    assert "[seed]" in text and "[1]" in text
