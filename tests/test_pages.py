@@ -72,6 +72,7 @@ def test_there_are_commands():
     assert {page.name for page in PAGES if not commands(page.read_text())} == WORDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", UNKNOWN)
 def test_a_command_for_main_passes_preflight(command, eight_gpus, texts, monkeypatch):
     monkeypatch.chdir(texts)

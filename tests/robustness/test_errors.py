@@ -33,6 +33,7 @@ def folder(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "command"), SAMPLE, ids=[command for _, command in SAMPLE])
 def test_a_wrong_command_is_refused_in_words(folder, kind, command):
     given = preflight.read(placed(command, folder))

@@ -84,6 +84,7 @@ def test_a_killed_one_takes_nothing_else_and_a_signal_reaches_one_alone(tmp_path
     pair[1].send_signal(signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_job_outlives_its_server(tmp_path):
     job = fork(tmp_path, f"import time; time.sleep(2); open({str(tmp_path / 'end')!r}, 'w').close()")
     server = psutil.Process(job.process).parent()

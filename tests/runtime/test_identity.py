@@ -46,6 +46,7 @@ def folder(*overrides):
     return name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("more", "same"), COMMANDS, ids=lambda c: " ".join(c) if isinstance(c, tuple) else "")
 def test_what_makes_another_run(tmp_path, more, same):
     more = tuple(o.replace("RUNS", str(tmp_path)) for o in more)

@@ -119,6 +119,7 @@ def test_a_sweep_leaves_its_page_unless_none_is_wanted(tmp_path):
     assert EVIL not in path.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "of_jobs"), [("look.text=false", None), ("look.text=true", {"text": False})])
 def test_a_reason_may_quote_the_data_and_is_left_out_with_its_text(tmp_path, asked, of_jobs):
     folder = written(tmp_path / "sweep", entries(), look=of_jobs)

@@ -111,6 +111,7 @@ def passes(study, folder, monkeypatch):
     return dict(asked), {name: value for name, value in metrics.items() if value == value}
 
 
+@pytest.mark.slow
 def test_a_split_is_read_once_a_prompt_and_neurons_are_kept_for_later_studies(tmp_path, monkeypatch):
     def study(cache, **settings):
         return SkillNeurons(prompts=toy.prompts(cache), tasks=TASKS[:2], trials=2, permutations=2, **settings)

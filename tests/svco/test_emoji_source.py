@@ -104,6 +104,7 @@ def test_a_category_has_at_most_so_many_pairs(source):
     assert max(map(pairs.count, pairs)) == 40
 
 
+@pytest.mark.slow
 def test_the_study_counts_as_one_would_by_hand(source, tmp_path, monkeypatch):
     vlm = toy.tiny_vlm(more=source.words())
     study = studies.Compare(

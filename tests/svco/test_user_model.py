@@ -56,6 +56,7 @@ def test_a_training_is_judged_on_the_users_pairs(given):
     assert all(len(pair["images"]) == 2 for pair in looked["pairs"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", [Compare, Dependency])
 def test_a_study_is_judged_on_the_users_pairs_and_says_so(given, study, capsys):
     folder, _ = given

@@ -129,6 +129,7 @@ FIRES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIRES)
 def test_a_gate_of_a_family_with_other_names_is_found(name, tmp_path):
     text.saved(name, tmp_path)
