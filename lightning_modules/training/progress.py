@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.callbacks.progress.rich_progress import RichProgressBarTheme
 from rich.console import Console
+from rich.progress import TimeRemainingColumn
 from rich.table import Column
 
 from lightning_modules.common import metric_names as names
@@ -39,9 +40,12 @@ class Progress(RichProgressBar):
         self.train_progress_bar_id: Any
 
     def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
-        """Lightning's without the speed, which `tok/s` tells, and with a bar that leaves room for the numbers."""
+        """Lightning's without the speed, which `tok/s` tells; a narrow terminal has a short bar and only the time left."""
         description, bar, done, clock_, *_ = super().configure_columns(trainer)
-        bar.bar_width = 10 if Console().width < WIDE else 30
+        bar.bar_width = 30
+        if Console().width < WIDE:
+            bar.bar_width = 10
+            clock_ = TimeRemainingColumn(table_column=Column(no_wrap=True))
         return [description, bar, done, clock_]
 
     def _init_progress(self, trainer: pl.Trainer) -> None:

@@ -2,6 +2,9 @@
 
 import re
 
+import pytorch_lightning as pl
+
+from lightning_modules.common.say import say
 from lightning_modules.training import progress
 from tests.moe.toy import fit
 
@@ -24,10 +27,30 @@ def test_a_bar_is_one_line_of_eighty_columns(monkeypatch, capsys):
         monkeypatch.setenv(name, value)
     numbers = {"loss": "4.299", "lbl": "1.098", "tok/s": "6,292"}
     monkeypatch.setattr(progress.Progress, "get_metrics", lambda *_: numbers)
+    # As many digits as a run of ten thousand forwards has.
+    monkeypatch.setattr(progress.Progress, "total_train_batches", 8_000_000)
     fit(steps=3, callbacks=[progress.Progress(refresh_rate=1)], progress=True)
     drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
     lines = [line.rstrip() for line in re.split(r"[\r\n]+", drawn) if line.strip()]
     bars = [line for line in lines if line.startswith("training")]
-    assert any(re.search(r"3/3 .*loss: 4.299 lbl: 1.098 tok/s:", line) for line in bars)
+    assert any(re.search(r"3/8000000 .*loss: 4.299 lbl: 1.098 tok/s: 6,292", line) for line in bars)
     assert max(map(len, bars)) <= 80
     assert [line for line in lines if not re.match(r"training|Validation|Sanity", line)] == []
+
+
+def test_a_word_beside_a_live_bar_stands_above_it(monkeypatch, capsys):
+    """Written past the bar it would be drawn over, and the bar of before left behind."""
+    for name, value in {"TTY_COMPATIBLE": "1", "COLUMNS": "80", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    words = "Steps take 0.07 s, twice as long as before: " + "other processes take the cores " * 3
+
+    class Says(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 2:
+                say(words)
+
+    fit(steps=3, callbacks=[progress.Progress(refresh_rate=1), Says()], progress=True)
+    said = capsys.readouterr()
+    assert said.err == "", "the bar's own console has it"
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.out)
+    assert " ".join(words.split()) in " ".join(drawn.split())
