@@ -12,15 +12,19 @@ from tests.reach import starts_processes
 torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def environment_is_left_as_it_was():
-    """What a file's tests, or libraries that they call, set would have those of the next start their processes anew."""
+def environment_left_as_it_was():
+    """What a test, or a library that it calls, sets would have those of the next start their processes anew."""
     before = dict(os.environ)
     yield
     for name in {n for n in before.keys() | os.environ.keys() if before.get(n) != os.environ.get(n)}:
         if not name.startswith(forks.READ_LATE):
             os.environ.pop(name, None)
             os.environ.update({name: before[name]} if name in before else {})
+
+
+# Round each test, and round what a file's tests share.
+of_a_test = pytest.fixture(autouse=True)(environment_left_as_it_was)
+of_a_file = pytest.fixture(autouse=True, scope="module")(environment_left_as_it_was)
 
 
 @pytest.fixture
