@@ -1,7 +1,10 @@
 """What happens when SIGTERM or Ctrl-C asks a run to stop."""
 
 import contextlib
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,8 +31,33 @@ def stoppable() -> Iterator[None]:
     def stop(number: int, _frame: Any) -> None:
         raise Preempted(number)
 
-    with handled(stop):
+    with handled(stop), _told_again():
         yield
+
+
+@contextlib.contextmanager
+def _told_again() -> Iterator[None]:
+    """Python drops what is raised while an object is finalized, and so the wish to stop: the process tells itself anew."""
+    usual = sys.unraisablehook
+    again: threading.Timer | None = None
+
+    def dropped(found: Any) -> None:
+        nonlocal again
+        if not isinstance(found.exc_value, Preempted):
+            usual(found)
+        elif again is None or not again.is_alive():
+            # Not from here: what is raised in this function is dropped too.
+            again = threading.Timer(0.01, os.kill, (os.getpid(), found.exc_value.code - 128))
+            again.start()
+
+    sys.unraisablehook = dropped
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
+        if again is not None:
+            again.cancel()
+            again.join()
 
 
 @contextlib.contextmanager

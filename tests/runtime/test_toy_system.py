@@ -150,6 +150,6 @@ def test_it_sweeps_and_has_a_report(lab, run):
 def test_it_is_replayed_where_its_package_is_let_in(lab, run):
     replay = [argument.replace("RUN", run["run_id"]) for argument in REPLAY]
     assert "bitwise the same" in lab.main(*replay)
-    refused = lab.main(*replay, packages="", code=1)
+    refused = lab.main(*replay, packages="", code=2)
     assert "_target_ is 'parity." in refused
     assert "the environment variable FACET_PACKAGES=NAME lets in a package of your own" in refused
