@@ -35,11 +35,10 @@ def replay(run_id: str, *, here: DictConfig) -> int:
     client = MlflowClient(credentials.real(here.logger.tracking_uri))
     with errors.nothing_made_yet():
         original = get_run(client, run_id)
-    folder, common = Path(here.paths.runs) / "replay" / original.info.run_id, Path(here.paths.cache)
-    if not here.replay_from_cache:
-        here = here.copy()
-        here.paths.cache = str(folder / "cache")
-    with errors.nothing_made_yet():
+        folder, common = Path(here.paths.runs) / "replay" / original.info.run_id, Path(here.paths.cache)
+        if not here.replay_from_cache:
+            here = here.copy()
+            here.paths.cache = str(folder / "cache")
         cfg = foreign.config_of(client, original.info.run_id, folder=folder, here=here)
     drifted = drift(original.data.tags)
     for line in drifted:

@@ -161,6 +161,7 @@ def test_reading_ahead_is_beside_and_ends_when_it_is_told(tmp_path, read, monkey
     monkeypatch.setattr(encodings, "PART", 4)
     kept = split(many(tmp_path, count=24), tmp_path / "cache", tiny_vlm().reader)
     read.clear()
+    before = threading.active_count()
     end = encodings.read_ahead([kept])
     kept[len(kept) - 1]
     end()
@@ -170,4 +171,4 @@ def test_reading_ahead_is_beside_and_ends_when_it_is_told(tmp_path, read, monkey
     # A part that was begun is whole.
     for place in Path(tmp_path / "cache" / "svco" / "encoded").glob("*/"):
         assert set(manifest(place)["sha256"]) == {encodings.FILE}
-    assert not any(thread.name == "encoding" for thread in threading.enumerate())
+    assert threading.active_count() <= before and not any(t.name == "encoding" for t in threading.enumerate())
