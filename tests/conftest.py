@@ -5,6 +5,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from tests import forks
 from tests.reach import starts_processes
@@ -12,10 +13,14 @@ from tests.reach import starts_processes
 torch.set_num_threads(1)
 
 
-def environment_left_as_it_was():
-    """What a test, or a library that it calls, sets would have those of the next start their processes anew."""
-    before = dict(os.environ)
+def process_left_as_it_was():
+    """The environment: what a test or a library sets in it would have the next start its processes anew.
+
+    And which rank this is to Lightning, which takes it from there and keeps it.
+    """
+    before, rank = dict(os.environ), getattr(rank_zero_only, "rank", 0)
     yield
+    rank_zero_only.rank = rank
     for name in {n for n in before.keys() | os.environ.keys() if before.get(n) != os.environ.get(n)}:
         if not name.startswith(forks.READ_LATE):
             os.environ.pop(name, None)
@@ -23,8 +28,8 @@ def environment_left_as_it_was():
 
 
 # Round each test, and round what a file's tests share.
-of_a_test = pytest.fixture(autouse=True)(environment_left_as_it_was)
-of_a_file = pytest.fixture(autouse=True, scope="module")(environment_left_as_it_was)
+of_a_test = pytest.fixture(autouse=True)(process_left_as_it_was)
+of_a_file = pytest.fixture(autouse=True, scope="module")(process_left_as_it_was)
 
 
 @pytest.fixture
