@@ -12,6 +12,7 @@ from mlflow.entities import Run
 from lightning_modules.claims import power
 from lightning_modules.claims import statistics as st
 from lightning_modules.claims.claim import SERIES, Claim, Trial
+from lightning_modules.claims.costs import Planned
 from lightning_modules.runtime.provenance import machine
 
 PAGE = 1000
@@ -65,6 +66,7 @@ class Row(NamedTuple):
     verdict: str
     origin: Origin = Origin()
     strength: Strength | None = None
+    planned: Planned | None = None
 
     @property
     def key(self) -> str:

@@ -19,8 +19,8 @@ import jinja2
 import yaml
 from mlflow import MlflowClient
 
+from lightning_modules.claims import costs, kept, learned, look, talk
 from lightning_modules.claims import figures as draw
-from lightning_modules.claims import kept, learned, look, talk
 from lightning_modules.claims import statistics as st
 from lightning_modules.claims.claim import SERIES, SYSTEMS
 from lightning_modules.claims.evidence import Row, finished, rows, settled_later
@@ -111,7 +111,7 @@ def write(found: Sequence[Row], *, client: MlflowClient, out: Path, discussion: 
         views = [view(r, _reason(r, why), later=r.key in later) for r in own]
         there = {path.stem for path in (out / "claims").glob(f"{system}_*.png")}
         images = [name for n in ("forest", *PICTURES[system]) if (name := f"{system}_{n}") in there]
-        left = [f"{v['title']} ({v['trial'].scale}, {v['trial'].data})" for v in views if not v["measured"]]
+        left = [v for v in views if not v["measured"]]
         shown_views = [v for v in views if v["measured"]]
         told = dict(rows=shown_views, left=left, images=images, tally=tally(own), effort=_effort(own))
         sections.append({"title": TITLES[system], **told})
@@ -213,7 +213,11 @@ def main(argv: Sequence[str]) -> int:
     try:
         claims, runs = load_all(), finished(client)
         old = kept.load(RESULTS / "claims.json", claims) if given.keep else {}
-        found = [with_fixed(row) for row in rows(claims, runs, old)]
+        planned = costs.load()
+        found = [
+            with_fixed(row)._replace(planned=costs.planned(row.claim, row.trial, planned))
+            for row in rows(claims, runs, old)
+        ]
         if not any(row.finding for row in found):
             raise ValueError(f"{given.uri} holds no run of a claim; start with `make claims`.")
         gone = [] if given.out else lost(found, RESULTS / "claims.json")

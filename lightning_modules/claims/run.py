@@ -1,8 +1,9 @@
 """`make claims`: every run that the claims need, some at a time, each once; then the report.
 
     python -m lightning_modules.claims.run [--systems moe,svco] [--claims TABLE/NAME] [--scale small|gpu]
-        [--series first|confirmation|later] [--jobs N]
+        [--series first|confirmation|later] [--jobs N] [--plan]
 
+With --plan nothing is trained but a few steps, and what the runs would take is kept (`claims.costs`).
 A run that is done (its result.json is there) is passed over, so the same command goes on where it was stopped.
 """
 
@@ -127,6 +128,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--series", default="first", choices=SERIES)
     parser.add_argument("--data", default="synthetic,real", help="kinds of data to run on")
     parser.add_argument("--jobs", type=int, default=None, help="runs at a time; default: one a core, on gpu one")
+    parser.add_argument("--plan", action="store_true", help="what the runs would take on this machine; runs none")
     given = parser.parse_args(argv)
     given.systems = tuple(given.systems.split(","))
     given.claims = tuple(given.claims.split(",")) if given.claims else ()
@@ -142,6 +144,17 @@ def chosen(claims: dict[str, Claim], names: Sequence[str]) -> dict[str, Claim]:
     return {name: claims[name] for name in names or claims}
 
 
+def plan(wanted: Sequence[Job], *, scale: str) -> int:
+    from lightning_modules.claims import costs
+
+    try:
+        costs.plan_all(wanted, scale=scale, path=costs.KEPT)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def main(argv: Sequence[str]) -> int:
     given = arguments(argv)
     try:
@@ -149,12 +162,14 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    wanted = jobs(claims.values(), scale=given.scale, series=given.series, data=tuple(given.data.split(",")))
+    if given.plan:
+        return plan(wanted, scale=given.scale)
     together = given.jobs or (1 if given.scale == "gpu" else os.cpu_count() or 1)
     # A SIGTERM stops it as Ctrl-C does, also where a shell's background ignores that: runs save and end, none is left.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
     prepare_database()
-    wanted = jobs(claims.values(), scale=given.scale, series=given.series, data=tuple(given.data.split(",")))
     try:
         board = run_all(wanted, together=together, extra=["threads=1"] if together > 1 else [])
     except KeyboardInterrupt:

@@ -18,7 +18,8 @@ def as_json(row: Row) -> dict[str, Any]:
     """A row with all that its verdict follows from; numbers that are not there are null.
 
     power, power_alpha, seeds_for_80: `evidence.Strength`. sensitivity: the verdict at half and at twice the margin.
-    minutes: of the row's runs on two cores. fixed_in, fixed_before_runs, commit, machine: `evidence.Origin`.
+    minutes: of the row's runs on two cores. minutes_planned, planned_on: by plan (`claims.costs`).
+    fixed_in, fixed_before_runs, commit, machine: `evidence.Origin`.
     """
     found, claim, strength = row.finding, row.claim, row.strength
     ids = sorted({run for runs in row.runs.values() for run in runs.values()})
@@ -57,6 +58,8 @@ def as_json(row: Row) -> dict[str, Any]:
         "seeds_for_80": strength.seeds if strength else None,
         "sensitivity": dict(strength.sensitivity) if strength else {},
         "minutes": round(row.minutes, 1) if ids else None,
+        "minutes_planned": round(row.planned.minutes, 1) if row.planned else None,
+        "planned_on": row.planned.machine if row.planned else "",
         "fixed_in": row.origin.fixed_in or None,
         "fixed_before_runs": row.origin.fixed_before_runs,
         "commit": row.origin.commit,
@@ -101,6 +104,8 @@ def view(row: Row, discussion: str, *, later: bool = False) -> dict[str, Any]:
         "half": _short(strength.sensitivity["0.5"], row.verdict) if strength else "–",
         "twice": _short(strength.sensitivity["2"], row.verdict) if strength else "–",
         "minutes": f"{row.minutes:.0f}" if found else "–",
+        "planned": f"{row.planned.minutes:,.0f}" if row.planned else "–",
+        "planned_on": row.planned.machine if row.planned else "",
         "origin": row.origin,
         "settled_by": settled_by(row, later=later),
         "discussion": discussion,

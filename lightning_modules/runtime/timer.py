@@ -10,6 +10,8 @@ from typing import NamedTuple
 import psutil
 
 from lightning_modules.common.making import Thing, Watcher, is_kept
+from lightning_modules.training.inner import device
+from lightning_modules.training.throughput import clock
 
 WARM_UP, TIMED = 2, 5
 
@@ -84,4 +86,4 @@ class Timer(Watcher):
     def step(self, step: int, loss: object) -> None:
         self.peak = max(self.peak, psutil.Process().memory_info().rss)
         if self._trainings:
-            self._trainings[-1][-1].ends.append(time.perf_counter())
+            self._trainings[-1][-1].ends.append(clock(device()))

@@ -4,6 +4,7 @@ import math
 import pytest
 
 from lightning_modules.claims import kept, report
+from lightning_modules.claims.costs import Planned
 from lightning_modules.claims.evidence import finished, rows, settled_later
 from lightning_modules.claims.table import load_all
 from lightning_modules.claims.views import as_json
@@ -85,7 +86,15 @@ def test_a_claim_without_runs_says_so(tmp_path, tables):
     (row,) = table(tables, client)
     assert row.finding is None
     files = written(tmp_path / "out", [row], client, tmp_path / "none.yaml")
-    assert b"Not run here: a beats b (small, real)" in files[next(p for p in files if p.name == "claims.md")]
+    text = files[next(p for p in files if p.name == "claims.md")].decode()
+    assert (
+        "| a beats b | real, small | 0 of 5 | – | – | `make claims C=moe/a_beats_b` |" in text.split("Not run here:")[1]
+    )
+    files = written(tmp_path / "out", [row._replace(planned=Planned(90.4, "a GPU"))], client, tmp_path / "none.yaml")
+    text = files[next(p for p in files if p.name == "claims.md")].decode()
+    assert "| a beats b | real, small | 0 of 5 | 90 | a GPU |" in text
+    (entry,) = json.loads(files[next(p for p in files if p.name == "claims.json")])
+    assert (entry["minutes_planned"], entry["planned_on"]) == (90.4, "a GPU")
 
 
 def test_holm_counts_the_claims_of_a_paper(tmp_path, tables):
