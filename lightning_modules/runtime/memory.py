@@ -11,7 +11,7 @@ import inspect
 import re
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -29,11 +29,20 @@ from torch.utils.weak import WeakIdKeyDictionary
 from lightning_modules.runtime import devices
 
 MIB = 2**20
+
+
+def _shared(q: Sequence[int], kv: Sequence[int]) -> list[int]:
+    """The shape of keys or values as if each head of the queries had its own, which share them in groups."""
+    return [kv[0], q[1], *kv[2:]]
+
+
 # The CPU's attention, which torch's counter knows under its names on CUDA alone.
 ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+        q, _shared(q, k), _shared(q, v)
+    ),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: (
-        sdpa_backward_flop_count(grad, q, k, v)
+        sdpa_backward_flop_count(grad, q, _shared(q, k), _shared(q, v))
     ),
 }
 

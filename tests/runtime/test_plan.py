@@ -223,3 +223,18 @@ def test_a_plan_on_a_busy_machine_says_so(tmp_path, monkeypatch, capsys):
     assert "The machine is busy: other processes took 1.2 of its" in " ".join(capsys.readouterr().out.split())
     monkeypatch.setattr(plan.Load, "others", lambda _: 0.1)
     assert plan.OTHERS not in planned(tmp_path)
+
+
+def test_heads_that_share_their_keys_are_counted_as_if_each_had_its_own(monkeypatch):
+    """torch 2.11 hands on keys and values of fewer heads than the queries have, and its own count refuses them."""
+
+    def strict(q, k, v):
+        assert q[:2] == torch.Size(k[:2]) == torch.Size(v[:2])
+        return 4 * q.numel() * k[2]
+
+    monkeypatch.setattr(memory, "sdpa_flop_count", strict)
+    monkeypatch.setattr(memory, "sdpa_backward_flop_count", lambda grad, *qkv: 2 * strict(*qkv))
+    forward, backward = memory.ATTENTION.values()
+    q, shared = torch.Size([2, 4, 16, 8]), torch.Size([2, 2, 16, 8])
+    assert forward(q, shared, shared) == forward(q, q, q) == 2 * (2 * 2 * 4 * 16 * 16 * 8)
+    assert backward(q, q, shared, shared) == backward(q, q, q, q) > 0
