@@ -65,12 +65,12 @@ def plan_all(wanted: Sequence[Job], *, scale: str, path: Path, extra: Sequence[s
     here = {"scale": scale, "machine": machine(), "commit": provenance.commit()}
     for number, (overrides, job) in enumerate(first.items(), start=1):
         row = {"setting": shlex.join(overrides), "runs": runs[overrides], **here}
-        rows = load(path)
-        if any(row.items() <= one.items() for one in rows):
+        if any(row.items() <= one.items() for one in load(path)):
             continue
         start = time.monotonic()
         row["seconds"] = round(seconds(job, extra), 1)
-        others = [one for one in rows if (one["scale"], one["setting"]) != (scale, row["setting"])]
+        # Read again: another process may have planned other claims meanwhile.
+        others = [one for one in load(path) if (one["scale"], one["setting"]) != (scale, row["setting"])]
         write_atomically(path, _text(sorted([*others, row], key=lambda one: (one["scale"], one["setting"]))))
         took = f"planned in {time.monotonic() - start:.0f} s"
         print(f"[{number}/{len(first)}] {row['setting']}: {row['seconds']:,.0f} s a run, {took}", flush=True)
