@@ -80,7 +80,7 @@ test: $(READY) ## all tests, two workers
 test-fast: $(READY) ## what starts no process and is not slow, in under four minutes on two cores: at every save
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not processes and not slow"
 
-test-ui: $(READY) ## the MLflow UI in a headless browser (needs Debian's chromium); writes docs/ui/
+test-ui: $(READY) docs ## the MLflow UI, pages of runs and the site in a headless browser (needs Debian's chromium); writes docs/ui/
 	@command -v chromium >/dev/null || { echo "make test-ui needs a browser: apt-get install chromium"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright==1.65.2
 	$(BIN)/python -m pytest tests/ui --override-ini addopts=-q
