@@ -76,7 +76,9 @@ def svco(place: Place) -> Iterator[Row]:
     fast, slow = repeated(place, ours, times=times), repeated(place, released, times=times)
     difference = abs(float(ours()) - float(released()))
     yield measured("svco", "S-VCO step, LLaVA-shaped, bf16, LoRA", 1 / fast, "steps/s")
-    missed = "4.4 times fewer tokens in the decoder; the host starts kernels more slowly than the device ends them (LOG.md)"
+    missed = (
+        "4.4 times fewer tokens in the decoder; the host starts kernels more slowly than the device ends them (LOG.md)"
+    )
     why = missed if slow / fast < RATIO else ""
     yield measured("svco", name, slow / fast, "x", goal=f">= {RATIO}", peer="the released way", why=why)
     yield compared("svco: a step in bf16", steps=1, equal_to="the released way", difference=difference, limit=0.05)
