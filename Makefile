@@ -99,7 +99,7 @@ test-slurm: $(READY) ## a real SLURM of two nodes, started and stopped (needs De
 		{ echo "make test-slurm needs SLURM: apt-get install slurm-wlm munge"; exit 1; }; done
 	FACET_RESULTS=1 $(BIN)/python -m pytest tests/slurm --override-ini addopts=-q
 
-test-load: $(READY) ## tests of stopping, killing, locks and outages ten times with every core busy, goes on where it was stopped; writes docs/results/load.json (a part: make test-load N="3 tests/robustness/test_sweep.py")
+test-load: $(READY) ## tests of stopping, killing, locks and outages ten times with every core busy, goes on where it was stopped; writes docs/results/load.json (a part: make test-load N="3 tests/robustness/test_sweep.py"; beside what else runs: N="10 --loops 0")
 	FACET_RESULTS=1 $(BIN)/python -m tests.robustness.load $(N)
 
 mutants: $(READY) ## break the code on purpose, fault by fault, and see a test fail each time

@@ -24,7 +24,7 @@ def of(tmp_path, monkeypatch):
     monkeypatch.setattr(load, "CHECKED_OUT", "abc")
 
     def repeat(times):
-        bad = load.repeat(["a", "b"], times, folder=tmp_path)
+        bad = load.repeat(["a", "b"], times, loops=0, folder=tmp_path)
         return bad, {row["tests"]: row for row in json.loads((tmp_path / "load.json").read_text())}
 
     repeat.seen = seen
@@ -37,6 +37,7 @@ def test_failures_are_counted_and_named(of):
     assert [rows[n]["repetitions"] for n in "ab"] == [3, 3]
     assert [rows[n]["failures"] for n in "ab"] == [0, 1]
     assert (rows["b"]["failed"], rows["b"]["seconds"]) == (["test_x"], 2.0)
+    assert rows["b"]["cores_of_others"] >= 0
 
 
 def test_the_same_command_again_goes_on_and_another_commit_begins_anew(of, monkeypatch):
@@ -68,8 +69,9 @@ def test_what_is_asked_for_wrongly_is_refused(monkeypatch, words, said):
 
 def test_a_part_is_run_alone(monkeypatch):
     asked = []
-    monkeypatch.setattr(load, "repeat", lambda tests, number: asked.append((tests, number)))
-    for words in ([], ["3"], ["2", "tests/robustness/test_sweep.py"]):
+    monkeypatch.setattr(load, "repeat", lambda tests, number, loops: asked.append((tests, number, loops)))
+    for words in (["--loops", "2"], ["3", "--loops", "0"], ["--loops", "2", "2", "tests/robustness/test_sweep.py"]):
         monkeypatch.setattr(sys, "argv", ["load", *words])
         assert load.main() == 0
-    assert asked == [(load.files(), load.REPETITIONS), (load.files(), 3), (["tests/robustness/test_sweep.py"], 2)]
+    alone = ["tests/robustness/test_sweep.py"]
+    assert asked == [(load.files(), load.REPETITIONS, 2), (load.files(), 3, 0), (alone, 2, 2)]
