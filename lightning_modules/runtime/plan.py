@@ -67,16 +67,16 @@ def plan(cfg: DictConfig, earlier: set[tuple[str, ...]]) -> Found:
     hub.ask_its_cache_where_it_is_away(cfg)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    here, load = (on_the_cpu(cfg) if devices.missing(cfg) else cfg), Load()
+    timed = not devices.missing(cfg)
+    here, load = (cfg if timed else on_the_cpu(cfg)), Load()
     with tempfile.TemporaryDirectory() as folder:
-        timer = Timer(Path(folder))
+        timer = Timer(Path(folder), cap=WARM_UP + TIMED if timed else 1)
         with making.watched_by(timer), on_machine_of(here.trainer):
-            found = plan_study(here, timer) if cfg.study else plan_run(cfg)
+            found = plan_study(here, timer, timed=timed) if cfg.study else plan_run(cfg)
         # Also what the run needs before it begins, as a backbone.
         things = {t.identity: (t, kept or t.identity in earlier) for t, kept in timer.asked.values()}
     missing = [thing for thing, kept in things.values() if not kept]
     earlier |= {thing.identity for thing in missing}
-    timed = not devices.missing(cfg)
     for kind in dict.fromkeys(thing.kind for thing, _ in things.values()):
         found[f"{kind}: to make"] = sum(thing.kind == kind for thing in missing)
         found[f"{kind}: kept already"] = sum(t.kind == kind and kept for t, kept in things.values())
@@ -98,19 +98,23 @@ def on_the_cpu(cfg: DictConfig) -> DictConfig:
     return OmegaConf.merge(cfg, {"trainer": {**OmegaConf.to_container(cfg.trainer), **cpu}})  # type: ignore
 
 
-def plan_study(cfg: DictConfig, timer: Timer) -> Found:
-    """One thing of each kind that is missing is made, cut short. Time is that of making; the analysis comes on top."""
+def plan_study(cfg: DictConfig, timer: Timer, *, timed: bool) -> Found:
+    """One thing of each kind that is missing is made, cut short. Time is that of making; the analysis comes on top.
+
+    Not timed, as the device is not here, things are only counted: on the CPU one that is cut short can take minutes too.
+    """
     study = instantiate(cfg.study)
     study.prepare()
     needed = {thing.identity: thing for thing in needs(study)}
     for thing in needed.values():
-        if not thing.is_kept and thing.kind not in timer.costs:
+        if timed and not thing.is_kept and thing.kind not in timer.costs:
             assert thing.ask, thing
             say(f"Timing a few of the {thing.steps} steps of a {thing.kind}, and what comes with them.")
             thing.ask()
     # Asked for with others, some were seen already, and what is kept is where the study will look.
     timer.asked |= {name: (thing, thing.is_kept) for name, thing in needed.items()}
-    return {"steps": sum(t.steps for t, kept in timer.asked.values() if not kept), "memory, MiB": timer.peak / 2**20}
+    steps = sum(t.steps for t, kept in timer.asked.values() if not kept)
+    return {"steps": steps, **({"memory, MiB": timer.peak / 2**20} if timed else {})}
 
 
 def plan_run(cfg: DictConfig) -> Found:

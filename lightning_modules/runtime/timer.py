@@ -43,15 +43,13 @@ class Training:
 
 
 class Timer(Watcher):
-    """What is not kept is made in `folder`, with its trainings cut after a few steps: quickly, and good for nothing.
+    """What is not kept is made in `folder`, with its trainings cut after `cap` steps: quickly, and good for nothing.
 
     asked: every thing that was asked for, and whether it was there. costs: by kind.
     """
 
-    cap = WARM_UP + TIMED
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, cap: int = WARM_UP + TIMED) -> None:
+        self.folder, self.cap = folder, cap
         self.asked: dict[tuple[str, ...], tuple[Thing, bool]] = {}
         self.costs: dict[str, Cost] = {}
         self.peak = 0

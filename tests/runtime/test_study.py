@@ -23,6 +23,7 @@ from lightning_modules.runtime.config import register_resolvers
 from lightning_modules.runtime.run import _study, _work, run
 from lightning_modules.runtime.study import Desk
 from lightning_modules.runtime.teller import Teller
+from lightning_modules.runtime.timer import Timer
 from lightning_modules.runtime.tracking import Tracker
 from lightning_modules.training.inner import inner_trainer, seeded
 from lightning_modules.training.stop import Preempted, stoppable
@@ -259,6 +260,17 @@ def test_a_plan_counts_what_is_missing_and_makes_nothing(two, capsys):
     assert [(p["prompt: to make"], p["prompt: kept already"], p["seconds"]) for p in after] == [(0, 4, 0)] * 2
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_plan_for_a_gpu_that_is_not_here_counts_and_times_nothing(tmp_path, monkeypatch):
+    """A larger study took nine minutes on the CPU, and then said that the time needs the machine."""
+    register_resolvers(project=PROJECT)
+    monkeypatch.setattr(Timer, "making", never)
+    ((_, found),) = plan.plans(preflight.every_job([*SMALL, *places(tmp_path), "trainer=gpu", "seed=1"]))
+    assert (found["backbone: to make"], found["prompt: to make"], found["steps"]) == (1, 4, 12 + 4 * 6)
+    assert found["seconds"] == plan.NEEDS_MACHINE
+    assert not [name for name in found if "seconds each" in name or "memory" in name]
+
+
 @pytest.mark.slow
 def test_a_replay_trains_all_of_it_again_and_is_bitwise_the_same(two, capsys):
     folder, client, (first, _), *_ = two
@@ -315,7 +327,7 @@ class Unreadable:
         raise ValueError("the file has no rows")
 
 
-def never():
+def never(*_):
     raise AssertionError("it takes minutes to make")
 
 
