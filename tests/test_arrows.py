@@ -65,16 +65,26 @@ def circle(graph):
     return []
 
 
-def test_no_circle_of_files():
-    assert circle(arrows(sources())) == []
+@pytest.fixture(scope="module")
+def trees():
+    return sources()
 
 
-def test_no_circle_of_rooms():
-    assert circle(between_rooms(arrows(sources()))) == []
+@pytest.fixture(scope="module")
+def edges(trees):
+    return arrows(trees)
 
 
-def test_a_room_imports_only_rooms_below_it():
-    for name, targets in between_rooms(arrows(sources())).items():
+def test_no_circle_of_files(edges):
+    assert circle(edges) == []
+
+
+def test_no_circle_of_rooms(edges):
+    assert circle(between_rooms(edges)) == []
+
+
+def test_a_room_imports_only_rooms_below_it(edges):
+    for name, targets in between_rooms(edges).items():
         if name.startswith("lightning_modules."):
             below = LAYERS[: LAYERS.index(name.split(".")[1])]
             own = {t.split(".")[1] for t in targets if t.startswith("lightning_modules.")}
@@ -116,8 +126,8 @@ def trespasses(trees):
     return found
 
 
-def test_nobody_uses_what_another_file_keeps_to_itself():
-    assert trespasses(sources()) == []
+def test_nobody_uses_what_another_file_keeps_to_itself(trees):
+    assert trespasses(trees) == []
 
 
 @pytest.mark.parametrize("line", ["from lightning_modules.a import _hidden", "x.y._hidden()"])
