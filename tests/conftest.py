@@ -1,7 +1,8 @@
 import os
 
 # One thread: golden losses are defined on one, and tiny models are slower on two.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Whatever the shell says: with two, OpenBLAS starts a thread in the process that tests fork theirs from.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
