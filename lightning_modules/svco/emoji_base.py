@@ -1,7 +1,7 @@
 """A base model for emoji: the embedded one, with their words, after captions of the training pictures."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -72,15 +72,15 @@ def _learned(
     draw = np.random.default_rng([seed, 2])
     shown = [vlm.reader.prompt(QUESTION, picture(e, pixels)) for e in known]
     blind = vlm.reader.prompt(QUESTION)
-    rows: list[Any] = []
-    for _ in range(steps):
-        picks = draw.integers(len(known), size=batch)
-        prompts = [blind if draw.random() < no_image else shown[n] for n in picks]
-        rows.append(
-            [
+
+    def told() -> Iterator[list[Row]]:
+        for _ in range(steps):
+            picks = draw.integers(len(known), size=batch)
+            prompts = [blind if draw.random() < no_image else shown[n] for n in picks]
+            yield [
                 Row(ids, inputs, [vlm.reader.response(caption(known[n]))[0]])
                 for n, (ids, inputs) in zip(picks, prompts, strict=True)
             ]
-        )
-    fit_batches(TellingModule(vlm=vlm, steps=steps, lr=lr, freeze_vision=False), rows, steps)
+
+    fit_batches(TellingModule(vlm=vlm, steps=steps, lr=lr, freeze_vision=False), told(), steps)
     return vlm

@@ -5,6 +5,7 @@ scenes that follow the prior, so that guessing from the place is nearly always r
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.scenes.pairs import generator, training_text
 from datamodules.scenes.reader import Reader
@@ -156,7 +157,7 @@ def pretrain(
     order = np.random.default_rng([seed, 1])
     seeing = SeeingModule(vlm=vlm, steps=vision_steps, lr=vision_lr)
     picks = [order.integers(scenes, size=batch) for _ in range(vision_steps)]
-    fit_batches(seeing, [(pixels[i], labels[i]) for i in map(torch.from_numpy, picks)], vision_steps)
+    fit_batches(seeing, ((pixels[i], labels[i]) for i in map(torch.from_numpy, picks)), vision_steps)
     with torch.no_grad():
         guesses = [guess.cpu() for guess in seeing.eval().logits(pixels[scenes:].to(vlm.device))]
     report = {
@@ -167,34 +168,34 @@ def pretrain(
     biased = [draw_scene(draw, prior=prior) for _ in range(scenes)]
     pixels = _pixels(vlm, biased, sizes["pixels"])
     side = sizes["pixels"] // 8
-    rows: list[list[Row]] = []
-    for _ in range(steps):
-        rows.append([])
-        for number in draw.integers(scenes, size=batch):
-            question, answer = training_text(biased[number], draw)
-            blind = draw.random() < no_image
-            text = vlm.reader.prompt_text(question, image=not blind).replace("<image>", "<image> " * side**2)
-            ids = vlm.reader.tokenizer(text, return_tensors="pt").input_ids[0]
-            inputs = {} if blind else {"pixel_values": pixels[number][None]}
-            rows[-1].append(Row(ids, inputs, [vlm.reader.response(answer)[0]]))
-    fit_batches(TellingModule(vlm=vlm, steps=steps, lr=lr), rows, steps)
+
+    def told() -> Iterator[list[Row]]:
+        for _ in range(steps):
+            rows = []
+            for number in draw.integers(scenes, size=batch):
+                question, answer = training_text(biased[number], draw)
+                blind = draw.random() < no_image
+                text = vlm.reader.prompt_text(question, image=not blind).replace("<image>", "<image> " * side**2)
+                ids = vlm.reader.tokenizer(text, return_tensors="pt").input_ids[0]
+                inputs = {} if blind else {"pixel_values": pixels[number][None]}
+                rows.append(Row(ids, inputs, [vlm.reader.response(answer)[0]]))
+            yield rows
+
+    fit_batches(TellingModule(vlm=vlm, steps=steps, lr=lr), told(), steps)
     return vlm, report
 
 
-class Batches(Dataset[Any]):
-    """As they are, in their order."""
+class Batches(IterableDataset[Any]):
+    """As they come, once, each made when it is wanted: all of them take memory, and time where a training is cut short."""
 
-    def __init__(self, batches: list[Any]) -> None:
+    def __init__(self, batches: Iterator[Any]) -> None:
         self.batches = batches
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> Any:
-        return self.batches[number]
+    def __iter__(self) -> Iterator[Any]:
+        return self.batches
 
 
-def fit_batches(module: pl.LightningModule, batches: list[Any], steps: int) -> None:
+def fit_batches(module: pl.LightningModule, batches: Iterator[Any], steps: int) -> None:
     loader = DataLoader(Batches(batches), batch_size=None, collate_fn=lambda b: b, generator=torch.Generator())
     # One base serves runs of every precision.
     trainer = inner_trainer(max_steps=steps, gradient_clip_val=1.0, precision="32-true")
