@@ -1,7 +1,7 @@
 import os
 
 # One thread: golden losses are defined on one, and tiny models are slower on two.
-# Whatever the shell says: with two, OpenBLAS starts a thread in the process that tests fork theirs from.
+# Whatever the shell says: with two, numpy and scipy start threads in the process that tests fork theirs from.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest

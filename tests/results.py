@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from lightning_modules.common.files import write_rows
 from lightning_modules.runtime.provenance import commit, git, machine
 
 PROJECT = Path(__file__).parents[1]
@@ -37,7 +38,7 @@ def note(table: str, *, key: tuple[str, ...], command: str, folder: Path = RESUL
         others = [r for r in rows if any(r.get(k) != row[k] for k in key)]
         rows = [*others, {**row, "commit": row.get("commit") or CHECKED_OUT, "command": command}]
         rows.sort(key=lambda r: [str(r.get(k)) for k in key])
-        path.write_text("[\n" + ",\n".join(" " + json.dumps(r) for r in rows) + "\n]\n")
+        write_rows(path, rows)
 
 
 def took_its_steps(

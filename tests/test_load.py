@@ -22,6 +22,7 @@ def of(tmp_path, monkeypatch):
     monkeypatch.setattr(load, "once", once)
     monkeypatch.setattr(load, "busy", lambda cores: contextlib.nullcontext())
     monkeypatch.setattr(load, "CHECKED_OUT", "abc")
+    monkeypatch.setattr(load.Load, "others", lambda _: 1.5)
 
     def repeat(times):
         bad = load.repeat(["a", "b"], times, loops=0, folder=tmp_path)
@@ -37,7 +38,7 @@ def test_failures_are_counted_and_named(of):
     assert [rows[n]["repetitions"] for n in "ab"] == [3, 3]
     assert [rows[n]["failures"] for n in "ab"] == [0, 1]
     assert (rows["b"]["failed"], rows["b"]["seconds"]) == (["test_x"], 2.0)
-    assert rows["b"]["cores_of_others"] >= 0
+    assert rows["b"]["cores_of_others"] == 1.5
 
 
 def test_the_same_command_again_goes_on_and_another_commit_begins_anew(of, monkeypatch):
@@ -70,8 +71,9 @@ def test_what_is_asked_for_wrongly_is_refused(monkeypatch, words, said):
 def test_a_part_is_run_alone(monkeypatch):
     asked = []
     monkeypatch.setattr(load, "repeat", lambda tests, number, loops: asked.append((tests, number, loops)))
-    for words in (["--loops", "2"], ["3", "--loops", "0"], ["--loops", "2", "2", "tests/robustness/test_sweep.py"]):
+    monkeypatch.setattr(load.os, "cpu_count", lambda: 4)
+    for words in ([], ["3"], ["2", "tests/robustness/test_sweep.py"], ["3", "--loops", "0"]):
         monkeypatch.setattr(sys, "argv", ["load", *words])
         assert load.main() == 0
     alone = ["tests/robustness/test_sweep.py"]
-    assert asked == [(load.files(), load.REPETITIONS, 2), (load.files(), 3, 0), (alone, 2, 2)]
+    assert asked == [(load.files(), load.REPETITIONS, 4), (load.files(), 3, 4), (alone, 2, 4), (load.files(), 3, 0)]

@@ -1,7 +1,7 @@
 """`make claims PLAN=1`: what the runs of the claims would take on this machine, by plan, kept beside the claims.
 
-A run costs its training, of a few timed steps; the analysis of a study comes on top. What a run needs and would find kept
-by then (a backbone, a base model) is counted in it. One seed of every setting is planned: seeds take equally long.
+A run costs its training, of a few timed steps; the analysis of a study comes on top. A model that it would
+have to make first (a backbone, a base model) is counted in. One seed of every setting is planned: seeds take equally long.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_modules.claims.claim import Claim, Job, Trial
-from lightning_modules.common.files import write_atomically
+from lightning_modules.common.files import write_rows
 from lightning_modules.runtime import provenance
 from lightning_modules.runtime.sweep import PROJECT
 
@@ -56,7 +56,7 @@ def seconds(job: Job, extra: Sequence[str] = ()) -> float:
     return float(plan.plan(cfg, set())["seconds"])
 
 
-def plan_all(wanted: Sequence[Job], *, scale: str, path: Path, extra: Sequence[str] = ()) -> None:
+def plan_all(wanted: Sequence[Job], *, scale: str, path: Path) -> None:
     """Plan every setting of `wanted` once that this commit has not planned on this machine, and keep each at once."""
     runs = Counter(job.overrides for job in wanted)
     first: dict[tuple[str, ...], Job] = {}
@@ -68,16 +68,12 @@ def plan_all(wanted: Sequence[Job], *, scale: str, path: Path, extra: Sequence[s
         if any(row.items() <= one.items() for one in load(path)):
             continue
         start = time.monotonic()
-        row["seconds"] = round(seconds(job, extra), 1)
+        row["seconds"] = round(seconds(job), 1)
         # Read again: another process may have planned other claims meanwhile.
         others = [one for one in load(path) if (one["scale"], one["setting"]) != (scale, row["setting"])]
-        write_atomically(path, _text(sorted([*others, row], key=lambda one: (one["scale"], one["setting"]))))
+        write_rows(path, sorted([*others, row], key=lambda one: (one["scale"], one["setting"])))
         took = f"planned in {time.monotonic() - start:.0f} s"
         print(f"[{number}/{len(first)}] {row['setting']}: {row['seconds']:,.0f} s a run, {took}", flush=True)
-
-
-def _text(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "[\n" + ",\n".join(" " + json.dumps(row) for row in rows) + "\n]\n"
 
 
 def planned(claim: Claim, trial: Trial, rows: Sequence[Mapping[str, Any]]) -> Planned | None:

@@ -170,6 +170,12 @@ def _pictured(own: Sequence[Row]) -> list[Row]:
     return next((group for group in groups if group), [])
 
 
+def with_planned(found: Sequence[Row]) -> list[Row]:
+    """Rows with what their runs would take, where that was planned."""
+    plans = costs.load()
+    return [row._replace(planned=costs.planned(row.claim, row.trial, plans)) for row in found]
+
+
 def lost(found: Sequence[Row], path: Path) -> list[str]:
     """Rows of the table at `path` that have fewer seeds in `found`: what writing over it would lose."""
     now = {row.key: len(row.seeds) for row in found}
@@ -213,11 +219,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         claims, runs = load_all(), finished(client)
         old = kept.load(RESULTS / "claims.json", claims) if given.keep else {}
-        planned = costs.load()
-        found = [
-            with_fixed(row)._replace(planned=costs.planned(row.claim, row.trial, planned))
-            for row in rows(claims, runs, old)
-        ]
+        found = with_planned([with_fixed(row) for row in rows(claims, runs, old)])
         if not any(row.finding for row in found):
             raise ValueError(f"{given.uri} holds no run of a claim; start with `make claims`.")
         gone = [] if given.out else lost(found, RESULTS / "claims.json")

@@ -1,7 +1,9 @@
 """Files that are whole or not there."""
 
 import hashlib
+import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,11 @@ def write_atomically(path: Path, text: str, *, opener: Any = None) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A list as JSON, a row a line, so that a change of one is a line of a diff."""
+    write_atomically(path, "[\n" + ",\n".join(f" {json.dumps(row)}" for row in rows) + "\n]\n")
 
 
 def is_path(name: str) -> bool:

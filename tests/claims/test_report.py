@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from lightning_modules.claims import costs, kept, report
+from lightning_modules.claims import kept, report
 from lightning_modules.claims.costs import Planned
 from lightning_modules.claims.evidence import finished, rows, settled_later
 from lightning_modules.claims.table import load_all
@@ -173,11 +173,7 @@ def test_the_committed_table_follows_from_its_values_by_the_tables_of_today():
     """A margin, rule or seed changed after the runs shows here, as does a verdict that a change of the code would move."""
     path = report.RESULTS / "claims.json"
     committed, known = json.loads(path.read_text()), load_all()
-    plans = costs.load()
-    again = [
-        as_json(row._replace(planned=costs.planned(row.claim, row.trial, plans)))
-        for row in rows(known, {}, kept.load(path, known))
-    ]
+    again = [as_json(row) for row in report.with_planned(rows(known, {}, kept.load(path, known)))]
     told = [{k: v for k, v in entry.items() if k not in ("power",)} for entry in committed]
     assert [{k: v for k, v in entry.items() if k not in ("power",)} for entry in again] == told
     for new, old in zip(again, committed, strict=True):

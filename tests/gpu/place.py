@@ -10,6 +10,7 @@ import torch
 
 from lightning_modules.training.inner import on_machine_of
 from lightning_modules.training.throughput import clock
+from tests.bench.results import row
 
 Row = dict[str, Any]
 
@@ -69,13 +70,9 @@ def gpu() -> Place:
     )
 
 
-def measured(
-    system: str, name: str, value: float | None, unit: str, *, goal: str = "", peer: str = "", why: str = ""
-) -> Row:
-    """A row of bench.json; without a value it wants a `why`."""
-    assert value is not None or why, name
-    told = {"system": system, "row": f"GPU: {name}", "value": value, "unit": unit, "goal": goal, "peer": peer}
-    return {"table": "bench", **told, **({"why": why} if why else {})}
+def measured(system: str, name: str, value: float | None, unit: str, **more: str) -> Row:
+    """A row of bench.json (`tests.bench.results.row`)."""
+    return {"table": "bench", "system": system, **row(f"GPU: {name}", value, unit, **more)}
 
 
 def compared(case: str, *, steps: int, equal_to: str, difference: float, limit: float) -> Row:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from lightning_modules.common.files import write_rows
 from lightning_modules.runtime.provenance import commit, machine
 from tests.robustness.wrong_commands import COMMANDS, MAKE, SECRET, furnish
 
@@ -162,7 +163,7 @@ def main_():
         f"{len(rows)} wrong commands, {len(bad)} not answered clearly, {len(slow)} over ten seconds, "
         f"of which start-up takes {before:.1f}."
     )
-    RESULT.write_text("[\n" + ",\n".join(f" {json.dumps(r)}" for r in rows) + "\n]\n")
+    write_rows(RESULT, rows)
     return int(bool(bad))
 
 
