@@ -5,6 +5,9 @@ formal it is. A latent shows in a few words each, drawn from its class's lexicon
 another's; half of a latent's words are used in one domain only, so tasks of one skill in two domains share half their
 vocabulary. A tag, a cue and the word that answers it, may stand before a sentence: from these a masked language model
 learns to name a latent when asked, which is what a soft prompt then has to do.
+
+Every such answer is a vote among words, which attention takes by averaging. In a language with agreement some tags also ask
+whether two latents agree: no single word tells, so feed-forward blocks have to work the answer out.
 """
 
 import random
@@ -26,6 +29,9 @@ LATENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "formality": ("manner", ("formal", "casual")),
 }
 DOMAINS = LATENTS["domain"][1]
+# skill -> the two latents of two classes each that it compares; asked by a cue of its own before theirs.
+AGREEMENTS = {"sentiment_number": ("sentiment", "number"), "formality_number": ("formality", "number")}
+AGREEMENT_CUE, AGREEMENT_WORDS = "compare", ("same", "different")
 WORDS_OF = {"domain": 2, "sentiment": 3, "topic": 3, "number": 3, "formality": 3}
 FILLERS = 4
 # In the shared world every task is answered by the first words of this list.
@@ -35,9 +41,9 @@ SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", 
 
 
 class Recipe(NamedTuple):
-    """A task: its skill's latent, the domain it keeps to, the classes it tells apart, and whether labels are swapped."""
+    """A task: its skill (a latent or one of `AGREEMENTS`), its domain, its classes, whether their labels are swapped."""
 
-    latent: str
+    skill: str
     domain: str | None
     classes: tuple[int, ...]
     flipped: bool = False
@@ -58,7 +64,36 @@ RECIPES = {
     "number_travel": Recipe("number", "travel", (0, 1)),
     "formality_film": Recipe("formality", "film", (0, 1)),
     "formality_travel": Recipe("formality", "travel", (0, 1)),
+    # Of a language with agreement alone.
+    "sentiment_number_film": Recipe("sentiment_number", "film", (0, 1)),
+    "sentiment_number_shop": Recipe("sentiment_number", "shop", (0, 1)),
+    "formality_number_film": Recipe("formality_number", "film", (0, 1)),
+    "formality_number_travel": Recipe("formality_number", "travel", (0, 1)),
 }
+
+
+def asked(skill: str) -> tuple[list[str], tuple[str, ...]]:
+    """(cue words, label words of the classes) of a latent or of a pair of them."""
+    if skill in AGREEMENTS:
+        return [AGREEMENT_CUE, *(LATENTS[latent][0] for latent in AGREEMENTS[skill])], AGREEMENT_WORDS
+    cue, words = LATENTS[skill]
+    return [cue], words
+
+
+def class_of(skill: str, latents: dict[str, int]) -> int:
+    """A pair's class is 0 where its two latents have the same class, else 1."""
+    if skill in AGREEMENTS:
+        first, second = AGREEMENTS[skill]
+        return int(latents[first] != latents[second])
+    return latents[skill]
+
+
+def with_class(skill: str, latents: dict[str, int], c: int) -> dict[str, int]:
+    """Latents of which `class_of` is c: of a pair the second is changed, so that neither alone tells."""
+    if skill in AGREEMENTS:
+        first, second = AGREEMENTS[skill]
+        return latents | {second: latents[first] ^ c}
+    return latents | {skill: c}
 
 
 class Language:
@@ -67,6 +102,7 @@ class Language:
     Args:
         noise: probability that a word of a latent comes from another class.
         words: of each lexicon.
+        agreement: share of the pretraining's tags that ask whether two latents agree; above 0 there are tasks of it too.
         label_words: `own`: a skill's tasks are answered by its own words; `shared`: all tasks by the same few words.
         train, val, test: examples of a task's splits.
     """
@@ -78,12 +114,15 @@ class Language:
         noise: Share = 0.1,
         words: Count = 5,
         label_words: str = "own",
+        agreement: Share = 0.0,
         train: Count = 512,
         val: Count = 256,
         test: Count = 512,
     ) -> None:
         check_choice("language.label_words", label_words, ("own", "shared"))
         self.seed, self.noise, self.words, self.label_words = seed, noise, words, label_words
+        self.agreement = agreement
+        self.recipes = {name: one for name, one in RECIPES.items() if agreement or one.skill not in AGREEMENTS}
         self.sizes = {"train": train, "val": val, "test": test}
         draw = random.Random(f"facet-language-{seed}")
         made: dict[str, None] = {}
@@ -104,13 +143,15 @@ class Language:
 
     def description(self) -> dict[str, Any]:
         """What the vocabulary and the pretraining text depend on."""
-        return {"language": VERSION, "seed": self.seed, "noise": self.noise, "words": self.words}
+        about = {"language": VERSION, "seed": self.seed, "noise": self.noise, "words": self.words}
+        return about | ({"agreement": self.agreement} if self.agreement else {})
 
     def vocabulary(self) -> list[str]:
         labels = [w for _, classes in LATENTS.values() for w in classes]
         cues = [cue for cue, _ in LATENTS.values()]
         lexicons = [word for words in self.lexicon.values() for word in words]
-        return [*SPECIAL, *dict.fromkeys([*labels, *SHARED, *cues, SHARED_CUE, *self.fillers, *lexicons])]
+        composed = [AGREEMENT_CUE, *AGREEMENT_WORDS] if self.agreement else []
+        return [*SPECIAL, *dict.fromkeys([*labels, *SHARED, *cues, SHARED_CUE, *self.fillers, *lexicons, *composed])]
 
     def latents(self, draw: random.Random) -> dict[str, int]:
         return {latent: draw.randrange(len(classes)) for latent, (_, classes) in LATENTS.items()}
@@ -132,8 +173,8 @@ class Language:
     def pretraining(self, *, stream: int) -> Iterator[tuple[str | None, list[str], str]]:
         """Endless (label word, cue words, sentence); the first two are None and [] for one in five.
 
-        Half of the tags ask for a class's own word (`mood` -> good), half in the shared way: `answer`, the skill's cue and
-        the first class asked about, answered by a word of `SHARED`.
+        Half of the tags ask for a class's own word (`mood` -> good), half in the shared way: `answer` and the skill's cue,
+        answered by a word of `SHARED`.
         """
         draw = random.Random(f"facet-pretraining-{self.seed}-{stream}")
         while True:
@@ -142,21 +183,23 @@ class Language:
             if draw.random() < 0.2:
                 yield None, [], sentence
                 continue
-            latent = draw.choice(list(LATENTS))
-            cue, classes = LATENTS[latent]
+            compares = self.agreement and draw.random() < self.agreement
+            skill = draw.choice(list(AGREEMENTS if compares else LATENTS))
+            cue, words = asked(skill)
+            c = class_of(skill, latents)
             if draw.random() < 0.5:
-                yield classes[latents[latent]], [cue], sentence
+                yield words[c], cue, sentence
             else:
-                yield SHARED[latents[latent]], [SHARED_CUE, cue], sentence
+                yield SHARED[c], [SHARED_CUE, *cue], sentence
 
     def names(self) -> list[str]:
-        return list(RECIPES)
+        return list(self.recipes)
 
     def task(self, name: str) -> Task:
-        """One of `RECIPES`, balanced over classes, no sentence twice. ValueError for an unknown name."""
-        check_choice("data.task", name, RECIPES)
-        latent, domain, classes, flipped = RECIPES[name]
-        cue, own = LATENTS[latent]
+        """One of `recipes`, balanced over classes, no sentence twice. ValueError for an unknown name."""
+        check_choice("data.task", name, self.recipes)
+        skill, domain, classes, flipped = self.recipes[name]
+        cue, own = asked(skill)
         words = own if self.label_words == "own" else SHARED
         texts: dict[str, list[str]] = {}
         labels: dict[str, list[int]] = {}
@@ -165,9 +208,8 @@ class Language:
             draw = random.Random(f"facet-task-{self.seed}-{name}-{split}")
             texts[split], labels[split] = [], []
             while len(texts[split]) < size:
-                latents = self.latents(draw)
                 label = len(texts[split]) % len(classes)
-                latents[latent] = classes[label]
+                latents = with_class(skill, self.latents(draw), classes[label])
                 if domain is not None:
                     latents["domain"] = DOMAINS.index(domain)
                 sentence = self.sentence(draw, latents)
@@ -176,5 +218,5 @@ class Language:
                     texts[split].append(sentence)
                     labels[split].append(label)
         named = tuple(words[c] for c in classes)
-        hint = cue if self.label_words == "own" else f"{SHARED_CUE} {cue}"
-        return Task(name, latent, named[::-1] if flipped else named, texts, labels, hint=hint)
+        hint = " ".join(cue if self.label_words == "own" else [SHARED_CUE, *cue])
+        return Task(name, skill, named[::-1] if flipped else named, texts, labels, hint=hint)

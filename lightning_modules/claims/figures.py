@@ -52,7 +52,7 @@ def forest_figure(effects: Sequence[Effect], *, title: str) -> Figure:
     axis.minorticks_off()
     axis.set(xlim=(-FARTHEST * 1.15, FARTHEST * 1.15), ylim=(len(effects) - 0.4, -0.6))
     axis.set_yticks(range(len(effects)), [line.label for line in effects], fontsize=8)
-    axis.set_xlabel("effect / margin; the paper's direction is to the right; shaded: where the rule wants the interval")
+    axis.set_xlabel("effect / margin, the paper's direction to the right\nshaded: where the rule wants the interval")
     for name, colour in VERDICT_COLOURS.items():
         axis.plot([], [], f"{VERDICT_MARKERS[name]}-", color=colour, label=name)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)

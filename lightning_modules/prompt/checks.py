@@ -29,9 +29,10 @@ def tuning(
     """The keys of `tuning`, of a run and of every prompt that a study trains."""
 
 
+LANGUAGE = "datamodules.tasks.Language"
 # Source of tasks -> the module that names them in RECIPES.
 BY_HEART = {
-    "datamodules.tasks.Language": "datamodules.tasks.language",
+    LANGUAGE: "datamodules.tasks.language",
     "datamodules.tasks.Vader": "datamodules.tasks.vader",
 }
 
@@ -80,20 +81,37 @@ def prompt_of_a_run_is_known(cfg: DictConfig) -> Iterator[str]:
         yield from filter(None, (known.problem(uri, key, str(run)) for run in runs if run))
 
 
+def asked(cfg: DictConfig) -> list[tuple[str, str]]:
+    """(key, name) of every task that a config names."""
+    if cfg.get("study"):
+        return [("study.tasks", name) for name in cfg.study.get("tasks") or ()]
+    return [("task", cfg.task)]
+
+
 def tasks_are_known(cfg: DictConfig) -> Iterator[str]:
     """Of sources that know their tasks by heart. Others are asked when they are built, which takes torch."""
     module = BY_HEART.get(str((cfg.data.get("source") or {}).get("_target_")))
     if module is None:
         return
-    asked = (
-        [("study.tasks", name) for name in cfg.study.get("tasks") or ()] if cfg.get("study") else [("task", cfg.task)]
-    )
-    for key, name in asked:
+    for key, name in asked(cfg):
         try:
             check_choice(key, name, import_module(module).RECIPES)
         except ValueError as error:
             yield str(error)
 
 
-CHECKS = (heads_divide, tasks_are_known)
+def agreement_is_taught(cfg: DictConfig) -> Iterator[str]:
+    """Where a task of the controlled language asks for it."""
+    if (cfg.data.get("source") or {}).get("_target_") != LANGUAGE or cfg.data.source.agreement:
+        return
+    language = import_module(BY_HEART[LANGUAGE])
+    for key, name in asked(cfg):
+        if name in language.RECIPES and language.RECIPES[name].skill in language.AGREEMENTS:
+            yield (
+                f"{key}: {name} asks whether two latents agree, which nothing teaches at language.agreement=0; "
+                "expected it above 0, as language.agreement=0.5."
+            )
+
+
+CHECKS = (heads_divide, tasks_are_known, agreement_is_taught)
 PLACES = (backbone_is_there, dataset_is_there, prompt_of_a_run_is_known)

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from datamodules.tasks import Language
-from datamodules.tasks.language import DOMAINS, LATENTS, RECIPES, SHARED, SPECIAL
+from datamodules.tasks.language import AGREEMENTS, DOMAINS, LATENTS, RECIPES, SHARED, SPECIAL, asked
 from datamodules.tasks.pretraining import MASK, MASKED_LABELS, MASKED_WORDS, MaskedSentences
 from datamodules.tasks.task import SPLITS
 from lightning_modules.common.digests import digest
 from lightning_modules.prompt.backbones import LanguageBackbone
 from lightning_modules.prompt.pretraining import pretrain
 from tests.prompt import toy
+
+COMPOSED = [name for name, recipe in RECIPES.items() if recipe.skill in AGREEMENTS]
+PLAIN = [name for name in RECIPES if name not in COMPOSED]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def test_five_skills_of_two_to_three_tasks_one_flipped_and_two_of_more_classes(l
     assert [name for name in language.names() if RECIPES[name].flipped] == ["sentiment_flipped"]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PLAIN)
 def test_a_task_is_balanced_and_its_splits_are_apart(language, name):
     task = language.task(name)
     assert [len(task.labels[split]) for split in SPLITS] == [512, 256, 512]
@@ -51,7 +54,7 @@ def test_a_task_is_balanced_and_its_splits_are_apart(language, name):
     assert len(set(texts)) == len(texts)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PLAIN)
 def test_the_label_is_its_latent_and_says_nothing_of_the_others(language, name):
     task, (latent, domain, classes, flipped) = language.task(name), RECIPES[name]
     words = LATENTS[latent][1]
@@ -123,6 +126,46 @@ def test_the_default_language_is_the_one_that_results_were_measured_on(language)
     assert digest(tasks) == "f8de361597c31525"
     assert digest(list(itertools.islice(language.pretraining(stream=0), 100))) == "9dadb1f0f1262640"
     assert Language(seed=1).task("number_film").fingerprint() != tasks["number_film"]
+
+
+@pytest.fixture(scope="module")
+def compared():
+    return Language(agreement=0.5)
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_whether_two_latents_agree_is_told_by_both_and_by_neither_alone(compared, name):
+    task, pair = compared.task(name), AGREEMENTS[RECIPES[name].skill]
+    first, second = ([read(compared, text, latent) for text in task.texts["train"]] for latent in pair)
+
+    def right(found):
+        return sum(f == y for f, y in zip(found, task.labels["train"], strict=True)) / len(found)
+
+    # A vote of three words is right in 97%, so two of them are both right or both wrong in 94%.
+    assert right([a != b for a, b in zip(first, second, strict=True)]) > 0.9
+    assert right(first) == pytest.approx(0.5, abs=0.08) and right(second) == pytest.approx(0.5, abs=0.08)
+    assert [task.labels[split].count(1) for split in SPLITS] == [256, 128, 256]
+    texts = [text for split in SPLITS for text in task.texts[split]]
+    assert len(set(texts)) == len(texts)
+
+
+def test_agreement_is_asked_for_as_often_as_is_said_and_adds_to_the_language_without_changing_it(language, compared):
+    tagged = [one for one in itertools.islice(compared.pretraining(stream=0), 4000) if one[0]]
+    cues = [asked(skill)[0] for skill in AGREEMENTS]
+    counts = [sum(cue[-len(one) :] == one for _, cue, _ in tagged) / len(tagged) for one in cues]
+    assert counts == pytest.approx([0.25, 0.25], abs=0.03)
+    for label, cue, sentence in tagged:
+        for skill, words in AGREEMENTS.items():
+            if cue == asked(skill)[0]:
+                agrees = read(compared, sentence, words[0]) == read(compared, sentence, words[1])
+                counts.append((label == "same") == agrees)
+    assert sum(counts[2:]) / len(counts[2:]) > 0.9
+    assert compared.vocabulary() == [*language.vocabulary(), "compare", "same", "different"]
+    assert compared.names() == [*PLAIN, *COMPOSED] == [*RECIPES] and language.names() == PLAIN
+    assert compared.description() != language.description()
+    assert compared.task("number_film").fingerprint() == language.task("number_film").fingerprint()
+    with pytest.raises(ValueError, match="data.task is 'sentiment_number_film'; expected one of sentiment_film"):
+        language.task("sentiment_number_film")
 
 
 def test_label_words_are_masked_more_often_and_only_sentences_are_shifted(language):

@@ -177,6 +177,7 @@ COMMANDS = {
         f"{TUNE} 'data.template=\"{{mask}}{{promt}}{{text}}\"'",
         f"{TUNE} 'data.template=\"{{prompt}}{{text}}\"'",
         f"{TUNE} language.label_words=mine",
+        f"{TUNE} task=sentiment_number_film",
         f"{TRANSFER} study.tasks=[sentiment_flim]",
         f"{TRANSFER} study.controls=[nothing]",
         f"{TRANSFER} study.rank_within=global",
