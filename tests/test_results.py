@@ -135,3 +135,24 @@ def test_the_bench_of_the_machinery_takes_no_part_or_some(capsys):
     with pytest.raises(SystemExit):
         runtime.asked(["bussy"])
     assert "bussy: no such part" in capsys.readouterr().err
+
+
+def test_a_part_of_the_bench_is_written_before_the_next_one_begins(tmp_path, monkeypatch):
+    class Still:
+        def insist(self):
+            pass
+
+    def measured(part):
+        if part == "busy":
+            raise RuntimeError("stopped")
+        return [bench.row(name, 1.0, "s") for name in runtime.NAMES[part]]
+
+    monkeypatch.setattr(bench, "RESULTS", tmp_path)
+    monkeypatch.setattr(runtime, "Quiet", Still)
+    monkeypatch.setattr(runtime, "measured", measured)
+    monkeypatch.setattr(sys, "argv", ["runtime", "machinery", "commands", "busy"])
+    with pytest.raises(RuntimeError, match="stopped"):
+        runtime.main()
+    kept = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["row"] for row in kept] == [*runtime.NAMES["machinery"], *runtime.NAMES["commands"]]
+    assert {row["command"].rpartition(" ")[2] for row in kept} == {"machinery", "commands"}

@@ -138,23 +138,29 @@ def asked(arguments: list[str]) -> argparse.Namespace:
     return given
 
 
+def keep(part: str, rows: list[dict[str, Any]], *, command: str) -> None:
+    """Write a part's rows; those of the other parts stay."""
+    others = {name for other, names in NAMES.items() if other != part for name in names}
+    write("runtime", rows, command=command, others=others)
+
+
 def main() -> None:
     given = asked(sys.argv[1:])
     if given.suite:
-        rows, parts, quiet = [suite.row_of(given.suite)], ["suite"], None
-    else:
-        quiet, parts = Quiet(), given.parts or list(EVERY_TIME)
-        rows = [each for part in parts for each in measured(part)]
-    if given.dry:
-        show("runtime", rows)
-        if quiet:
+        rows = [suite.row_of(given.suite)]
+        if given.dry:
+            return show("runtime", rows)
+        return keep("suite", rows, command="make test")
+    # A part is written when it is done: a stop, or a busy minute, costs no other.
+    for part in given.parts or EVERY_TIME:
+        quiet = Quiet()
+        rows = measured(part)
+        if given.dry:
+            show("runtime", rows)
             print(f"Others took up to {quiet.worst():.2f} cores; nothing is written.")
-        return
-    if quiet:
+            continue
         quiet.insist()
-    others = {name for part, names in NAMES.items() if part not in parts for name in names}
-    told = "make bench" if quiet and not given.parts else f"python -m tests.bench.runtime {' '.join(given.parts)}"
-    write("runtime", rows, command=told if quiet else "make test", others=others)
+        keep(part, rows, command=f"python -m tests.bench.runtime {part}" if given.parts else "make bench")
 
 
 if __name__ == "__main__":
