@@ -29,9 +29,12 @@ LATENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "formality": ("manner", ("formal", "casual")),
 }
 DOMAINS = LATENTS["domain"][1]
-# skill -> the two latents of two classes each that it compares; asked by a cue of its own before theirs.
-AGREEMENTS = {"sentiment_number": ("sentiment", "number"), "formality_number": ("formality", "number")}
-AGREEMENT_CUE, AGREEMENT_WORDS = "compare", ("same", "different")
+# skill -> (its cue, the two latents of two classes each that it compares)
+AGREEMENTS = {
+    "sentiment_number": ("match", ("sentiment", "number")),
+    "formality_number": ("fit", ("formality", "number")),
+}
+AGREEMENT_WORDS = ("same", "different")
 WORDS_OF = {"domain": 2, "sentiment": 3, "topic": 3, "number": 3, "formality": 3}
 FILLERS = 4
 # In the shared world every task is answered by the first words of this list.
@@ -72,18 +75,15 @@ RECIPES = {
 }
 
 
-def asked(skill: str) -> tuple[list[str], tuple[str, ...]]:
-    """(cue words, label words of the classes) of a latent or of a pair of them."""
-    if skill in AGREEMENTS:
-        return [AGREEMENT_CUE, *(LATENTS[latent][0] for latent in AGREEMENTS[skill])], AGREEMENT_WORDS
-    cue, words = LATENTS[skill]
-    return [cue], words
+def asked(skill: str) -> tuple[str, tuple[str, ...]]:
+    """(cue, label words of the classes) of a latent or of a pair of them."""
+    return (AGREEMENTS[skill][0], AGREEMENT_WORDS) if skill in AGREEMENTS else LATENTS[skill]
 
 
 def class_of(skill: str, latents: dict[str, int]) -> int:
     """A pair's class is 0 where its two latents have the same class, else 1."""
     if skill in AGREEMENTS:
-        first, second = AGREEMENTS[skill]
+        first, second = AGREEMENTS[skill][1]
         return int(latents[first] != latents[second])
     return latents[skill]
 
@@ -91,7 +91,7 @@ def class_of(skill: str, latents: dict[str, int]) -> int:
 def with_class(skill: str, latents: dict[str, int], c: int) -> dict[str, int]:
     """Latents of which `class_of` is c: of a pair the second is changed, so that neither alone tells."""
     if skill in AGREEMENTS:
-        first, second = AGREEMENTS[skill]
+        first, second = AGREEMENTS[skill][1]
         return latents | {second: latents[first] ^ c}
     return latents | {skill: c}
 
@@ -150,7 +150,7 @@ class Language:
         labels = [w for _, classes in LATENTS.values() for w in classes]
         cues = [cue for cue, _ in LATENTS.values()]
         lexicons = [word for words in self.lexicon.values() for word in words]
-        composed = [AGREEMENT_CUE, *AGREEMENT_WORDS] if self.agreement else []
+        composed = [*AGREEMENT_WORDS, *(cue for cue, _ in AGREEMENTS.values())] if self.agreement else []
         return [*SPECIAL, *dict.fromkeys([*labels, *SHARED, *cues, SHARED_CUE, *self.fillers, *lexicons, *composed])]
 
     def latents(self, draw: random.Random) -> dict[str, int]:
@@ -188,9 +188,9 @@ class Language:
             cue, words = asked(skill)
             c = class_of(skill, latents)
             if draw.random() < 0.5:
-                yield words[c], cue, sentence
+                yield words[c], [cue], sentence
             else:
-                yield SHARED[c], [SHARED_CUE, *cue], sentence
+                yield SHARED[c], [SHARED_CUE, cue], sentence
 
     def names(self) -> list[str]:
         return list(self.recipes)
@@ -218,5 +218,5 @@ class Language:
                     texts[split].append(sentence)
                     labels[split].append(label)
         named = tuple(words[c] for c in classes)
-        hint = " ".join(cue if self.label_words == "own" else [SHARED_CUE, *cue])
+        hint = cue if self.label_words == "own" else f"{SHARED_CUE} {cue}"
         return Task(name, skill, named[::-1] if flipped else named, texts, labels, hint=hint)
