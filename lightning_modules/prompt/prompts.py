@@ -10,6 +10,7 @@ from typing import Any
 from datamodules.tasks.datamodule import Source, TaskDataModule
 from lightning_modules.common.bounds import Count, Positive
 from lightning_modules.common.choices import check_choice
+from lightning_modules.common.digests import number_of
 from lightning_modules.common.made import made, place_of
 from lightning_modules.common.making import Thing
 from lightning_modules.prompt.backbone import Backbone
@@ -38,6 +39,8 @@ class Prompts:
     Args:
         backbone: spec of the frozen model. source: of the tasks.
         length, init, start: of the soft prompt, P; `start` has its text, file or from_run.
+        starts: `shared`: all tasks of a seed start from the same drawn words or numbers, as `prompt/tune` does; `own`: each
+            from others, so that how far two prompts lie apart says less of where they started.
         template, verbaliser: how a task is asked. eval_batch: examples of a forward that trains nothing.
         tuning: steps, batch, lr and the schedule of `tuning` in the config.
         together: most soft prompts that share a training's forwards; above 1 they are equal to those tuned alone up to
@@ -57,6 +60,7 @@ class Prompts:
         length: Count = 16,
         init: str = "vocabulary",
         start: dict[str, str | None] | None = None,
+        starts: str = "shared",
         template: str | None = None,
         verbaliser: str | None = None,
         eval_batch: Count = 256,
@@ -66,8 +70,17 @@ class Prompts:
     ) -> None:
         self.spec, self.source, self.tuning, self.cache = backbone, source, dict(tuning), Path(cache)
         self.length, self.init, self.template, self.verbaliser = length, init, template, verbaliser
-        self.eval_batch, self.together = eval_batch, together
+        check_choice("prompts.starts", starts, ("shared", "own"))
+        self.eval_batch, self.together, self.starts = eval_batch, together, starts
         self.start, self.runs, self.tracking_uri = start or {}, runs or {}, tracking_uri
+        given = [f"prompt.{key}" for key, value in self.start.items() if value is not None]
+        if init not in ("random", "vocabulary"):
+            given.append(f"prompt.init={init}")
+        if starts == "own" and given:
+            raise ValueError(
+                f"prompts.starts is 'own' with {given[0]}: that start is one for all tasks; "
+                "expected prompt.init=vocabulary or random, which are drawn, or prompts.starts=shared."
+            )
         for task in self.runs:
             check_choice("prompts.runs", task, source.names())
         self._data: dict[str, TaskDataModule] = {}
@@ -117,6 +130,10 @@ class Prompts:
             length=self.length, init=init or self.init, **start, tracking_uri=self.tracking_uri, seed=seed
         )
 
+    def started(self, task: str, *, seed: int) -> SoftPrompt:
+        """The prompt that tuning of `task` starts from."""
+        return self.soft(seed=seed if self.starts == "shared" else number_of(f"{task}|{seed}", size=4))
+
     def prompt(self, task: str, *, seed: int, trial: int = 0) -> PromptFile:
         """The tuned prompt of `task`: of a run when `runs` names one for this trial, else trained on demand."""
         if trial < len(self.runs.get(task, ())):
@@ -161,7 +178,7 @@ class Prompts:
             other = self._expected.pop(0)
             if other not in self._tuned and not self.thing(other[0], seed=other[1]).is_kept:
                 datas.setdefault(other, self.datamodule(other[0], seed=other[1]))
-        modules = {each: self._module(self.soft(seed=each[1]), self.tuning) for each in datas}
+        modules = {each: self._module(self.started(each[0], seed=each[1]), self.tuning) for each in datas}
         with seeded(seed):
             training = TunedTogether(list(modules.values()), list(datas.values()))
             inner_trainer(max_steps=self.tuning["steps"]).fit(training, training.steps(self.tuning["steps"]))
@@ -196,7 +213,7 @@ class Prompts:
         self, task: str, seed: int, tuner: Tuner | None, lr: float | None
     ) -> tuple[Tuner, dict[str, Any], TaskDataModule]:
         tuning = self.tuning | ({} if lr is None else {"lr": lr})
-        return tuner or self.soft(seed=seed), tuning, self.datamodule(task, seed=seed)
+        return tuner or self.started(task, seed=seed), tuning, self.datamodule(task, seed=seed)
 
     def _kept(
         self, seed: int, tuner: Tuner, tuning: dict[str, Any], data: TaskDataModule, *, together: bool

@@ -199,6 +199,34 @@ def test_every_way_to_begin(tmp_path, logged):
     assert torch.allclose(long.std(0), embedding.std(0), rtol=0.2)
 
 
+@pytest.mark.parametrize("together", [1, 2])
+def test_tasks_start_from_the_same_words_or_each_from_its_own(tmp_path, together):
+    short, tasks = toy.TUNING | {"steps": 1, "lr": 1e-9}, (TASK, "number_film")
+    made = {
+        starts: toy.prompts(tmp_path, tuning=short, starts=starts, together=together) for starts in ("shared", "own")
+    }
+    for prompts in made.values():
+        prompts.needs(tasks, [1])
+    found = {(starts, task): made[starts].prompt(task, seed=1).weight for starts in made for task in tasks}
+    assert torch.allclose(found["shared", TASK], found["shared", tasks[1]], atol=1e-6)
+    assert not torch.allclose(found["own", TASK], found["own", tasks[1]], atol=1e-2)
+    other = made["own"].started(TASK, seed=2).description()["start"]
+    assert other != made["own"].started(TASK, seed=1).description()["start"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"init": "text"}, "prompt.init=text"), ({"start": {"file": "a"}}, "prompt.file"), ({}, "")],
+)
+def test_a_start_that_is_one_for_all_tasks_is_not_each_ones_own(tmp_path, settings, named):
+    if named:
+        with pytest.raises(ValueError, match=f"prompts.starts is 'own' with {named}: .* or prompts.starts=shared"):
+            toy.prompts(tmp_path, starts="own", **settings)
+    else:
+        with pytest.raises(ValueError, match="prompts.starts is 'owm'; .* the nearest is own"):
+            toy.prompts(tmp_path, starts="owm")
+
+
 WRONG_STARTS = (
     (dict(init="text"), "prompt.text is null; prompt.init=text needs it"),
     (dict(init="run"), "prompt.from_run is null; prompt.init=run needs it"),

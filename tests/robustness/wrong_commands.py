@@ -180,6 +180,8 @@ COMMANDS = {
         f"{TUNE} task=sentiment_number_film",
         f"{TRANSFER} study.tasks=[sentiment_flim]",
         f"{TRANSFER} study.controls=[nothing]",
+        f"{TRANSFER} prompts.starts=owm",
+        f"{TRANSFER} prompts.starts=own prompt.text=good",
         f"{TRANSFER} study.rank_within=global",
         "experiment=prompt/perturb study.kinds=[noise]",
         "experiment=prompt/perturb study.unit=sigma",
