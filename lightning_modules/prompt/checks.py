@@ -109,7 +109,7 @@ def agreement_is_taught(cfg: DictConfig) -> Iterator[str]:
         if name in language.RECIPES and language.RECIPES[name].skill in language.AGREEMENTS:
             yield (
                 f"{key}: {name} asks whether two latents agree, which nothing teaches at language.agreement=0; "
-                "expected it above 0, as language.agreement=0.3."
+                "expected it above 0, as language.agreement=0.2."
             )
 
 

@@ -42,4 +42,4 @@ def test_a_task_of_agreement_is_refused_where_the_backbone_is_not_taught_it(sour
     for asked in ({"task": task, "study": None}, {"task": "x", "study": {"tasks": ["number_film", task]}}):
         said = list(checks.agreement_is_taught(OmegaConf.create({"data": {"source": given}} | asked)))
         assert len(said) == refused
-        assert all("language.agreement=0.3" in text for text in said)
+        assert all("language.agreement=0.2" in text for text in said)
