@@ -18,6 +18,7 @@ from lightning_modules.svco.mvc.candidates import EmojiCandidates, SceneCandidat
 from lightning_modules.svco.mvc.filters import EmbeddedSimilarity, ModelSimilarity, StructuralSimilarity
 from lightning_modules.svco.mvc.rewriting import LanguageModel, Templates
 from lightning_modules.svco.studies import Base, Compare, Dependency
+from lightning_modules.svco.tradeoff import Tradeoff
 
 
 def choices_are_known(cfg: DictConfig) -> Iterator[str]:
@@ -73,6 +74,7 @@ BUILDS: dict[str, Callable[..., Any]] = {
     "lightning_modules.svco.studies.Base": Base,
     "lightning_modules.svco.studies.Compare": Compare,
     "lightning_modules.svco.studies.Dependency": Dependency,
+    "lightning_modules.svco.tradeoff.Tradeoff": Tradeoff,
     "lightning_modules.svco.filtering.Filtering": Filtering,
     "lightning_modules.svco.benchmarks.Benchmarks": Benchmarks,
     "lightning_modules.svco.mvc.build.BuildMVC": BuildMVC,

@@ -1,7 +1,7 @@
 """Figures of what a vision-language model does with the image. Scores, texts and pictures in, a Figure out."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -125,4 +125,30 @@ def objectives_figure(*, values: dict[str, dict[str, float]], shown: dict[str, s
             axis.set_xlim(left=1)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper right", fontsize=8)
+    return figure
+
+
+def tradeoff_figure(
+    *,
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    base: tuple[float, float],
+    front: Sequence[tuple[float, float]],
+    xlabel: str,
+) -> Figure:
+    """Paired accuracy over nats, a line an objective through its learning rates, ascending; points of the front ringed."""
+    figure, axes = panels(1, 1, size=(6.4, 4.4), title="What a contrast costs, by learning rate")
+    axis = axes[0, 0]
+    for number, (name, points) in enumerate(curves.items()):
+        x, y = zip(*points, strict=True)
+        look = dict(color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)])
+        axis.plot(x, y, linestyle=LINES[number % len(LINES)], linewidth=1.2, markersize=5, label=name, **look)
+        # A word at the largest rate says which way the line goes.
+        axis.annotate(name, points[-1], xytext=(5, 3), textcoords="offset points", fontsize=7, color=look["color"])
+    axis.plot(*base, "*", color="black", markersize=11, label="base", linestyle="none")
+    axis.plot(
+        *zip(*front, strict=True), "o", markersize=11, markerfacecolor="none", color="#5A5A5A", label="on the front"
+    )
+    axis.set_xscale("log")
+    axis.set(xlabel=f"{xlabel} (left: better)", ylabel="pairs answered rightly (up: better)")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -4,7 +4,7 @@ Rules fixed beforehand: every arm trains equally many steps on the same pairs in
 rate is the one with the highest validation paired accuracy, the smaller one when two tie; test scenes are read once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -33,6 +33,14 @@ SHOWN = {
     "svco/ppl_text": "PPL text",
     "svco/order_right": "order",
 }
+
+
+class Trained(NamedTuple):
+    """An arm at one learning rate, and what its training measured on validation pairs."""
+
+    lr: float
+    vlm: VLM
+    val: dict[str, float]
 
 
 class Chosen(NamedTuple):
@@ -124,22 +132,32 @@ class Arms:
         desk.say(f"Judged on {where} (study.judged_on={self.judged_on}).")
         return found
 
-    def chosen(self, name: str, desk: Desk, *, source: Source | None = None) -> Chosen:
-        """The arm at its best learning rate; `source`: of other pairs than the study's."""
+    def each_rate(self, name: str, desk: Desk, *, source: Source | None = None) -> Iterator[Trained]:
+        """The arm at every learning rate, ascending; `source`: of other pairs than the study's."""
         settings = self.settings._replace(source=source) if source else self.settings
-        tried: list[dict[str, Any]] = []
-        best: tuple[float, VLM, float] | None = None
         for lr in self.learning_rates:
             vlm, val = Arm(self.vlm, self.base_digest, name, self.objectives[name], lr, settings).tuned()
-            paired = val[names.VAL_PAIRED]
-            row = {"objective": name, "lr": f"{lr:.0e}", "val paired": paired, "val nll": val[names.VAL_PAIR_NLL]}
+            desk.say(f"{name} at {lr:g}: validation paired accuracy {val[names.VAL_PAIRED]:.3f}")
+            yield Trained(lr, vlm, val)
+
+    def chosen(self, name: str, desk: Desk, *, source: Source | None = None) -> Chosen:
+        """The arm at its best learning rate."""
+        tried: list[dict[str, Any]] = []
+        best: Trained | None = None
+        for arm in self.each_rate(name, desk, source=source):
+            paired = arm.val[names.VAL_PAIRED]
+            row = {
+                "objective": name,
+                "lr": f"{arm.lr:.0e}",
+                "val paired": paired,
+                "val nll": arm.val[names.VAL_PAIR_NLL],
+            }
             tried.append(row)
-            desk.say(f"{name} at {lr:g}: validation paired accuracy {paired:.3f}")
             # Rates ascend: the smaller of two that tie stays.
-            if best is None or paired > best[0]:
-                best = (paired, vlm, lr)
+            if best is None or paired > best.val[names.VAL_PAIRED]:
+                best = arm
         assert best
-        return Chosen(vlm=best[1], lr=best[2], tried=tried)
+        return Chosen(vlm=best.vlm, lr=best.lr, tried=tried)
 
 
 class Base:

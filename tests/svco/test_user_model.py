@@ -13,6 +13,7 @@ from lightning_modules.svco.loading import load_vlm
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.models import prepared
 from lightning_modules.svco.studies import Compare, Dependency
+from lightning_modules.svco.tradeoff import Tradeoff
 from tests import forks
 from tests.families.vlm import parts
 from tests.runtime.cli import PROJECT
@@ -57,7 +58,7 @@ def test_a_training_is_judged_on_the_users_pairs(given):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("study", [Compare, Dependency])
+@pytest.mark.parametrize("study", [Compare, Dependency, Tradeoff])
 def test_a_study_is_judged_on_the_users_pairs_and_says_so(given, study, capsys):
     folder, _ = given
     made = study(
@@ -74,7 +75,11 @@ def test_a_study_is_judged_on_the_users_pairs_and_says_so(given, study, capsys):
             made.run(Desk(folder=folder / "study"))
         return
     found = made.run(Desk(folder=folder / "study"))
-    assert set(found) == {f"svco/{m}_{n}" for m in ("paired_all", "order_right") for n in ("base", "svco")}
+    if study is Compare:
+        assert set(found) == {f"svco/{m}_{n}" for m in ("paired_all", "order_right") for n in ("base", "svco")}
+    else:
+        assert found["svco/paired_base"] <= found["svco/paired_kept_svco"] and found["svco/nats_base"] > 0
+        assert "fitting answer" in made.unit
     assert "Judged on 8 test pairs of" in capsys.readouterr().err
 
 

@@ -1,0 +1,82 @@
+"""What a contrast costs: paired accuracy against the likelihood of descriptions, each objective at every learning rate.
+
+Rules fixed beforehand: as of all arms (`studies`), but no rate is chosen. A point is on the front when no other is at least
+as good on both axes and better on one. Language is kept up to `KEPT` nats; the untrained base is a point of every objective,
+its rate 0.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lightning_modules.runtime.study import Desk
+from lightning_modules.svco import figures as draw
+from lightning_modules.svco.evaluation import Found
+from lightning_modules.svco.studies import Arms
+
+# A perplexity 5% above the base's.
+KEPT = math.log(1.05)
+
+
+class Point(NamedTuple):
+    """Of one trained arm: the share of pairs answered rightly, and what a description costs in nats."""
+
+    objective: str
+    lr: float
+    paired: float
+    nats: float
+
+
+def on_front(points: Sequence[Point]) -> list[bool]:
+    """Of each point whether no other is at least as accurate at no more nats, and better in one of the two."""
+
+    def better(a: Point, b: Point) -> bool:
+        return a.paired >= b.paired and a.nats <= b.nats and (a.paired, a.nats) != (b.paired, b.nats)
+
+    return [not any(better(other, point) for other in points) for point in points]
+
+
+def kept(points: Sequence[Point], base: Point) -> float:
+    """The best paired accuracy among points, the base too, whose descriptions cost at most `KEPT` nats more than its."""
+    return max(point.paired for point in (base, *points) if point.nats <= base.nats + KEPT)
+
+
+class Tradeoff(Arms):
+    """A curve an objective through its learning rates, and which of them nothing else beats."""
+
+    @property
+    def unit(self) -> str:
+        return "nats a token of a held-out description" if self.on_scenes else "nats of a test pair's fitting answer"
+
+    def point(self, name: str, lr: float, found: Found) -> Point:
+        # Other pairs than scenes have no descriptions apart from their answers.
+        nats = math.log(found.metrics["svco/ppl_caption"]) if self.on_scenes else -float(found.scores["ww"].mean())
+        return Point(name, lr, found.metrics["svco/paired_all"], nats)
+
+    def run(self, desk: Desk) -> dict[str, float]:
+        base = self.point("base", 0.0, self.base_measured(desk))
+        points = [base]
+        for name in self.objectives:
+            for arm in self.each_rate(name, desk):
+                points.append(self.point(name, arm.lr, self.measured(arm.vlm)))
+        front = on_front(points)
+        rows = [
+            {"objective": p.objective, "lr": f"{p.lr:.0e}", "paired": p.paired, "nats": p.nats, "on the front": str(f)}
+            for p, f in zip(points, front, strict=True)
+        ]
+        desk.table("tradeoff", rows)
+        curves = {name: [(p.nats, p.paired) for p in points if p.objective == name] for name in self.objectives}
+        best = [(p.nats, p.paired) for p, f in zip(points, front, strict=True) if f]
+        desk.figure(
+            "tradeoff",
+            draw.tradeoff_figure(curves=curves, base=(base.nats, base.paired), front=best, xlabel=self.unit),
+        )
+        metrics = {"svco/paired_base": base.paired, "svco/nats_base": base.nats}
+        for name in self.objectives:
+            own = [p for p in points if p.objective == name]
+            metrics[f"svco/paired_kept_{name}"] = kept(own, base)
+            metrics[f"svco/paired_best_{name}"] = max(p.paired for p in own)
+            metrics[f"svco/rates_on_front_{name}"] = float(
+                sum(f for p, f in zip(points, front, strict=True) if p.objective == name)
+            )
+        return metrics
