@@ -29,6 +29,14 @@ def balance(
 
 BYTES = 257
 
+OPTIONS = {
+    "moe": {
+        "model": ("tiny", "small", "base", "paper_3b", "pretrained"),
+        "data": ("corpus", "corpus_folder", "corpus_hub", "synthetic"),
+        "debug": ("smoke",),
+    }
+}
+
 PLAIN: dict[str, Callable[..., Any]] = {"balance": balance}
 
 

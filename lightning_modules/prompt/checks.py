@@ -29,6 +29,10 @@ def tuning(
     """The keys of `tuning`, of a run and of every prompt that a study trains."""
 
 
+OPTIONS = {
+    "prompt": {"data": ("task", "task_vader", "task_hub", "task_hubs")},
+    "pretraining": {"data": ("language",)},
+}
 LANGUAGE = "datamodules.tasks.Language"
 # Source of tasks -> the module that names them in RECIPES.
 BY_HEART = {

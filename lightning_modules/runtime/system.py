@@ -1,9 +1,10 @@
 """What a system says of its own config: the module that `checks` names in conf/system/SYSTEM.yaml.
 
 It holds `CHECKS`, functions of the config that yield messages about values, and may hold `PLACES`, the same about this
-machine, and `PLAIN`: dotted path of a node without `_target_` -> the function whose signature says what may stand there. It
-imports nothing that takes seconds. What does stands in the module `builds` beside it: `BUILDS`, target -> what it makes, of
-what costs nothing to make (`preflight/building.py`), and `CHECKS` too. The room of a study may have such modules as well.
+machine, `PLAIN`: dotted path of a node without `_target_` -> the function whose signature says what may stand there, and
+`OPTIONS`: system -> group -> the options that are its own. It imports nothing that takes seconds. What does stands in the
+module `builds` beside it: `BUILDS`, target -> what it makes, of what costs nothing to make (`preflight/building.py`), and
+`CHECKS` too. The room of a study may have such modules as well.
 """
 
 import importlib
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+import yaml
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -53,6 +55,28 @@ def builds_of(cfg: DictConfig) -> Builds:
         if find_spec(beside):
             module = importlib.import_module(beside)
             found = Builds((*found.checks, *getattr(module, "CHECKS", ())), found.builds | module.BUILDS)
+    return found
+
+
+def elsewhere(cfg: DictConfig) -> list[str]:
+    """A message for each chosen option that is another system's: its keys would be found lacking one by one."""
+    own, of_system = cfg.get("system_name"), options()
+    found = []
+    for group, option in cfg.hydra.runtime.choices.items() if own in of_system else ():
+        owners = [name for name, groups in of_system.items() if option in groups.get(group, ())]
+        if owners and own not in owners:
+            mine = of_system[own].get(group)
+            told = f"expected one of {', '.join(mine)}" if mine else f"{own} has no such option"
+            found.append(f"{group}={option} is of {' and '.join(owners)}, and this is {own}; {told}.")
+    return found
+
+
+def options() -> dict[str, dict[str, tuple[str, ...]]]:
+    """System -> group -> its own options, of the systems of conf/."""
+    modules = sorted({yaml.safe_load(path.read_text())["checks"] for path in (trust.CONF / "system").glob("*.yaml")})
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for name in modules:
+        found |= importlib.import_module(name).OPTIONS
     return found
 
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from lightning_modules.common.choices import nearest
 from lightning_modules.common.files import beside
 
+OPTIONS = {"svco": {"model": ("vlm_tiny", "vlm_emoji", "vlm"), "data": ("scenes", "emoji", "mvc", "preferences")}}
 PATCH = 8  # pixels of the embedded model's, and of a rendered scene's grid
 
 

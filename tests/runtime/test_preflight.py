@@ -3,8 +3,9 @@
 import sys
 
 import pytest
+from omegaconf import OmegaConf
 
-from lightning_modules.runtime import preflight
+from lightning_modules.runtime import preflight, system
 from lightning_modules.runtime.config import register_resolvers
 from tests import forks
 from tests.runtime.cli import PROJECT
@@ -42,6 +43,14 @@ MALFORMED = [
     (["balance=micro,globl"], ["balance=globl: no such option", "'global'"]),
     (["trainer=ddp"], ["trainer=ddp: no such option", "ddp_cpu"]),
     (["experiment=prompt/project", "backbone@source_backbone=hubb"], ["backbone=hubb: no such option", "'hub'"]),
+    # Of another system.
+    (
+        ["experiment=svco/train", "model=tiny"],
+        ["model=tiny is of moe, and this is svco; expected one of vlm_tiny, vlm_emoji, vlm."],
+    ),
+    (["data=scenes"], ["data=scenes is of svco, and this is moe; expected one of corpus, corpus_folder,"]),
+    (["experiment=prompt/pretrain", "data=task"], ["data=task is of prompt, and this is pretraining; expected one of"]),
+    (["experiment=prompt/tune", "debug=smoke"], ["In 'debug/smoke': Could not override 'model'", "for systems which"]),
     # Twice.
     (
         ["experiment=moe/scope", "experiment=prompt/tune"],
@@ -169,6 +178,32 @@ def test_what_is_right_passes(overrides):
     errors, cfg = preflight.examine(overrides)
     assert errors == []
     assert cfg is not None
+
+
+def test_an_option_that_changes_other_groups_is_told_with_them():
+    errors, _ = preflight.examine(["experiment=svco/train", "debug=smoke"])
+    assert {error.partition(",")[0] for error in errors} == {
+        "debug=smoke is of moe",
+        "data=synthetic is of moe",
+        "model=tiny is of moe",
+    }
+
+
+@pytest.mark.parametrize("group", ["model", "data"])
+def test_every_option_of_a_group_is_a_systems_own(group):
+    owned = [name for groups in system.options().values() for name in groups.get(group, ())]
+    assert sorted(owned) == sorted(path.stem for path in (PROJECT / "conf" / group).glob("*.yaml"))
+
+
+def test_an_option_of_nobody_and_a_system_of_the_users_are_left_alone():
+    def said(name, **choices):
+        cfg = {"system_name": name, "hydra": {"runtime": {"choices": choices}}}
+        return system.elsewhere(OmegaConf.create(cfg))
+
+    assert said("svco", model="mine", data="scenes") == [] == said("toy", model="tiny", data="scenes")
+    assert said("svco", model="tiny", data="mine") == [
+        "model=tiny is of moe, and this is svco; expected one of vlm_tiny, vlm_emoji, vlm."
+    ]
 
 
 def test_a_rank_is_told_by_lightning_to_write_no_settings(monkeypatch):

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from lightning_modules.common import credentials
 from lightning_modules.common.choices import nearest
+from lightning_modules.runtime import system
 from lightning_modules.runtime.preflight import building, command_line, names, places
 from lightning_modules.runtime.preflight.composing import as_running, composed, composing
 from lightning_modules.runtime.trust import PACKAGES
@@ -149,8 +150,8 @@ def _sweeper(parsed: list, *, multirun: bool) -> dict[str, bool]:
 
 
 def _content(cfg: DictConfig, *, told: list[str]) -> list[str]:
-    if lacking := names.missing_parts(cfg):
-        return lacking
+    if wrong := names.missing_parts(cfg) or system.elsewhere(cfg):
+        return wrong
     with as_running(cfg):
         found = names.problems(cfg)
         found += places.problems(cfg)

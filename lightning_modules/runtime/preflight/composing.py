@@ -25,6 +25,8 @@ def composed(overrides: list[str], errors: list[str]) -> DictConfig | None:
         return compose("config", overrides=overrides, return_hydra_config=True)
     except Exception as error:
         cause = f": {error.__cause__}" if error.__cause__ and str(error.__cause__) not in str(error) else ""
+        if "Could not override" in str(error):
+            cause += " That option is for systems which have this group."
         errors.append(" ".join(f"{error}{cause}".split("\n    full_key")[0].split("\nfull_key")[0].split()))
         return None
 
