@@ -22,13 +22,18 @@ def definition(claim: Claim, trial: Trial) -> dict[str, Any]:
 def fixed_in(name: str, claim: Claim, trial: Trial) -> str:
     """The first commit of those, up to the checked out one, that all hold the claim and trial as they are; 12 digits.
 
+    One whose table is refused, for the sake of another claim perhaps, is passed over: no run can have been made by it.
+
     '' where that is not to be known: the claim is not committed as it is, there is no git, or a shallow clone has no
     earlier commit than one that holds it.
     """
     wanted = definition(claim, trial)
     since = ""
     for commit in _commits(claim.system):
-        if wanted not in _definitions(commit, claim.system).get(name, []):
+        found = _definitions(commit, claim.system)
+        if found is None:
+            continue
+        if wanted not in found.get(name, []):
             return since[:SHORT]
         since = commit
     return "" if git("rev-parse", "--is-shallow-repository") == "true" else since[:SHORT]
@@ -59,13 +64,13 @@ def _commits(system: str) -> tuple[str, ...]:
 
 
 @lru_cache
-def _definitions(commit: str, system: str) -> dict[str, list[dict[str, Any]]]:
-    """Claim -> a definition a trial, as a commit has them; nothing where its table is of another form."""
+def _definitions(commit: str, system: str) -> dict[str, list[dict[str, Any]]] | None:
+    """Claim -> a definition a trial, as a commit has them; None where its table is refused, as one of another form."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{system}.yaml"
         path.write_text(git("show", f"{commit}:{_place(system)}"))
         try:
             claims = load(path)
         except ValueError:
-            return {}
+            return None
     return {name: [definition(claim, trial) for trial in claim.trials] for name, claim in claims.items()}

@@ -154,6 +154,14 @@ def test_a_claim_is_fixed_by_the_commit_that_changed_what_a_verdict_follows_from
     assert since(tmp_path, margin=0.1) == "", "what is not committed is not fixed"
 
 
+def test_a_commit_whose_table_is_refused_is_passed_over(tmp_path, repository):
+    repository(margin=0.2)
+    wanted = repository(margin=0.1)
+    repository(margin=0.1, rule="by a coin")
+    repository(margin=0.1)
+    assert since(tmp_path, margin=0.1) == wanted
+
+
 def test_a_shallow_clone_does_not_take_its_edge_for_the_beginning(tmp_path, repository, monkeypatch):
     repository()
     assert since(tmp_path) != ""
