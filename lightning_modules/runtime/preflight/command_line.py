@@ -23,6 +23,7 @@ from lightning_modules.runtime.trust import CONF
 
 # Alternatives of one sweep that are checked; the rest are like them.
 MOST = 64
+FEW = 16  # options that a message lists; of more, those with the word in them
 # Values of one key that a sweep may take; `range(1,1e9)` is a slip.
 VALUES = 10_000
 
@@ -127,7 +128,10 @@ def _no_option(group: str, value: str, there: list[str]) -> str:
     files = [p for root in roots() for p in (root / group).glob("*/*.yaml")]
     nested = [f"{p.parent.name}/{p.stem}" for p in files if p.parent.name != "parts"]
     words = [o for o in [*there, *nested] if o != "parts"]
-    return f"{group}={value}: no such option{nearest(value, words)}; there are {', '.join(sorted(words))}."
+    alike = sorted(word for word in words if len(words) <= FEW or str(value).lower() in word)
+    listed = f"; there are {', '.join(alike)}" if alike else ""
+    more = f"; --help names all {len(words)}" if len(alike) < len(words) else ""
+    return f"{group}={value}: no such option{nearest(value, words)}{listed}{more}."
 
 
 def unknown(override: Override, known: DictConfig) -> str | None:
