@@ -66,6 +66,7 @@ def _at_gpu(claim):
     return claim.trials[0].model_copy(update={"scale": "gpu"})
 
 
+@pytest.mark.slow
 def test_a_run_is_planned_as_its_command_would_be(tmp_path):
     (job, *_) = jobs([claims.made(tmp_path)], scale="small")
     places = [f"paths.{name}={tmp_path}/{name}" for name in ("cache", "runs", "tracking")]

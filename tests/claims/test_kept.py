@@ -25,6 +25,7 @@ def first_table(tmp_path, tables, values=STRONG):
     return put(tmp_path / "claims.json", rows(load_all(tables=tables), finished(client)))
 
 
+@pytest.mark.slow
 def test_a_table_read_back_is_the_same_table(tmp_path, tables):
     path, known = first_table(tmp_path, tables), load_all(tables=tables)
     (again,) = rows(known, {}, kept.load(path, known))
@@ -190,6 +191,7 @@ def test_every_row_of_the_committed_table_says_since_when_its_claim_is_fixed():
     assert all(entry["minutes"] > 0 for entry in measured)
 
 
+@pytest.mark.slow
 def test_beside_every_open_row_stands_why_and_what_it_would_take():
     known = load_all()
     found = rows(known, {}, kept.load(report.RESULTS / "claims.json", known))

@@ -21,6 +21,7 @@ def page(found):
     return learned.page(found, steady=report.steady(found), tally=report.tally(found))
 
 
+@pytest.mark.slow
 def test_the_committed_page_says_what_the_committed_table_does(found):
     assert page(found) == (report.RESULTS / "learned.md").read_text()
 

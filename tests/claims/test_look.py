@@ -15,6 +15,7 @@ def committed():
     return {entry["row"]: entry for entry in json.loads(path.read_text())}, look.of_file(path, load_all())
 
 
+@pytest.mark.slow
 def test_every_measured_row_is_there_with_the_numbers_of_the_table(committed):
     entries, rows = committed
     found = look.claims_page(rows)
@@ -43,6 +44,7 @@ def test_a_row_without_runs_is_counted_and_not_drawn(committed):
     assert found["verdict"].startswith("1 of 2 rows have runs")
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_small_page(tmp_path, capsys):
     out = tmp_path / "look.html"
     assert look.main(["--out", str(out)]) == 0

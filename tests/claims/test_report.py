@@ -145,6 +145,7 @@ def test_a_later_series_settles_what_is_open_on_its_own_kind_of_data_alone(tmp_p
     assert settled_later(found) == {keys[0], keys[2]}
 
 
+@pytest.mark.slow
 def test_a_table_is_not_replaced_by_one_of_fewer_seeds(tmp_path, tables, monkeypatch, capsys):
     monkeypatch.setattr(report, "RESULTS", tmp_path / "committed")
     monkeypatch.setattr(report, "OWN", tmp_path / "own")
@@ -169,6 +170,7 @@ def test_a_table_is_not_replaced_by_one_of_fewer_seeds(tmp_path, tables, monkeyp
     assert "left as it is, as 1 of its rows have more seeds" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_committed_table_follows_from_its_values_by_the_tables_of_today():
     """A margin, rule or seed changed after the runs shows here, as does a verdict that a change of the code would move."""
     path = report.RESULTS / "claims.json"

@@ -52,6 +52,7 @@ def mark_of(tmp_path):
     return json.loads(found.read_text())
 
 
+@pytest.mark.slow
 def test_no_more_documents_are_read_than_the_budget(shards, tmp_path):
     data = corpus(shards, tmp_path, documents=40)
     data.prepare_data()

@@ -76,6 +76,7 @@ def test_where_nothing_is_preferred_the_page_says_nothing():
     assert [e["words"] for layer in found["portraits"] for e in layer] == [[]] * LAYERS * EXPERTS
 
 
+@pytest.mark.slow
 def test_the_lines_hold_for_all_cells_together():
     """Of a hundred pages in which nothing is preferred about five name anything at all; thirteen are a chance of 0.1%."""
     generator = torch.Generator().manual_seed(1)

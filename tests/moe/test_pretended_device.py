@@ -79,6 +79,7 @@ def test_no_host_waits_within_a_micro_step_and_no_collective_is_given_a_cpu_tens
     assert seen.places[1:] == [{}] * 7
 
 
+@pytest.mark.slow
 def test_the_host_waits_for_no_loss_between_two_log_lines():
     """Twenty micro-steps and one validation: the losses and the weights are waited for a few times, not at every step."""
     callbacks = [FiniteLoss(), Throughput()]

@@ -121,6 +121,7 @@ def test_every_family_trains(family):
     assert all(0 < value <= 4 for value in curve.lbl)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["batch", "micro"])
 def test_aux_free_bias_moves_and_balances(scope):
     kwargs = dict(steps=30, weight=0.0, z_weight=0.0)

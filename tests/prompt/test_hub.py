@@ -156,6 +156,7 @@ def test_a_class_without_examples(tmp_path):
         hub(tmp_path / "set").task("mine")
 
 
+@pytest.mark.slow
 def test_every_preset_names_what_the_task_takes():
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf

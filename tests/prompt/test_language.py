@@ -77,6 +77,7 @@ def test_the_label_is_its_latent_and_says_nothing_of_the_others(language, name):
         assert found.count(DOMAINS.index(domain)) / len(found) > 0.8
 
 
+@pytest.mark.slow
 def test_label_words_are_the_skills_own_or_the_same_for_all(language):
     shared = Language(label_words="shared")
     of_skill: dict[str, set[str]] = {}

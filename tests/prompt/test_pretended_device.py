@@ -69,6 +69,7 @@ def spec(tmp_path_factory):
     return Spec(name=tiny.save("roberta", tmp_path_factory.mktemp("roberta")))
 
 
+@pytest.mark.slow
 @pytest.mark.machines
 @pytest.mark.parametrize("tuner", [SoftPrompt, BitFit, Adapter, LoRA])
 def test_tuning(tuner, spec):

@@ -86,6 +86,7 @@ def test_a_process_that_would_wait_for_nodes_nobody_started_is_refused():
     assert said("trainer=ddp_cpu", "trainer.num_nodes=2", "data.global_batch=64", "plan=true") == []
 
 
+@pytest.mark.slow
 def test_the_devices_of_each_form(eight_gpus):
     forms = {"3": 3, "auto": 8, "-1": 8, "[0,2]": 2, "'0,1,2'": 3}
     found = {}

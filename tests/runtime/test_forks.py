@@ -102,6 +102,7 @@ def in_a_worker(folder):
     return [job.wait() for job in jobs]
 
 
+@pytest.mark.slow
 def test_a_worker_of_joblib_forks_its_jobs_too(tmp_path):
     with ProcessPoolExecutor(max_workers=1) as workers:
         assert workers.submit(in_a_worker, tmp_path).result(timeout=120) == [7, 8]

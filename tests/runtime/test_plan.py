@@ -61,6 +61,7 @@ def test_a_gpu_run_is_planned_on_a_machine_without_one(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @without_gpu
 def test_a_model_that_is_read_from_files_is_planned_too(tmp_path):
     """Its training is counted in earnest, on the CPU."""
@@ -214,6 +215,7 @@ def steps(one, clock, *, seconds):
     one.taken.clear()
 
 
+@pytest.mark.slow
 def test_a_plan_on_a_busy_machine_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(plan, "LONG", 0.05)
     monkeypatch.setattr(plan.Load, "others", lambda _: 1.2)

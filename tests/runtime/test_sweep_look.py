@@ -108,6 +108,7 @@ def test_many_metrics_are_sampled_and_the_page_says_so(monkeypatch):
     assert (found["metrics"], found["metrics_in_all"]) == (["test/ppl"], 2)
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_its_page_unless_none_is_wanted(tmp_path):
     folder = written(tmp_path / "sweep", entries())
     assert sweep.page(OmegaConf.create({"look": {"page": False}}), folder) is None
@@ -146,6 +147,7 @@ def looked(folder, name):
     return page.read(path)["runs"][0]
 
 
+@pytest.mark.slow
 def test_its_page_is_made_again_from_its_folder_and_from_the_runs_of_mlflow(tmp_path):
     database(tmp_path / "tracking")
     client = MlflowClient(f"sqlite:///{tmp_path}/tracking/mlflow.db")

@@ -97,6 +97,7 @@ def test_the_planted_neuron_is_the_first_row():
     assert found["tasks"][1]["elsewhere"]["rank"][0][0] > 1
 
 
+@pytest.mark.slow
 def test_where_no_neuron_tells_classes_the_page_says_so():
     """Of thirty pages of noise about one in twenty may name something."""
     named = [made(planted=False, seed=10 * n)[0] for n in range(30)]
@@ -161,6 +162,7 @@ def study(tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_a_study_makes_its_page_and_the_test_accuracy_is_its_own(study, tmp_path):
     made = study(p_values=19)
     made.run(Desk(folder=tmp_path / "run"))
@@ -193,6 +195,7 @@ def finished(tmp_path, study, monkeypatch, *, text=True, own=None):
     return Finished("one", OmegaConf.create({"study": {}}), {}, artifact, text, own)
 
 
+@pytest.mark.slow
 def test_a_finished_study_makes_its_page_again(study, tmp_path, monkeypatch):
     made = study(Perturb, shares=[0.0, 0.1], draws=2, examples=20)
     made.run(Desk(folder=tmp_path / "run"))

@@ -45,6 +45,7 @@ def test_predictivity_is_the_finders(tmp_path, task, balanced):
     torch.testing.assert_close(predictivity_of(found, rows, **about), expected, rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_labels_that_are_noise_are_significant_at_their_level():
     """400 data sets: a neuron's own p <= .05 in at most 5% of them, the family-wise one in at most 5% of data sets."""
     draw = torch.Generator().manual_seed(1)

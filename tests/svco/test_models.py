@@ -25,6 +25,7 @@ def path(tmp_path_factory):
     return saved(tiny_vlm(), tmp_path_factory.mktemp("model"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"lora_rank": 2}, {"gradient_checkpointing": True}])
 def test_bfloat16_takes_three_steps(path, settings):
     vlm = load_vlm(path=path, dtype="bfloat16", **settings)

@@ -57,6 +57,7 @@ def test_the_first_loss_is_four_log_2_and_training_moves_it():
     assert {"val/loss", "val/paired_accuracy", "svco/loss_attend"} <= set(trainer.callback_metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora_rank", [0, 4])
 def test_cached_reference_scores_equal_live_ones(lora_rank):
     cached, one, _ = fit(lora_rank=lora_rank)
@@ -78,6 +79,7 @@ def test_frozen_weights_do_not_move_and_are_not_saved(tmp_path):
         module.load_state_dict(dict(list(saved.items())[1:]))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_bitwise_as_an_undisturbed_one(tmp_path):
     whole, module, _ = fit(steps=6)
 

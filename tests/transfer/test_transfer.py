@@ -155,6 +155,7 @@ def test_an_indicator_without_activations_says_so(drawn):
         ind.spearman(bare, bare)
 
 
+@pytest.mark.slow
 def test_correlation_finds_a_planted_indicator_and_no_more():
     draw = np.random.default_rng(0)
     transfer = draw.random((10, 10))
