@@ -85,6 +85,10 @@ def prompt_of_a_run_is_known(cfg: DictConfig) -> Iterator[str]:
         yield from filter(None, (known.problem(uri, key, str(run)) for run in runs if run))
 
 
+def _source(cfg: DictConfig) -> str:
+    return str((cfg.data.get("source") or {}).get("_target_"))
+
+
 def asked(cfg: DictConfig) -> list[tuple[str, str]]:
     """(key, name) of every task that a config names."""
     if cfg.get("study"):
@@ -94,7 +98,7 @@ def asked(cfg: DictConfig) -> list[tuple[str, str]]:
 
 def tasks_are_known(cfg: DictConfig) -> Iterator[str]:
     """Of sources that know their tasks by heart. Others are asked when they are built, which takes torch."""
-    module = BY_HEART.get(str((cfg.data.get("source") or {}).get("_target_")))
+    module = BY_HEART.get(_source(cfg))
     if module is None:
         return
     for key, name in asked(cfg):
@@ -106,7 +110,7 @@ def tasks_are_known(cfg: DictConfig) -> Iterator[str]:
 
 def agreement_is_taught(cfg: DictConfig) -> Iterator[str]:
     """Where a task of the controlled language asks for it."""
-    if (cfg.data.get("source") or {}).get("_target_") != LANGUAGE or cfg.data.source.agreement:
+    if _source(cfg) != LANGUAGE or cfg.data.source.agreement:
         return
     language = import_module(BY_HEART[LANGUAGE])
     for key, name in asked(cfg):

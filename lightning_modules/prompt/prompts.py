@@ -17,7 +17,7 @@ from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.prompt_file import PromptFile
 from lightning_modules.prompt.together import TunedTogether
-from lightning_modules.prompt.tuners import SoftPrompt, Tuner
+from lightning_modules.prompt.tuners import DRAWN, SoftPrompt, Tuner
 from lightning_modules.training.inner import device, inner_trainer, precision, seeded
 
 VERSION = 2
@@ -74,7 +74,7 @@ class Prompts:
         self.eval_batch, self.together, self.starts = eval_batch, together, starts
         self.start, self.runs, self.tracking_uri = start or {}, runs or {}, tracking_uri
         given = [f"prompt.{key}" for key, value in self.start.items() if value is not None]
-        if init not in ("random", "vocabulary"):
+        if init not in DRAWN:
             given.append(f"prompt.init={init}")
         if starts == "own" and given:
             raise ValueError(

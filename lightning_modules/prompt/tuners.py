@@ -20,7 +20,8 @@ from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import word_embedding
 from lightning_modules.prompt.prompt_file import PromptFile
 
-INITS = ("random", "vocabulary", "text", "file", "run")
+DRAWN = ("random", "vocabulary")  # by a seed
+INITS = (*DRAWN, "text", "file", "run")
 
 
 class Tuner(nn.Module):

@@ -2,9 +2,9 @@
 
 It holds `CHECKS`, functions of the config that yield messages about values, and may hold `PLACES`, the same about this
 machine, `PLAIN`: dotted path of a node without `_target_` -> the function whose signature says what may stand there, and
-`OPTIONS`: system -> group -> the options that are its own. It imports nothing that takes seconds. What does stands in the
-module `builds` beside it: `BUILDS`, target -> what it makes, of what costs nothing to make (`preflight/building.py`), and
-`CHECKS` too. The room of a study may have such modules as well.
+`OPTIONS`: system -> group -> the options that are its own, none where a group is for others. It imports nothing that takes
+seconds. What does stands in the module `builds` beside it: `BUILDS`, target -> what it makes, of what costs nothing to make
+(`preflight/building.py`), and `CHECKS` too. The room of a study may have such modules as well.
 """
 
 import importlib
@@ -27,6 +27,7 @@ class Checks(NamedTuple):
     checks: tuple[Check, ...] = ()
     places: tuple[Check, ...] = ()
     plain: dict[str, Callable[..., Any]] = {}
+    options: dict[str, dict[str, tuple[str, ...]]] = {}
 
 
 class Builds(NamedTuple):
@@ -43,6 +44,7 @@ def checks_of(cfg: DictConfig) -> Checks:
             (*found.checks, *getattr(module, "CHECKS", ())),
             (*found.places, *getattr(module, "PLACES", ())),
             found.plain | getattr(module, "PLAIN", {}),
+            found.options | getattr(module, "OPTIONS", {}),
         )
     return found
 
@@ -60,14 +62,13 @@ def builds_of(cfg: DictConfig) -> Builds:
 
 def elsewhere(cfg: DictConfig) -> list[str]:
     """A message for each chosen option that is another system's: its keys would be found lacking one by one."""
-    own, of_system = cfg.get("system_name"), options()
-    found = []
-    for group, option in cfg.hydra.runtime.choices.items() if own in of_system else ():
-        owners = [name for name, groups in of_system.items() if option in groups.get(group, ())]
-        if owners and own not in owners:
-            mine = of_system[own].get(group)
-            told = f"expected one of {', '.join(mine)}" if mine else f"{own} has no such option"
-            found.append(f"{group}={option} is of {' and '.join(owners)}, and this is {own}; {told}.")
+    name, found = cfg.get("system_name"), []
+    own, chosen = checks_of(cfg).options.get(name, {}), cfg.hydra.runtime.choices
+    # The other systems are asked only where there is something strange: their modules are imports of their own.
+    for group in [group for group in own if chosen.get(group) is not None and chosen[group] not in own[group]]:
+        if owners := [one for one, groups in options().items() if chosen[group] in groups.get(group, ())]:
+            told = f"expected one of {', '.join(own[group])}" if own[group] else f"{name} has no such option"
+            found.append(f"{group}={chosen[group]} is of {' and '.join(owners)}, and this is {name}; {told}.")
     return found
 
 

@@ -11,7 +11,13 @@ from omegaconf import DictConfig
 from lightning_modules.common.choices import nearest
 from lightning_modules.common.files import beside
 
-OPTIONS = {"svco": {"model": ("vlm_tiny", "vlm_emoji", "vlm"), "data": ("scenes", "emoji", "mvc", "preferences")}}
+OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "svco": {
+        "model": ("vlm_tiny", "vlm_emoji", "vlm"),
+        "data": ("scenes", "emoji", "mvc", "preferences"),
+        "debug": (),
+    }
+}
 PATCH = 8  # pixels of the embedded model's, and of a rendered scene's grid
 
 

@@ -7,6 +7,7 @@ its rate 0.
 
 import math
 from collections.abc import Sequence
+from itertools import compress
 from typing import NamedTuple
 
 from lightning_modules.runtime.study import Desk
@@ -25,6 +26,11 @@ class Point(NamedTuple):
     lr: float
     paired: float
     nats: float
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """In the figure."""
+        return self.nats, self.paired
 
 
 def on_front(points: Sequence[Point]) -> list[bool]:
@@ -59,24 +65,25 @@ class Tradeoff(Arms):
         for name in self.objectives:
             for arm in self.each_rate(name, desk):
                 points.append(self.point(name, arm.lr, self.measured(arm.vlm)))
-        front = on_front(points)
+        front = list(compress(points, on_front(points)))
         rows = [
-            {"objective": p.objective, "lr": f"{p.lr:.0e}", "paired": p.paired, "nats": p.nats, "on the front": str(f)}
-            for p, f in zip(points, front, strict=True)
+            {
+                "objective": p.objective,
+                "lr": f"{p.lr:.0e}",
+                "paired": p.paired,
+                "nats": p.nats,
+                "on the front": str(p in front),
+            }
+            for p in points
         ]
         desk.table("tradeoff", rows)
-        curves = {name: [(p.nats, p.paired) for p in points if p.objective == name] for name in self.objectives}
-        best = [(p.nats, p.paired) for p, f in zip(points, front, strict=True) if f]
-        desk.figure(
-            "tradeoff",
-            draw.tradeoff_figure(curves=curves, base=(base.nats, base.paired), front=best, xlabel=self.unit),
-        )
+        curves = {name: [p for p in points if p.objective == name] for name in self.objectives}
+        drawn = {name: [p.place for p in own] for name, own in curves.items()}
+        ringed = [p.place for p in front]
+        desk.figure("tradeoff", draw.tradeoff_figure(curves=drawn, base=base.place, front=ringed, xlabel=self.unit))
         metrics = {"svco/paired_base": base.paired, "svco/nats_base": base.nats}
-        for name in self.objectives:
-            own = [p for p in points if p.objective == name]
+        for name, own in curves.items():
             metrics[f"svco/paired_kept_{name}"] = kept(own, base)
             metrics[f"svco/paired_best_{name}"] = max(p.paired for p in own)
-            metrics[f"svco/rates_on_front_{name}"] = float(
-                sum(f for p, f in zip(points, front, strict=True) if p.objective == name)
-            )
+            metrics[f"svco/rates_on_front_{name}"] = float(sum(p in front for p in own))
         return metrics

@@ -197,7 +197,8 @@ def test_every_option_of_a_group_is_a_systems_own(group):
 
 def test_an_option_of_nobody_and_a_system_of_the_users_are_left_alone():
     def said(name, **choices):
-        cfg = {"system_name": name, "hydra": {"runtime": {"choices": choices}}}
+        checks = "lightning_modules.svco.checks" if name == "svco" else None
+        cfg = {"system_name": name, "checks": checks, "hydra": {"runtime": {"choices": choices}}}
         return system.elsewhere(OmegaConf.create(cfg))
 
     assert said("svco", model="mine", data="scenes") == [] == said("toy", model="tiny", data="scenes")
