@@ -33,6 +33,7 @@ def test_a_family_is_computed_as_it_computes_itself_and_so_are_its_neurons(name)
 
 
 @pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.slow
 def test_a_family_that_would_be_computed_otherwise_is_refused(name):
     row = verdict(name)
     assert row["verdict"] == "refused" and REFUSED[name] in row["why"], row

@@ -42,6 +42,7 @@ def done(olmoe, tmp_path_factory):  # noqa: F811
     return study, folder, study.run(Desk(folder=folder))
 
 
+@pytest.mark.slow
 def test_a_model_of_a_folder_is_measured_as_a_run_of_ours(done):
     study, folder, metrics = done
     share, domains = shares({"folder": folder})
@@ -63,6 +64,7 @@ def test_a_model_of_a_folder_is_measured_as_a_run_of_ours(done):
     assert {"data", "tokenizer", "base"} <= set(study.fingerprint())
 
 
+@pytest.mark.slow
 def test_the_routing_of_every_token_is_written_out_as_the_plain_model_routes_it(done, olmoe):  # noqa: F811
     from transformers import AutoModelForCausalLM
 
@@ -83,6 +85,7 @@ def test_the_routing_of_every_token_is_written_out_as_the_plain_model_routes_it(
         assert torch.equal(kept["experts_NSLK"][:, :, layer].flatten(0, 1).long(), best.indices)
 
 
+@pytest.mark.slow
 def test_its_page_shows_the_shares_it_measured_and_is_made_again_without_words(done, olmoe):  # noqa: F811
     _, folder, metrics = done
     (run,) = page.read(folder / page.LOOK)["runs"]

@@ -12,6 +12,7 @@ PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("family", ["qwen3_moe", "deepseek_v3"])
 @pytest.mark.parametrize("experts", ["sorted", "grouped_mm"])
+@pytest.mark.slow
 def test_three_steps_with_clipping(precision, family, experts):
     if (experts, precision) == ("grouped_mm", "64-true"):
         pytest.skip("torch has no grouped product in float64: preflight refuses it")

@@ -73,6 +73,7 @@ def plain_score(backbone, template, text, word, reading):
 @torch.no_grad()
 @pytest.mark.parametrize("reading", ["sum", "mean"])
 @pytest.mark.parametrize("family", TEMPLATES)
+@pytest.mark.slow
 def test_scores_are_those_of_each_word_by_itself(family, reading, tmp_path):
     spec = spec_of(family, tmp_path)
     backbone = spec.load()

@@ -91,6 +91,7 @@ def test_a_tuner_trains_and_leaves_the_rest_alone(spec, name, tmp_path):
     assert set(load_file(tmp_path / "adapter.safetensors")) == set(trained)
 
 
+@pytest.mark.slow
 def test_an_adapter_sees_every_layer_and_lora_no_head(spec):
     module = PromptTuning(backbone=spec, tuner=Adapter(rank=4))
     assert len(module.trained()) == 4 * tiny.LAYERS

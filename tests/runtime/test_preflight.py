@@ -129,6 +129,7 @@ def resolvers():
 
 
 @pytest.mark.parametrize(("overrides", "expected"), MALFORMED, ids=[" ".join(o) for o, _ in MALFORMED])
+@pytest.mark.slow
 def test_one_message_names_the_key_and_the_nearest_right_thing(overrides, expected):
     errors, _ = preflight.examine(overrides)
     assert len(errors) == 1, errors
@@ -174,6 +175,7 @@ def test_all_errors_come_at_once():
     ],
     ids=lambda o: " ".join(o) or "nothing",
 )
+@pytest.mark.slow
 def test_what_is_right_passes(overrides):
     errors, cfg = preflight.examine(overrides)
     assert errors == []
