@@ -20,6 +20,10 @@ import contextlib
 import gc
 from pathlib import Path
 
+from lightning_modules.runtime.load import Load
+
+beside = Load()
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -29,7 +33,8 @@ from lightning_modules.runtime import config, lean, naming, openmp
 
 # The interpreter would look through all that was imported for what can be let go, seconds before it ends, several times.
 atexit.register(gc.freeze)
-openmp.spin_briefly()
+# What others took while Hydra was imported.
+openmp.settle(beside.others())
 lean.prepare()
 config.register_resolvers(project=Path(__file__).parent)
 
@@ -106,7 +111,7 @@ def _start() -> int:
 def _do(arguments: list[str], cfg: DictConfig | None) -> int:
     from lightning_modules.common.lock import held
     from lightning_modules.common.say import say
-    from lightning_modules.runtime import preflight, records
+    from lightning_modules.runtime import begun, preflight, records
 
     if cfg is None:
         main()
@@ -132,6 +137,11 @@ def _do(arguments: list[str], cfg: DictConfig | None) -> int:
     # Before Hydra writes the run's folder; of a run's ranks the first holds it for all.
     place = preflight.folder(cfg)
     with held(place / "lock") if rank() == 0 else contextlib.nullcontext():
+        if rank() == 0 and not cfg.fresh:
+            try:
+                begun.check(cfg, place)
+            except ValueError as error:
+                preflight.refuse([str(error)], overrides=arguments)
         # Here as well as in a run, which takes seconds of imports before it could say so.
         if rank() == 0 and not cfg.fresh and records.result(place):
             say(f"Already done: {place}/{records.RESULT} (fresh=true runs it again).")

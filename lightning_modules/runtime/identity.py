@@ -12,7 +12,7 @@ SCIENCE = ("model", "balance", "data", "preset", "backbone", "tuner", "objective
 # folder's name to itself.
 NOISE = (
     *("seed", "fresh", "threads", "side_by_side", "plan", "plan_flops", "replay", "replay_from_cache", "look"),
-    *("run_name", "logger", "paths", "hydra"),
+    *("run_name", "shown_metrics", "logger", "paths", "hydra"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "callbacks.progress"),
 )
 

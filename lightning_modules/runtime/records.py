@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_modules.common.files import private, write_atomically
 
-RESULT, RUN, SWEEP = "result.json", "run.json", "sweep.json"
+RESULT, RUN, SWEEP, BEGUN = "result.json", "run.json", "sweep.json", "begun.json"
 
 
 def result(folder: Path) -> dict[str, Any] | None:
@@ -39,6 +39,11 @@ def wrong_id(key: str, run_id: str) -> str:
 def sweep(folder: Path) -> dict[str, Any] | None:
     """`run_id`: the parent run that an earlier command opened for the sweep in `folder`."""
     return _read(folder / SWEEP, ("run_id",), "delete it, and the sweep opens another parent run")
+
+
+def begun(folder: Path) -> dict[str, Any] | None:
+    """`config` and `files`: what the run in `folder` was begun with (`begun`). None before it was."""
+    return _read(folder / BEGUN, ("config", "files"), "delete it, and the run stands as it is")
 
 
 def _read(path: Path, keys: tuple[str, ...], remedy: str) -> dict[str, Any] | None:

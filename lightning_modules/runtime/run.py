@@ -20,6 +20,7 @@ from lightning_modules.common.say import say
 from lightning_modules.look.page import LOOK
 from lightning_modules.runtime import (
     at_once,
+    begun,
     errors,
     hub,
     memory,
@@ -69,8 +70,10 @@ def _run(
     if first and not cfg.fresh and (done := records.result(folder)):
         say(f"Already done: {folder}/{records.RESULT} (fresh=true runs it again).")
         return done
-    if cfg.fresh and first:
-        clear(folder)
+    if first:
+        if cfg.fresh:
+            clear(folder)
+        begun.keep(cfg, folder)
     quiet.hush()
     hub.ask_its_cache_where_it_is_away(cfg)
     if cfg.threads:
@@ -259,7 +262,7 @@ def clear(folder: Path) -> None:
     """Forget an earlier run of this directory; its record in MLflow stays."""
     (folder / "result.json").unlink(missing_ok=True)
     told = [path.name for path in folder.glob("failure*.txt")]
-    for name in ("run.json", "tracking.jsonl", "tracking.done", LOOK, *told):
+    for name in (records.BEGUN, "run.json", "tracking.jsonl", "tracking.done", LOOK, *told):
         (folder / name).unlink(missing_ok=True)
     for name in ("checkpoints", "figures", "tables", "export"):
         shutil.rmtree(folder / name, ignore_errors=True)

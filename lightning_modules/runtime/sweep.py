@@ -29,10 +29,11 @@ from rich.markup import escape
 from lightning_modules.common import credentials
 from lightning_modules.common.files import write_atomically
 from lightning_modules.common.lock import held
-from lightning_modules.runtime import devices, errors, forks, naming, outcome, provenance, records, slurm
+from lightning_modules.runtime import begun, devices, errors, forks, naming, outcome, provenance, records, slurm
 from lightning_modules.runtime.cluster import Cluster, Job
 from lightning_modules.runtime.courier import Delivery
 from lightning_modules.runtime.journal import Journal
+from lightning_modules.runtime.load import cores
 from lightning_modules.runtime.outcome import SWEEP
 from lightning_modules.runtime.owner import PARENT_RUN, owner, reap
 
@@ -142,8 +143,9 @@ def job(cfg: DictConfig) -> Job | float:
         return leave(together)
     if not cfg.fresh:
         try:
+            begun.check(cfg, folder)
             _, done = records.run(folder), records.result(folder)
-        except ValueError as error:  # one of the two is damaged: the job would stop at it
+        except ValueError as error:  # it is another's, or a record is damaged: the job would stop at it
             return outcome.note(cfg, folder, overrides, status="failed", reason=str(error))
         if done:
             console.print(
@@ -195,9 +197,9 @@ def environment(together: int) -> dict[str, str]:
     """The job's environment: with `together` jobs side by side (-1: one a core), each gets its share of the cores."""
     if together == 1:
         return dict(os.environ)
-    cores = os.cpu_count() or 1
-    together = cores if together < 0 else together
-    return {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // together))}
+    own = len(cores())
+    together = own if together < 0 else together
+    return {**os.environ, "OMP_NUM_THREADS": str(max(1, own // together))}
 
 
 def page(cfg: DictConfig, folder: Path) -> Path | None:

@@ -1,0 +1,102 @@
+"""What a run folder was begun with. The same command with a config file edited since, or other data, is another run.
+
+Kept as `begun.json` beside the result: the config as it was composed, without what changes nothing of what is computed,
+and of each file that it names the content.
+"""
+
+import glob
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_modules.common.files import private, write_atomically
+from lightning_modules.runtime import identity, records
+
+FEW = 3
+# Of a file these bytes at its begin, middle and end; of a folder so many files.
+SAMPLE, LOOKED_AT = 1 << 16, 200
+
+
+def keep(cfg: DictConfig, folder: Path) -> None:
+    """Write it, unless the run was begun before."""
+    if records.begun(folder) is None:
+        config = dict(_leaves(cfg))
+        found = {"config": config, "files": dict(_contents(config))}
+        write_atomically(folder / records.BEGUN, json.dumps(found, indent=1), opener=private)
+
+
+def check(cfg: DictConfig, folder: Path) -> None:
+    """ValueError that names what differs from what the run in `folder` was begun with.
+
+    A folder without the record, of a run of before there was one, is taken as it is.
+    """
+    before = records.begun(folder)
+    if before is None:
+        return
+    now = dict(_leaves(cfg))
+    changed = list(_changes(before["config"], now))
+    contents = dict(_contents(now))
+    changed += [
+        f"{key}: the content of {now[key]} is another"
+        for key, content in before["files"].items()
+        if key in contents and contents[key] != content
+    ]
+    if changed:
+        more = f" and {len(changed) - FEW} more" if len(changed) > FEW else ""
+        raise ValueError(
+            f"{folder} was begun with something else: {'; '.join(changed[:FEW])}{more}. fresh=true begins anew; where it "
+            f"changes nothing of what is computed, delete {folder / records.BEGUN}, and the run stands as it is."
+        )
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for key in dict.fromkeys((*before, *now)):
+        if key not in now:
+            yield f"{key} is gone"
+        elif key not in before:
+            yield f"{key} is new"
+        elif json.dumps(before[key]) != json.dumps(now[key]):  # nan is nan
+            yield f"{key} was {before[key]}, is {now[key]}"
+
+
+def _leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
+    """(key with dots, value as it is written) of all that a run computes with, its seed too."""
+
+    def walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+        if key and key != "seed" and not identity.identifies(key):
+            return
+        if isinstance(value, (dict, list)) and value:
+            for name, below in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from walk(below, f"{key}.{name}" if key else str(name))
+        else:
+            yield key, value
+
+    return walk(OmegaConf.to_container(cfg, resolve=False), "")
+
+
+def _contents(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(key, digest) of each value that is a file or a folder of the user's. The project's own are known by their commit."""
+    for key, value in config.items():
+        if isinstance(value, str) and "${" not in value and ("/" in value or "." in value):
+            path = Path(value).expanduser()
+            below = path.rglob("*") if path.is_dir() else map(Path, glob.iglob(str(path), recursive=True))
+            if files := sorted(file for file in below if file.is_file()):
+                yield key, _sampled(files)
+
+
+def _sampled(files: list[Path]) -> str:
+    """By names and sizes, and what stands at three places of each: a file of gigabytes is not read for it."""
+    found = hashlib.sha256()
+    for number, path in enumerate(files):
+        size = path.stat().st_size
+        found.update(f"{path.name} {size}\n".encode())
+        if number < LOOKED_AT:
+            with path.open("rb") as file:
+                for place in (0, size // 2, max(0, size - SAMPLE)):
+                    file.seek(place)
+                    found.update(file.read(SAMPLE))
+    return found.hexdigest()[:16]

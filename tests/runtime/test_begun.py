@@ -1,0 +1,102 @@
+"""A folder is of one config and one state of the user's files: another is refused, finished or not."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from lightning_modules.runtime import begun, records
+from tests.runtime.cli import PLAIN, main
+
+
+def config(**values):
+    found = {
+        "seed": 1,
+        "threads": 0,
+        "optimizer": {"lr": 1e-3, "betas": [0.9, 0.95]},
+        "data": {"path": "${paths.cache}/text"},
+        "paths": {"cache": ".cache"},
+        "hydra": {"run": {"dir": "out"}},
+    }
+    return OmegaConf.merge(found, values)
+
+
+def test_the_same_config_goes_on(tmp_path):
+    begun.keep(config(), tmp_path)
+    begun.check(config(threads=2, paths={"cache": "elsewhere"}, hydra={"run": {"dir": "moved"}}), tmp_path)
+    begun.check(config(optimizer={"weight_decay": None}), tmp_path / "no run")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"seed": 2}, "seed was 1, is 2"),
+        ({"optimizer": {"lr": 0.01}}, "optimizer.lr was 0.001, is 0.01"),
+        ({"optimizer": {"betas": [0.9, 0.99]}}, "optimizer.betas.1 was 0.95, is 0.99"),
+        ({"optimizer": {"fused": True}}, "optimizer.fused is new"),
+        ({"data": {"path": "mine"}}, "data.path was ${paths.cache}/text, is mine"),
+    ],
+)
+def test_another_config_is_named(tmp_path, values, said):
+    begun.keep(config(), tmp_path)
+    with pytest.raises(ValueError, match="was begun with something else") as refused:
+        begun.check(config(**values), tmp_path)
+    assert f"else: {said}. fresh=true begins anew" in str(refused.value)
+
+
+def test_of_many_changes_the_first_are_named_and_a_key_that_is_gone_too(tmp_path):
+    begun.keep(config(more={"a": 1, "b": float("nan"), "c": 3}), tmp_path)
+    begun.check(config(more={"a": 1, "b": float("nan"), "c": 3}), tmp_path)
+    with pytest.raises(ValueError, match=r"seed was 1, is 2; more.a is gone; more.b is gone and 1 more\."):
+        begun.check(config(seed=2), tmp_path)
+
+
+@pytest.mark.parametrize("named", ["{0}/texts", "{0}/texts/law.txt", "{0}/texts/*.txt"])
+def test_a_file_edited_since_is_named_and_one_only_touched_is_not(tmp_path, named):
+    text = tmp_path / "texts" / "law.txt"
+    text.parent.mkdir()
+    text.write_text("one " * 100_000)
+    cfg = config(data={"path": named.format(tmp_path)})
+    run = tmp_path / "run"
+    run.mkdir()
+    begun.keep(cfg, run)
+    text.touch()
+    begun.check(cfg, run)
+    # As long as before, and other in its midst.
+    text.write_text("one " * 50_000 + "two " + "one " * 49_999)
+    with pytest.raises(ValueError, match=r"data\.path: the content of .* is another"):
+        begun.check(cfg, run)
+
+
+def test_a_damaged_record_is_named_with_its_remedy(tmp_path):
+    (tmp_path / records.BEGUN).write_text("{")
+    with pytest.raises(ValueError, match=r"begun\.json is damaged .*delete it"):
+        begun.check(config(), tmp_path)
+
+
+def test_a_run_of_another_config_is_not_done_in_one_and_in_a_sweep(tmp_path):
+    here = ["trainer.max_steps=2", "hydra.run.dir=run", *PLAIN, "logger=none"]
+    first = main(tmp_path, *here)
+    result = (tmp_path / "run" / "result.json").read_bytes()
+    assert "Already done" in main(tmp_path, *here, "threads=1").text
+    other = main(tmp_path, *here, "optimizer.lr=0.01", check=False)
+    assert other.code == 2, other.text
+    assert "optimizer.lr was " in " ".join(other.text.split())
+    assert (tmp_path / "run" / "result.json").read_bytes() == result
+    # One that was begun and is not done is none of the other's either.
+    (tmp_path / "run" / "result.json").unlink()
+    assert main(tmp_path, *here, "optimizer.lr=0.01", check=False).code == 2
+    assert main(tmp_path, *here, "optimizer.lr=0.01", "fresh=true").code == 0
+    assert json.loads((tmp_path / "run" / "begun.json").read_text())["config"]["optimizer.lr"] == 0.01
+    assert first.code == 0
+
+    sweep = ["-m", "trainer.max_steps=2", "seed=1,2", "experiment_name=test/begun", *PLAIN, "logger=none"]
+    main(tmp_path, *sweep)
+    (_, second) = sorted((tmp_path / "runs" / "test" / "begun").glob("*/begun.json"))
+    told = json.loads(second.read_text())
+    told["config"]["optimizer.weight_decay"] = 0.5
+    second.write_text(json.dumps(told))
+    again = main(tmp_path, *sweep, check=False)
+    assert again.code == 1, again.text
+    assert again.text.count("Already done") == 1
+    assert "optimizer.weight_decay was 0.5" in " ".join(again.text.split())
