@@ -8,7 +8,6 @@ A run that is done (its result.json is there) is passed over, so the same comman
 """
 
 import argparse
-import os
 import signal
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ from lightning_modules.claims.claim import SERIES, SYSTEMS, Claim, Job, jobs
 from lightning_modules.claims.table import load_all
 from lightning_modules.common.choices import nearest
 from lightning_modules.runtime import records
+from lightning_modules.runtime.load import cores
 from lightning_modules.runtime.outcome import why
 from lightning_modules.runtime.sweep import PROJECT, environment
 
@@ -165,7 +165,7 @@ def main(argv: Sequence[str]) -> int:
     wanted = jobs(claims.values(), scale=given.scale, series=given.series, data=tuple(given.data.split(",")))
     if given.plan:
         return plan(wanted, scale=given.scale)
-    together = given.jobs or (1 if given.scale == "gpu" else os.cpu_count() or 1)
+    together = given.jobs or (1 if given.scale == "gpu" else len(cores()))
     # A SIGTERM stops it as Ctrl-C does, also where a shell's background ignores that: runs save and end, none is left.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)

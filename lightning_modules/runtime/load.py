@@ -1,4 +1,4 @@
-"""How much of the machine other processes take: what makes steps slow without anybody's fault, and timings worthless."""
+"""How much of this process's cores others take: what makes steps slow without anybody's fault, and timings worthless."""
 
 import contextlib
 import os
@@ -53,6 +53,16 @@ def taken_since(before: Tree, now: Tree) -> float:
     return sum(seconds for _, seconds in now.values()) - (sum(seconds for _, seconds in before.values()) - lost)
 
 
+def cores() -> list[int]:
+    """The numbers of those that this process may use: a cluster gives a job a few of a machine's many."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(psutil.cpu_count() or 1))
+
+
 def _all() -> float:
-    times = psutil.cpu_times()
-    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+    """Seconds that these cores have worked."""
+    each = psutil.cpu_times(percpu=True)
+    # Where a container hides some of the machine's, their numbers say nothing.
+    mine = [each[core] for core in cores()] if max(cores()) < len(each) else each
+    return sum(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0) for times in mine)

@@ -1,20 +1,21 @@
 """A run that is much slower than planned, or than it was, says so once in a while, with the reason that it sees."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.common.digests import digest
 from lightning_modules.common.files import write_atomically
-from lightning_modules.runtime.load import BUSY, Load
+from lightning_modules.runtime.load import BUSY, Load, cores
+from lightning_modules.runtime.openmp import SPINNING
 
 # Steps that are judged together, how many times slower is much, and seconds between two complaints.
 WINDOW, MUCH, PAUSE = 10, 2.0, 60.0
@@ -76,11 +77,13 @@ class Pace(pl.Callback):
         self.say(f"Steps take {found:.3g} s, {found / before:.1f} times as long as {than}: {self._reason()}.")
 
     def _reason(self) -> str:
-        others, cores, threads = self.load.others(), psutil.cpu_count() or 1, torch.get_num_threads()
+        others, there, threads = self.load.others(), len(cores()), torch.get_num_threads()
         own = f"{threads} thread{'s' * (threads > 1)}"
         if others >= BUSY:
-            more = f", and this one has {own}" if threads + others > cores else ""
-            return f"other processes take {others:.1f} of the machine's {cores} cores{more}"
-        if threads > cores:
-            return f"{own} on {cores} cores"
-        return f"no other process is at work; {own} on {cores} cores"
+            more = f", and this one has {own}" if threads + others > there else ""
+            if more and SPINNING.items() <= os.environ.items():
+                more += ", which spin while they wait; stopped and begun again beside the others, they would sleep"
+            return f"other processes take {others:.1f} of its {there} cores{more}"
+        if threads > there:
+            return f"{own} on {there} cores"
+        return f"no other process is at work; {own} on {there} cores"

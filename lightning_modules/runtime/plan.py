@@ -18,7 +18,7 @@ from rich.console import Console
 from lightning_modules.common import making, tables
 from lightning_modules.common.say import say
 from lightning_modules.runtime import devices, hub, memory, pace, provenance, quiet
-from lightning_modules.runtime.load import BUSY, Load
+from lightning_modules.runtime.load import BUSY, Load, cores
 from lightning_modules.runtime.study import needs
 from lightning_modules.runtime.timer import TIMED, WARM_UP, Timer
 from lightning_modules.training.inner import on_machine_of
@@ -202,7 +202,7 @@ def show(plans: list[tuple[str, Found]]) -> None:
         tables.show(["job", *names], [*rows, total], title=title)
     if others := [found[OTHERS] for _, found in plans if OTHERS in found]:
         Console().print(
-            f"The machine is busy: other processes took {text(max(others, key=float))} of its {psutil.cpu_count()} cores "
+            f"The machine is busy: other processes took {text(max(others, key=float))} of its {len(cores())} cores "
             "meanwhile. The seconds are those of a busy machine; on an idle one it takes less.",
             soft_wrap=True,
         )

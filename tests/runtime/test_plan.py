@@ -12,6 +12,7 @@ from lightning_modules.common.making import Thing
 from lightning_modules.moe.module import MoELM
 from lightning_modules.runtime import memory, pace, plan, preflight
 from lightning_modules.runtime.config import register_resolvers
+from lightning_modules.runtime.openmp import SPINNING
 from lightning_modules.runtime.run import run
 from lightning_modules.runtime.teller import Teller
 from tests import pretended
@@ -172,16 +173,20 @@ def test_a_run_that_is_slower_than_its_plan_says_why(tmp_path, monkeypatch):
     said, clock = [], Clock()
     monkeypatch.setattr(pace.time, "perf_counter", clock)
     monkeypatch.setattr(pace.Load, "others", lambda _: 1.0)
-    monkeypatch.setattr(pace.psutil, "cpu_count", lambda: 2)
+    monkeypatch.setattr(pace, "cores", lambda: [0, 1])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     one = pace.Pace(planned=0.25, say=said.append)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     steps(one, clock, seconds=0.4)
     assert said == []
     steps(one, clock, seconds=4.2)
     assert said == [
-        "Steps take 4.2 s, 16.8 times as long as planned: other processes take 1.0 of the machine's 2 cores, and this one "
-        "has 2 threads."
+        "Steps take 4.2 s, 16.8 times as long as planned: other processes take 1.0 of its 2 cores, and this one has 2 "
+        "threads."
     ]
+    for name, value in SPINNING.items():
+        monkeypatch.setenv(name, value)
+    assert one._reason().endswith("; stopped and begun again beside the others, they would sleep")
     unplanned = pace.Pace(planned=None, say=said.append)
     steps(unplanned, clock, seconds=0.1)
     steps(unplanned, clock, seconds=0.1)

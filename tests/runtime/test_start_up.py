@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.runtime import lean
-from lightning_modules.runtime.openmp import SPINS
+from lightning_modules.runtime import lean, openmp
+from lightning_modules.runtime.load import BUSY
 
 PROJECT = Path(__file__).parents[2]
 MET = 77
@@ -40,18 +40,40 @@ def until_torch(folder, *overrides, **environment):
     return done.returncode, done.stdout, done.stderr
 
 
+# As the probe says them.
+ALONE, BESIDE = "10000 ACTIVE", "None PASSIVE"
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, f"{SPINS} None None"),
-        ({"GOMP_SPINCOUNT": "7"}, "7 None None"),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE None"),
-        ({"OMP_NUM_THREADS": "3"}, f"{SPINS} None 3"),
+        ({}, {f"{ALONE} None", f"{BESIDE} None"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"7 None None"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"None ACTIVE None"}),
+        ({"OMP_NUM_THREADS": "3"}, {f"{ALONE} 3", f"{BESIDE} 3"}),
     ],
 )
 def test_how_threads_wait_is_settled_before_torch_is_loaded(tmp_path, environment, expected):
     code, said, error = until_torch(tmp_path, "debug=smoke", **environment)
-    assert (code, said.strip()) == (MET, expected), error
+    assert code == MET and said.strip() in expected, error
+
+
+def test_beside_busy_processes_threads_wait_asleep(tmp_path):
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count())]
+    try:
+        code, said, error = until_torch(tmp_path, "debug=smoke")
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert (code, said.strip()) == (MET, f"{BESIDE} None"), error
+
+
+@pytest.mark.parametrize(("others", "expected"), [(0.0, openmp.SPINNING), (BUSY, openmp.ASLEEP)])
+def test_how_threads_wait_goes_by_what_others_take(others, expected):
+    environment = {"OTHER": "1"}
+    openmp.settle(others, environment)
+    assert environment == {"OTHER": "1", **expected}
 
 
 @pytest.fixture(scope="module")
