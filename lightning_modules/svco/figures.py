@@ -149,6 +149,8 @@ def tradeoff_figure(
         *zip(*front, strict=True), "o", markersize=11, markerfacecolor="none", color="#5A5A5A", label="on the front"
     )
     axis.set_xscale("log")
+    # Room for the word at a line's end.
+    axis.margins(x=0.14)
     axis.set(xlabel=f"{xlabel} (left: better)", ylabel="pairs answered rightly (up: better)")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
