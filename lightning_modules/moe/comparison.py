@@ -13,7 +13,7 @@ import yaml
 from lightning_modules.common.tables import by_seeds, markdown, show
 from lightning_modules.moe import figures as draw
 from lightning_modules.moe.specialization import selection_share_DLE
-from lightning_modules.runtime import records
+from lightning_modules.runtime import begun, records
 from lightning_modules.runtime.identity import by_setting
 from lightning_modules.runtime.provenance import machine
 
@@ -50,6 +50,8 @@ def shares(run: dict[str, Any]) -> tuple[torch.Tensor, list[str]]:
 def compare(folder: Path, out: Path) -> tuple[list[str], list[list[Any]]]:
     """Write heatmaps.png, ppl_by_domain.png and comparison.md about the runs below `folder` to `out`; the table."""
     runs = load(folder)
+    if unlike := begun.mixed({name: [run["folder"] for run in of] for name, of in by_setting(runs).items()}):
+        raise ValueError(" ".join(unlike))
     # Backwards, so that the micro-batch scope is the one that others are compared with.
     groups = dict(sorted(by_setting(runs).items(), reverse=True))
     columns, rows = by_seeds(groups, COLUMNS)

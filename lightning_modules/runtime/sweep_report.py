@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from lightning_modules.common.style import COLOURS, panels
 from lightning_modules.common.tables import by_seeds, markdown, mean_ci
-from lightning_modules.runtime import naming, records
+from lightning_modules.runtime import begun, naming, records
 from lightning_modules.runtime.identity import by_setting
 
 
@@ -43,6 +43,12 @@ def not_done(sweep: Path) -> list[dict[str, Any]]:
     return [entry for entry in jobs(sweep).values() if entry["status"] != "done"]
 
 
+def mixed(sweep: Path) -> list[str]:
+    """What forbids to take a setting's runs together, a sentence a setting: its config was edited between them."""
+    groups = by_setting([entry for entry in jobs(sweep).values() if "metrics" in entry])
+    return begun.mixed({name: [sweep / entry["folder"] for entry in runs] for name, runs in groups.items()})
+
+
 def write(sweep: Path, *, objective: str, shown: Sequence[str] = ()) -> list[Path]:
     """report.md and, once a job is done, report.png in the sweep's folder; their paths."""
     entries = list(jobs(sweep).values())
@@ -56,6 +62,8 @@ def write(sweep: Path, *, objective: str, shown: Sequence[str] = ()) -> list[Pat
         text += markdown(
             ["job", "status", "reason"], [[" ".join(e["overrides"]), e["status"], e["reason"]] for e in lost]
         )
+    if unlike := mixed(sweep):
+        text += "\n## Not of one config\n\n" + "".join(f"- {sentence}\n" for sentence in unlike)
     (sweep / "report.md").write_text(text)
     if not done:
         return [sweep / "report.md"]

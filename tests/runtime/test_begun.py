@@ -96,7 +96,31 @@ def test_a_run_of_another_config_is_not_done_in_one_and_in_a_sweep(tmp_path):
     told = json.loads(second.read_text())
     told["config"]["optimizer.weight_decay"] = 0.5
     second.write_text(json.dumps(told))
+    # Extended past what was edited, a setting has runs of two configs: no mean is shown without saying so.
+    third = main(tmp_path, *(o.replace("seed=1,2", "seed=3") for o in sweep))
+    said = " ".join(third.text.split())
+    assert "runs of default are not of one config: optimizer.weight_decay (" in said
+    report = (second.parent.parent / "report.md").read_text()
+    assert "## Not of one config" in report
     again = main(tmp_path, *sweep, check=False)
     assert again.code == 1, again.text
     assert again.text.count("Already done") == 1
     assert "optimizer.weight_decay was 0.5" in " ".join(again.text.split())
+
+
+def test_runs_of_a_setting_may_differ_in_their_seed_alone(tmp_path):
+    places = {name: tmp_path / name for name in ("a-s1", "a-s2", "a-s3", "old")}
+    for name, place in places.items():
+        place.mkdir()
+        if name != "old":
+            begun.keep(config(seed=int(name[-1])), place)
+    assert begun.mixed({"a": list(places.values())}) == []
+    text = tmp_path / "text.txt"
+    for name in ("b-s1", "b-s2", "b-s3"):
+        (tmp_path / name).mkdir()
+        text.write_text(name)
+        begun.keep(config(data={"path": str(text)}, optimizer={"lr": min(2.0, float(name[-1]))}), tmp_path / name)
+    (found,) = begun.mixed({"a": [places["a-s1"]], "b": sorted(tmp_path.glob("b-*"))})
+    assert found.startswith(
+        "runs of b are not of one config: optimizer.lr (1.0 in b-s1, 2.0 in 2 runs); the content of data.path ("
+    )
