@@ -49,8 +49,8 @@ def check(cfg: DictConfig, folder: Path) -> None:
     if changed:
         more = f" and {len(changed) - FEW} more" if len(changed) > FEW else ""
         raise ValueError(
-            f"{folder} was begun with something else: {'; '.join(changed[:FEW])}{more}. fresh=true begins anew; where it "
-            f"changes nothing of what is computed, delete {folder / records.BEGUN}, and the run stands as it is."
+            f"{folder} was begun with something else: {'; '.join(changed[:FEW])}{more}. fresh=true begins anew; without "
+            f"{folder / records.BEGUN} it stands, or goes on with what changed as its tag param_drift."
         )
 
 

@@ -43,7 +43,7 @@ def sweep(folder: Path) -> dict[str, Any] | None:
 
 def begun(folder: Path) -> dict[str, Any] | None:
     """`config` and `files`: what the run in `folder` was begun with (`begun`). None before it was."""
-    return _read(folder / BEGUN, ("config", "files"), "delete it, and the run stands as it is")
+    return _read(folder / BEGUN, ("config", "files"), "delete it, and the run stands, or goes on, as it is")
 
 
 def _read(path: Path, keys: tuple[str, ...], remedy: str) -> dict[str, Any] | None:

@@ -65,14 +65,20 @@ def test_sigterm_saves_and_leaves_with_its_own_code(folder):
     assert_equal(state(resumed), state(finish(folder / "sigterm whole")))
 
 
-def test_other_data_is_refused_and_other_settings_are_noted(folder):
+def test_other_settings_are_refused_or_noted_and_other_data_is_refused(folder):
     place = folder / "drift"
     assert kill_at(place, 12) == -signal.SIGKILL
     # The same directory, as after an edit of conf/: overrides that the directory's name does not show.
-    same = [f"hydra.run.dir={next(place.glob('runs/**/tracking.jsonl')).parent}"]
+    run_folder = next(place.glob("runs/**/tracking.jsonl")).parent
+    same = [f"hydra.run.dir={run_folder}"]
+    assert start(place, *same, "balance.weight=0.5").wait(timeout=120) == 2
+    assert "was begun with something else: balance.weight was 0.008, is 0.5" in (place / "output.log").read_text()
+    # Who wants to go on with it all the same takes the record away.
+    (run_folder / "begun.json").unlink()
     assert start(place, *same, "data.layout=mixed").wait(timeout=120) == 1
     output = (place / "output.log").read_text()
     assert "error: this run was started on other data: the fingerprint of order has changed" in output
+    (run_folder / "begun.json").unlink()
     finish(place, *same, "balance.weight=0.5")
     _, run = curves(place)
     assert run.data.tags["param_drift"] == "balance.weight: 0.008 -> 0.5"
