@@ -55,6 +55,10 @@ def why(code: int, folder: Path) -> str:
     return f"exit code {code}" + "".join(f": {line} (more in {log})" for line in last)
 
 
+# Seconds for which a sweep's picture is good enough while jobs go on ending; at the end it is drawn anew.
+DRAWN_WITHIN = 30.0
+
+
 def note(
     cfg: DictConfig, folder: Path, overrides: list[str], *, status: str, reason: str = "", mine: bool = True
 ) -> float:
@@ -88,7 +92,10 @@ def tell(cfg: DictConfig, sweep: Path) -> None:
     """The report of all jobs so far, in the sweep's folder and in its run."""
     from lightning_modules.runtime import sweep_report
 
-    _show(cfg, sweep, sweep_report.write(sweep, objective=cfg.objective_metric, shown=cfg.shown_metrics))
+    files = sweep_report.write(
+        sweep, objective=cfg.objective_metric, shown=cfg.shown_metrics, drawn_within=DRAWN_WITHIN
+    )
+    _show(cfg, sweep, files)
 
 
 def catch_up(cfg: DictConfig, sweep: Path) -> None:
@@ -97,8 +104,9 @@ def catch_up(cfg: DictConfig, sweep: Path) -> None:
 
     report = sweep / "report.md"
     before = report.read_text() if report.is_file() else ""
+    behind = sweep_report.is_behind(sweep)
     files = sweep_report.write(sweep, objective=cfg.objective_metric, shown=cfg.shown_metrics)
-    if report.read_text() != before or not _knows_its_jobs(cfg):
+    if behind or report.read_text() != before or not _knows_its_jobs(cfg):
         _show(cfg, sweep, files)
 
 

@@ -1,6 +1,7 @@
 """What a sweep has found so far: a table with mean and 95% interval over seeds per setting, a plot, the failures."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,12 @@ def mixed(sweep: Path) -> list[str]:
     return begun.mixed({name: [sweep / entry["folder"] for entry in runs] for name, runs in groups.items()})
 
 
-def write(sweep: Path, *, objective: str, shown: Sequence[str] = ()) -> list[Path]:
-    """report.md and, once a job is done, report.png in the sweep's folder; their paths."""
+def write(sweep: Path, *, objective: str, shown: Sequence[str] = (), drawn_within: float = 0.0) -> list[Path]:
+    """report.md and, once a job is done, report.png in the sweep's folder; the paths of what was written.
+
+    drawn_within: a picture that is no older, in seconds, is left as it is: of a hundred short jobs drawing takes longer than
+    some of them.
+    """
     entries = list(jobs(sweep).values())
     done = [entry for entry in entries if "metrics" in entry]
     groups = by_setting(done)
@@ -67,8 +72,17 @@ def write(sweep: Path, *, objective: str, shown: Sequence[str] = ()) -> list[Pat
     (sweep / "report.md").write_text(text)
     if not done:
         return [sweep / "report.md"]
-    figure(groups, objective).savefig(sweep / "report.png")
-    return [sweep / "report.md", sweep / "report.png"]
+    picture = sweep / "report.png"
+    if picture.is_file() and time.time() - picture.stat().st_mtime < drawn_within:
+        return [sweep / "report.md"]
+    figure(groups, objective).savefig(picture)
+    return [sweep / "report.md", picture]
+
+
+def is_behind(sweep: Path) -> bool:
+    """Whether jobs were done since the picture was drawn."""
+    text, picture = sweep / "report.md", sweep / "report.png"
+    return picture.is_file() and text.is_file() and picture.stat().st_mtime_ns < text.stat().st_mtime_ns
 
 
 def means(sweep: Path, cfg: DictConfig) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Seconds of whole commands (part of `make bench`): until an error, the first step, "Already done", a sweep's next job."""
 
+import os
 import statistics
 import subprocess
 import sys
@@ -18,6 +19,8 @@ WRONG = {
     "seconds until a wrong task is refused": (["experiment=prompt/tune", "task=nonsense"], 3.0),
     "seconds until a wrong file is refused": (["experiment=svco/train", "data=mvc", "data.source.file=no.json"], 3.0),
 }
+# As Python is by default: a machine may have been told to compile every source anew at every start.
+WARM = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 IMPORTS = "import torch, pytorch_lightning, transformers, hydra, mlflow; from transformers import Qwen3MoeForCausalLM"
 
 
@@ -33,7 +36,9 @@ def command(folder: Path, *arguments: str) -> list[str]:
 def run(folder: Path, *arguments: str, code: int = 0) -> float:
     """Seconds of a whole command; RuntimeError with its last words where it ends with another code."""
     began = time.perf_counter()
-    done = subprocess.run(command(folder, *arguments), cwd=folder, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        command(folder, *arguments), cwd=folder, env=WARM, check=False, capture_output=True, text=True
+    )
     seconds = time.perf_counter() - began
     if done.returncode != code:
         raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
@@ -46,6 +51,7 @@ def first_step(folder: Path) -> float:
     process = subprocess.Popen(
         command(folder, "debug=smoke", "trainer.log_every_n_steps=1"),
         cwd=folder,
+        env=WARM,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -68,7 +74,7 @@ def own(folder: Path) -> float:
 
 def imports() -> float:
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", IMPORTS], check=True)
+    subprocess.run([sys.executable, "-c", IMPORTS], env=WARM, check=True)
     return time.perf_counter() - began
 
 
