@@ -6,7 +6,9 @@ and of each file that it names the content.
 
 import glob
 import hashlib
+import itertools
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,15 +20,15 @@ from lightning_modules.common.files import private, write_atomically
 from lightning_modules.runtime import identity, records
 
 FEW = 3
-# Of a file these bytes at its begin, middle and end; of a folder so many files.
-SAMPLE, LOOKED_AT = 1 << 16, 200
+# Of a file so many bytes at its begin, middle and end; of a folder so many files by name and size, and into so many of them.
+SAMPLE, LISTED, LOOKED_AT = 1 << 16, 20_000, 200
 
 
 def keep(cfg: DictConfig, folder: Path) -> None:
     """Write it, unless the run was begun before."""
     if records.begun(folder) is None:
         config = dict(_leaves(cfg))
-        found = {"config": config, "files": dict(_contents(config))}
+        found = {"config": config, "files": dict(_contents(config, folder))}
         write_atomically(folder / records.BEGUN, json.dumps(found, indent=1), opener=private)
 
 
@@ -40,7 +42,7 @@ def check(cfg: DictConfig, folder: Path) -> None:
         return
     now = dict(_leaves(cfg))
     changed = list(_changes(before["config"], now))
-    contents = dict(_contents(now))
+    contents = dict(_contents(now, folder))
     changed += [
         f"{key}: the content of {now[key]} is another"
         for key, content in before["files"].items()
@@ -113,14 +115,32 @@ def _leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
     return walk(OmegaConf.to_container(cfg, resolve=False), "")
 
 
-def _contents(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(key, digest) of each value that is a file or a folder of the user's. The project's own are known by their commit."""
+def _contents(config: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str]]:
+    """(key, digest) of each value that is a file or a folder of the user's. The project's own are known by their commit.
+
+    run: the run's folder. A folder in which it lies changes with every run.
+    """
     for key, value in config.items():
-        if isinstance(value, str) and "${" not in value and ("/" in value or "." in value):
-            path = Path(value).expanduser()
-            below = path.rglob("*") if path.is_dir() else map(Path, glob.iglob(str(path), recursive=True))
-            if files := sorted(file for file in below if file.is_file()):
-                yield key, _sampled(files)
+        if not isinstance(value, str) or "${" in value or not ("/" in value or "." in value):
+            continue
+        path = Path(value).expanduser()
+        if path.is_dir():
+            below = _below(path) if path.resolve() not in run.resolve().parents else []
+        else:
+            below = sorted(file for file in map(Path, glob.iglob(str(path), recursive=True)) if file.is_file())
+        if below:
+            yield key, _sampled(below)
+
+
+def _below(folder: Path) -> list[Path]:
+    """The first `LISTED` files of a folder, those of hidden folders left out, in the order of their names."""
+
+    def each() -> Iterator[Path]:
+        for place, folders, files in os.walk(folder):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            yield from (file for file in (Path(place, name) for name in sorted(files)) if file.is_file())
+
+    return list(itertools.islice(each(), LISTED))
 
 
 def _sampled(files: list[Path]) -> str:
@@ -129,7 +149,7 @@ def _sampled(files: list[Path]) -> str:
     for number, path in enumerate(files):
         size = path.stat().st_size
         found.update(f"{path.name} {size}\n".encode())
-        if number < LOOKED_AT:
+        if number < LOOKED_AT and os.access(path, os.R_OK):
             with path.open("rb") as file:
                 for place in (0, size // 2, max(0, size - SAMPLE)):
                     file.seek(place)

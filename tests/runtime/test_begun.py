@@ -68,6 +68,30 @@ def test_a_file_edited_since_is_named_and_one_only_touched_is_not(tmp_path, name
         begun.check(cfg, run)
 
 
+def test_of_a_folder_neither_hidden_folders_nor_the_runs_own_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(begun, "LISTED", 3)
+    texts = tmp_path / "texts"
+    for name in ("b/2.txt", "b/3.txt", "a/1.txt", "c/4.txt", ".git/index"):
+        (texts / name).parent.mkdir(parents=True, exist_ok=True)
+        (texts / name).write_text(name)
+    (texts / "a" / "gone.txt").symlink_to("nowhere")
+    cfg = config(data={"path": str(texts)})
+    run = tmp_path / "run"
+    run.mkdir()
+    begun.keep(cfg, run)
+    (texts / ".git" / "index").write_text("another")
+    (texts / "c" / "4.txt").write_text("beyond those that are listed")
+    begun.check(cfg, run)
+    (texts / "b" / "3.txt").write_text("other")
+    with pytest.raises(ValueError, match=r"data\.path"):
+        begun.check(cfg, run)
+    inside = texts / "runs" / "a-s1"
+    inside.mkdir(parents=True)
+    begun.keep(cfg, inside)
+    (inside / "result.json").write_text("{}")
+    begun.check(cfg, inside)
+
+
 def test_a_damaged_record_is_named_with_its_remedy(tmp_path):
     (tmp_path / records.BEGUN).write_text("{")
     with pytest.raises(ValueError, match=r"begun\.json is damaged .*delete it"):
