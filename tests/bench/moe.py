@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from lightning_modules.runtime.openmp import SPINNING
 from tests.bench.results import Quiet, in_fresh_process, row, write
 from tests.results import PROJECT
 
@@ -160,12 +159,8 @@ def hugging_face() -> list[float]:
 ARMS: dict[str, Callable[[], list[float]]] = {f.__name__: f for f in (ours, bare, hugging_face, ours_tracked)}
 
 
-# How the peer's threads wait: as in a process that sets nothing, or as in one of ours.
-ITS_OWN, AS_OURS = "hugging_face", "hugging_face, waiting as ours"
-
-
 def arm(name: str) -> None:
-    begins = ARMS[name.partition(",")[0]]()[WARM_UP:]
+    begins = ARMS[name]()[WARM_UP:]
     steps = [b - a for a, b in pairwise(begins)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": statistics.mean(steps), "peak_mb": peak}))
@@ -225,16 +220,13 @@ def scope_cost(ranks: int) -> dict[str, Any]:
 
 def main() -> None:
     quiet = Quiet()
-    arms = [*ARMS, AS_OURS]
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
     for number in range(ROUNDS):
         # Every round starts with another arm, so that none is always the first on a cool machine.
-        first = number % len(arms)
-        for name in arms[first:] + arms[:first]:
+        names = list(ARMS)[number % len(ARMS) :] + list(ARMS)[: number % len(ARMS)]
+        for name in names:
             print(f"round {number + 1} of {ROUNDS}: {name}", file=sys.stderr)
-            # As main.py sets it on an idle machine.
-            waiting = {} if name == ITS_OWN else SPINNING
-            rounds[name].append(in_fresh_process("tests.bench.moe", name, environment=waiting))
+            rounds[name].append(in_fresh_process("tests.bench.moe", name))
 
     def ratio(faster: str, slower: str) -> float:
         pairs = zip(rounds[faster], rounds[slower], strict=True)
@@ -244,17 +236,11 @@ def main() -> None:
         row("tokens/s of our step / bare loop", ratio("ours", "bare"), "x", goal=">= 0.97", peer="bare PyTorch loop"),
         row(
             "tokens/s of our step / HF Trainer",
-            ratio("ours", ITS_OWN),
+            ratio("ours", "hugging_face"),
             "x",
             goal=">= 1.2",
-            peer="transformers Trainer in a process that sets nothing; ours as main.py starts it",
+            peer="transformers Trainer",
             missed="most of a step is products, attention and arithmetic that both have (rows of the embedded step)",
-        ),
-        row(
-            "tokens/s of our step / HF Trainer, OpenMP's threads waiting as ours",
-            ratio("ours", AS_OURS),
-            "x",
-            peer="transformers Trainer under the same OMP_WAIT_POLICY and GOMP_SPINCOUNT",
         ),
         row(
             "tokens/s with MLflow / without",

@@ -3,14 +3,12 @@
 import ctypes
 import json
 import operator
-import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -50,17 +48,10 @@ def met(value: float, goal: str) -> bool:
     return not goal or signs.get(sign, operator.eq)(value, float(bound))
 
 
-def in_fresh_process(
-    module: str, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
-) -> dict[str, Any]:
-    """What `python -m MODULE ARGUMENTS` prints last, as JSON; RuntimeError with its last words when it fails.
-
-    environment: beside this process's.
-    """
+def in_fresh_process(module: str, *arguments: str) -> dict[str, Any]:
+    """What `python -m MODULE ARGUMENTS` prints last, as JSON; RuntimeError with its last words when it fails."""
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(
-        command, cwd=PROJECT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
