@@ -36,6 +36,7 @@ class Trial(Strict):
 
     A `confirmation` asks again, on seeds of its own, what the first series left open; its runs count for it alone. What is
     asked after a paper's confirmations, again or for the first time, is `later`: beside them Holm would judge those anew.
+    Later claims that are declared together have the same seeds, and are a family of their own.
     `metrics` are those of arms that this experiment names otherwise, as the top layer of a deeper model.
     """
 

@@ -4,7 +4,7 @@ import math
 import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -52,7 +52,8 @@ class Row(NamedTuple):
     """A claim at one trial.
 
     values, runs: seed -> arm -> measurement and MLflow run id, of seeds whose every arm is measured. missing: the other
-    seeds. finding: None without any seed. p_holm: corrected over the rows of the same paper, scale, data and series.
+    seeds. finding: None without any seed. p_holm: corrected over the rows of the same paper, scale, data and series
+    (and of the same seeds, in a later series).
     """
 
     name: str
@@ -129,15 +130,25 @@ def rows(claims: Mapping[str, Claim], runs: Mapping[str, Run], kept: Mapping[str
         old = (kept or {}).get(row.key)
         if old and old.values and len(old.values) >= len(row.values):
             measured[number] = old
-    families: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    families: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for number, row in enumerate(measured):
         if row.finding is not None:
-            families[row.claim.paper, row.trial.scale, row.trial.data, row.trial.series].append(number)
+            families[_family(row)].append(number)
     for members in families.values():
         p_for = [found.p_for for n in members if (found := measured[n].finding)]
         for place, (number, p_holm) in enumerate(zip(members, st.holm(p_for), strict=True)):
             measured[number] = _judged(measured[number], p_holm, others=p_for[:place] + p_for[place + 1 :])
     return measured
+
+
+def _family(row: Row) -> tuple[Any, ...]:
+    """Rows that Holm corrects together: of a later series those that were declared together, which have the same seeds.
+
+    Whatever is declared after them has others, and would judge them anew.
+    """
+    series = row.trial.series
+    together = tuple(row.claim.seeds_of(row.trial)) if series == "later" else ()
+    return row.claim.paper, row.trial.scale, row.trial.data, series, together
 
 
 def settled_later(found: Sequence[Row]) -> set[str]:

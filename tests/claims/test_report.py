@@ -123,6 +123,27 @@ def test_a_confirmation_is_a_family_and_a_row_of_its_own(tmp_path, tables):
     assert {row.key: row.verdict for row in table(tables, client)}[two.key] == "reproduced"
 
 
+def test_what_is_declared_later_on_other_seeds_judges_no_earlier_row_anew(tmp_path, tables):
+    first = claims.FIELDS["trials"][0]
+    later = [{**first, "series": "later", "seeds": list(range(n, n + 5))} for n in (21, 31)]
+    claims.write(tables, trials=[first, later[0]])
+    claims.write(tables, "another", trials=[first, later[0]])
+    claims.write(tables, "afterwards", trials=[first, later[1]])
+    values = {
+        arm: {seed + shift: value for shift in (0, 10, 20) for seed, value in by_seed.items()}
+        for arm, by_seed in STRONG.items()
+    }
+    client = claims.store(tmp_path, claims.made(tmp_path), values)
+    found = {row.key: row for row in table(tables, client)}
+    raw = found["moe/a_beats_b@moe/scope"].finding.p_for
+    corrected = {key: row.p_holm / raw for key, row in found.items() if "later" in key}
+    assert corrected == {
+        "moe/a_beats_b@moe/scope+later": pytest.approx(2),
+        "moe/another@moe/scope+later": pytest.approx(2),
+        "moe/afterwards@moe/scope+later": pytest.approx(1),
+    }
+
+
 def test_a_later_series_settles_what_is_open_on_its_own_kind_of_data_alone(tmp_path, tables):
     first = claims.FIELDS["trials"][0]
     other = {**first, "data": "synthetic", "experiment": "moe/other"}
