@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from tests.claims import mutants as claims
 from tests.prompt import mutants as prompt
+from tests.runtime import mutants as runtime
 from tests.svco import mutants as svco
 
 PROJECT = Path(__file__).parents[1]
@@ -102,7 +103,7 @@ MUTANTS = (
         "scores_LT = stats.selected_scores_LT()",
         "tests/moe/test_specialization.py",
     ),
-    *(Mutant(*fault) for fault in svco.MUTANTS + prompt.MUTANTS + claims.MUTANTS),
+    *(Mutant(*fault) for fault in svco.MUTANTS + prompt.MUTANTS + claims.MUTANTS + runtime.MUTANTS),
 )
 
 

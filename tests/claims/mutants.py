@@ -21,8 +21,21 @@ MUTANTS = (
         "attributes.status != 'KILLED'",
         ROWS,
     ),
-    ("one family for all papers", EVIDENCE, "families[row.claim.paper, row", "families['', row", ROWS),
-    ("a confirmation in the first series' family", EVIDENCE, ".data, row.trial.series]", ".data, 'first']", ROWS),
+    ("one family for all papers", EVIDENCE, "return row.claim.paper, row", "return '', row", ROWS),
+    (
+        "a confirmation in the first series' family",
+        EVIDENCE,
+        ".data, series, together",
+        ".data, 'first', together",
+        ROWS,
+    ),
+    (
+        "later claims of all days one family",
+        EVIDENCE,
+        'if series == "later" else ()',
+        'if series == "never" else ()',
+        ROWS,
+    ),
     (
         "half of a confirmation's seeds are enough",
         CLAIM,

@@ -1,0 +1,54 @@
+"""Faults of the runtime: (name, file, old, new, tests)."""
+
+BEGUN, TESTS = "lightning_modules/runtime/begun.py", "tests/runtime/test_begun.py"
+SWEEP = "lightning_modules/runtime/sweep.py"
+OPENMP = "lightning_modules/runtime/openmp.py"
+
+MUTANTS = (
+    ("an edited config is none", BEGUN, "if json.dumps(before[key]) != json.dumps(now[key]):", "if False:", TESTS),
+    (
+        "a key that came or went is no change",
+        BEGUN,
+        "dict.fromkeys((*before, *now))",
+        "before.keys() & now.keys()",
+        TESTS,
+    ),
+    ("another seed is the same run", BEGUN, 'key != "seed" and not identity', "not identity", TESTS),
+    (
+        "a file is known by its name and size alone",
+        BEGUN,
+        "found.update(file.read(SAMPLE))",
+        "file.read(SAMPLE)",
+        TESTS,
+    ),
+    ("a sweep takes another config's job for done", SWEEP, "            begun.check(cfg, folder)\n", "", TESTS),
+    (
+        "a run goes on with whatever config",
+        "main.py",
+        "                begun.check(cfg, place)\n",
+        "                pass\n",
+        TESTS,
+    ),
+    ("a mean over two configs", BEGUN, "        if unlike:\n", "        if False:\n", TESTS),
+    (
+        "threads spin beside others",
+        OPENMP,
+        "ASLEEP if others >= BUSY else SPINNING",
+        "SPINNING",
+        "tests/runtime/test_start_up.py",
+    ),
+    (
+        "cores of others' jobs count",
+        "lightning_modules/runtime/load.py",
+        "[each[core] for core in cores()]",
+        "each",
+        "tests/runtime/test_load.py",
+    ),
+    (
+        "a picture that is behind stays",
+        "lightning_modules/runtime/outcome.py",
+        "if behind or report",
+        "if report",
+        "tests/runtime/test_sweep_report.py",
+    ),
+)
