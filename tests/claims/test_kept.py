@@ -34,6 +34,7 @@ def test_a_table_read_back_is_the_same_table(tmp_path, tables):
     assert not any(run["url"] for seed in view(again, "")["links"] for run in seed["runs"])
 
 
+@pytest.mark.slow
 def test_verdicts_are_not_read_but_follow_from_the_values(tmp_path, tables):
     path, known = first_table(tmp_path, tables), load_all(tables=tables)
     path.write_text(path.read_text().replace('"reproduced"', '"not reproduced"'))

@@ -51,6 +51,7 @@ def test_power_is_the_share_of_simulated_series(rule, n, alpha, spread):
 
 
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.slow
 def test_the_simulated_test_is_the_one_of_the_verdict(rule):
     """So that power is that of `statistics.find`, not of a test that only looks like it."""
     draw, hits, alpha = np.random.default_rng(1), 0, 0.05

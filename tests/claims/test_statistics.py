@@ -46,6 +46,7 @@ def shares(mean, spread, rule, *, draws=60, seeds=5):
         (-0.5, 0.05, "equivalence", NOT_REPRODUCED),
     ],
 )
+@pytest.mark.slow
 def test_a_planted_effect_is_called_rightly(mean, spread, rule, expected):
     assert shares(mean, spread, rule)[expected] > 0.9
 

@@ -8,6 +8,7 @@ from tests.families.vlm import SAMPLE, built, parts, pictures, verdict
 
 
 @pytest.mark.parametrize("family", SAMPLE)
+@pytest.mark.slow
 def test_a_family_is_computed_as_it_computes_itself_or_refused(family):
     row = verdict(family)
     # A right family has the way it is computed as its reason: a fault of a fast way must not hide behind a slow one.

@@ -100,6 +100,7 @@ def test_a_hub_name_and_its_revision_are_found_in_the_local_cache(olmoe, tmp_pat
         pretrained_moe(pretrained="somebody/olmoe-tiny", revision="v3")
 
 
+@pytest.mark.slow
 def test_what_is_no_mixture_or_not_read_is_refused_in_true_words(tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 

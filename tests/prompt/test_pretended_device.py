@@ -96,6 +96,7 @@ def test_pretraining_a_backbone(tmp_path):
 
 
 @pytest.mark.parametrize("tuner", [SoftPrompt, BitFit])
+@pytest.mark.slow
 def test_the_host_waits_for_no_step(spec, tuner):
     """But for transformers, which looks in every forward whether the attention mask is full."""
     with device(), seeded(0):

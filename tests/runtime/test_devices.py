@@ -18,6 +18,7 @@ def said(*overrides):
 
 
 @pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.slow
 def test_every_trainer_goes_through_preflight_where_its_devices_are(name, eight_gpus):
     assert said(f"trainer={name}", "data.micro_batch=4", "data.global_batch=32") == []
 

@@ -46,6 +46,7 @@ def test_a_frozen_weight_that_moves_is_still_seen(spec):
 
 @pytest.mark.parametrize("reference", ["cached", "live"])
 @pytest.mark.parametrize("lora_rank", [0, 2])
+@pytest.mark.slow
 def test_svco(reference, lora_rank):
     """Before the first step model and reference are the same, so that each of four terms is log 2."""
     curve, module, _ = fit(steps=2, reference=reference, lora_rank=lora_rank, precision="bf16-true")
