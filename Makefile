@@ -77,7 +77,7 @@ sync: $(READY) ## deliver to MLflow what runs could not; U=ADDRESS when the trac
 test: $(READY) ## all tests, two workers
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(O)
 
-test-fast: $(READY) ## what starts no process and is not slow, in under two minutes on two cores: at every save
+test-fast: $(READY) ## what starts no process and is not slow, in about eighty seconds on two cores: at every save
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not processes and not slow"
 
 test-ui: $(READY) docs ## the MLflow UI, pages of runs and the site in a headless browser (needs Debian's chromium); writes docs/ui/
