@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_modules.common.digests import digest
 from lightning_modules.common.files import write_atomically
 from lightning_modules.runtime.load import BUSY, Load, cores
-from lightning_modules.runtime.openmp import SPINNING
+from lightning_modules.runtime.openmp import USERS
 
 # Steps that are judged together, how many times slower is much, and seconds between two complaints.
 WINDOW, MUCH, PAUSE = 10, 2.0, 60.0
@@ -81,7 +81,7 @@ class Pace(pl.Callback):
         own = f"{threads} thread{'s' * (threads > 1)}"
         if others >= BUSY:
             more = f", and this one has {own}" if threads + others > there else ""
-            if more and SPINNING.items() <= os.environ.items():
+            if more and not any(name in os.environ for name in USERS):
                 more += ", which spin while they wait; stopped and begun again beside the others, they would sleep"
             return f"other processes take {others:.1f} of its {there} cores{more}"
         if threads > there:

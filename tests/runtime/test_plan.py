@@ -12,7 +12,7 @@ from lightning_modules.common.making import Thing
 from lightning_modules.moe.module import MoELM
 from lightning_modules.runtime import memory, pace, plan, preflight
 from lightning_modules.runtime.config import register_resolvers
-from lightning_modules.runtime.openmp import SPINNING
+from lightning_modules.runtime.openmp import ASLEEP, USERS
 from lightning_modules.runtime.run import run
 from lightning_modules.runtime.teller import Teller
 from tests import pretended
@@ -176,8 +176,8 @@ def test_a_run_that_is_slower_than_its_plan_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(pace, "cores", lambda: [0, 1])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     one = pace.Pace(planned=0.25, say=said.append)
-    for name in SPINNING:  # main.py sets it where another test has imported it
-        monkeypatch.delenv(name, raising=False)
+    for name, value in ASLEEP.items():
+        monkeypatch.setenv(name, value)
     steps(one, clock, seconds=0.4)
     assert said == []
     steps(one, clock, seconds=4.2)
@@ -185,8 +185,8 @@ def test_a_run_that_is_slower_than_its_plan_says_why(tmp_path, monkeypatch):
         "Steps take 4.2 s, 16.8 times as long as planned: other processes take 1.0 of its 2 cores, and this one has 2 "
         "threads."
     ]
-    for name, value in SPINNING.items():
-        monkeypatch.setenv(name, value)
+    for name in USERS:
+        monkeypatch.delenv(name, raising=False)
     assert one._reason().endswith("; stopped and begun again beside the others, they would sleep")
     unplanned = pace.Pace(planned=None, say=said.append)
     steps(unplanned, clock, seconds=0.1)
