@@ -126,6 +126,8 @@ def _contents(config: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str]]
         path = Path(value).expanduser()
         if path.is_dir():
             below = _below(path) if path.resolve() not in run.resolve().parents else []
+        elif path.is_file():  # its name may look like a pattern
+            below = [path]
         else:
             below = sorted(file for file in map(Path, glob.iglob(str(path), recursive=True)) if file.is_file())
         if below:

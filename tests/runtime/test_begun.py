@@ -68,6 +68,18 @@ def test_a_file_edited_since_is_named_and_one_only_touched_is_not(tmp_path, name
         begun.check(cfg, run)
 
 
+def test_a_files_name_may_look_like_a_pattern(tmp_path):
+    text = tmp_path / "law [1].txt"
+    text.write_text("one")
+    cfg = config(data={"path": str(text)})
+    run = tmp_path / "run"
+    run.mkdir()
+    begun.keep(cfg, run)
+    text.write_text("two")
+    with pytest.raises(ValueError, match=r"data\.path: the content of .* is another"):
+        begun.check(cfg, run)
+
+
 def test_of_a_folder_neither_hidden_folders_nor_the_runs_own_count(tmp_path, monkeypatch):
     monkeypatch.setattr(begun, "LISTED", 3)
     texts = tmp_path / "texts"
