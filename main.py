@@ -142,13 +142,13 @@ def _do(arguments: list[str], cfg: DictConfig | None) -> int:
                 begun.check(cfg, place)
             except ValueError as error:
                 preflight.refuse([str(error)], overrides=arguments)
-        # Here as well as in a run, which takes seconds of imports before it could say so.
-        if rank() == 0 and not cfg.fresh and records.result(place):
-            say(f"Already done: {place}/{records.RESULT} (fresh=true runs it again).")
-        else:
-            if rank() == 0 and "FACET_SWEEP" not in os.environ and not sys.stderr.isatty():
-                say(f"Run in {place}. First Lightning is loaded, which takes some seconds.")
-            main()
+            # Here as well as in a run, which takes seconds of imports before it could say so.
+            if records.result(place):
+                say(f"Already done: {place}/{records.RESULT} (fresh=true runs it again).")
+                return 0
+        if rank() == 0 and "FACET_SWEEP" not in os.environ and not sys.stderr.isatty():
+            say(f"Run in {place}. First Lightning is loaded, which takes some seconds.")
+        main()
     return 0
 
 

@@ -40,7 +40,7 @@ LIBRARIES += " matplotlib.backends.backend_agg matplotlib.pyplot tabulate rich.m
 # These are read when they are used; any other may be read by an import.
 READ_LATE = ("FACET_", "PYTEST_", "PYTHONPATH", "HYDRA_FULL_ERROR", "PL_", "MLFLOW_HTTP_", "MLFLOW_ENABLE_", "HF_TOKEN")
 # What main.py sets before its imports, which in a fork are there already: what it starts may be forked all the same.
-READ_LATE += ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_")
+READ_LATE += ("OMP_WAIT_POLICY", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_")
 # What Lightning's launcher tells a rank, and the imports that read it, whose mark is set again in the fork (`become`).
 RANK = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 READ_RANK = ("lightning_utilities.core.rank_zero", "torchmetrics.utilities.prints")

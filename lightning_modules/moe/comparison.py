@@ -50,10 +50,11 @@ def shares(run: dict[str, Any]) -> tuple[torch.Tensor, list[str]]:
 def compare(folder: Path, out: Path) -> tuple[list[str], list[list[Any]]]:
     """Write heatmaps.png, ppl_by_domain.png and comparison.md about the runs below `folder` to `out`; the table."""
     runs = load(folder)
-    if unlike := begun.mixed({name: [run["folder"] for run in of] for name, of in by_setting(runs).items()}):
+    settings = by_setting(runs)
+    if unlike := begun.mixed({name: [run["folder"] for run in of] for name, of in settings.items()}):
         raise ValueError(" ".join(unlike))
     # Backwards, so that the micro-batch scope is the one that others are compared with.
-    groups = dict(sorted(by_setting(runs).items(), reverse=True))
+    groups = dict(sorted(settings.items(), reverse=True))
     columns, rows = by_seeds(groups, COLUMNS)
     first = {name: shares(runs[0]) for name, runs in groups.items()}
     domains = next(iter(first.values()))[1]

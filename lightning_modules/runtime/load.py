@@ -62,7 +62,7 @@ def cores() -> list[int]:
 
 def _all() -> float:
     """Seconds that these cores have worked."""
-    each = psutil.cpu_times(percpu=True)
+    each, own = psutil.cpu_times(percpu=True), cores()
     # Where a container hides some of the machine's, their numbers say nothing.
-    mine = [each[core] for core in cores()] if max(cores()) < len(each) else each
+    mine = [each[core] for core in own] if max(own) < len(each) else each
     return sum(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0) for times in mine)

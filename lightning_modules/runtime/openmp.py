@@ -6,7 +6,7 @@ starts. A user's own setting stays as it is.
 """
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 from lightning_modules.runtime.load import BUSY
 
@@ -15,8 +15,13 @@ USERS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 ASLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
+def is_set(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether somebody has said how threads wait."""
+    return any(name in environment for name in USERS)
+
+
 def settle(others: float, environment: MutableMapping[str, str] = os.environ) -> None:
     """For this process and all that it starts, unless the user has set how threads wait. others: the cores that other
     processes take."""
-    if others >= BUSY and not any(name in environment for name in USERS):
+    if others >= BUSY and not is_set(environment):
         environment.update(ASLEEP)

@@ -19,6 +19,8 @@ from lightning_modules.runtime.owner import PARENT_RUN
 
 SWEEP = "FACET_SWEEP"
 STOPPED = {sign * number + more for number in (signal.SIGINT, signal.SIGTERM) for sign, more in ((1, 128), (-1, 0))}
+# Seconds for which a sweep's picture is good enough while jobs go on ending; at the end it is drawn anew.
+DRAWN_WITHIN = 30.0
 console = Console(stderr=True)
 
 
@@ -53,10 +55,6 @@ def why(code: int, folder: Path) -> str:
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
     last = [line for line in lines if line.strip() and not line.startswith(("srun:", "slurmstepd:"))][-1:]
     return f"exit code {code}" + "".join(f": {line} (more in {log})" for line in last)
-
-
-# Seconds for which a sweep's picture is good enough while jobs go on ending; at the end it is drawn anew.
-DRAWN_WITHIN = 30.0
 
 
 def note(

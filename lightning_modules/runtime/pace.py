@@ -1,7 +1,6 @@
 """A run that is much slower than planned, or than it was, says so once in a while, with the reason that it sees."""
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_modules.common.digests import digest
 from lightning_modules.common.files import write_atomically
 from lightning_modules.runtime.load import BUSY, Load, cores
-from lightning_modules.runtime.openmp import USERS
+from lightning_modules.runtime.openmp import is_set
 
 # Steps that are judged together, how many times slower is much, and seconds between two complaints.
 WINDOW, MUCH, PAUSE = 10, 2.0, 60.0
@@ -81,7 +80,7 @@ class Pace(pl.Callback):
         own = f"{threads} thread{'s' * (threads > 1)}"
         if others >= BUSY:
             more = f", and this one has {own}" if threads + others > there else ""
-            if more and not any(name in os.environ for name in USERS):
+            if more and not is_set():
                 more += ", which spin while they wait; stopped and begun again beside the others, they would sleep"
             return f"other processes take {others:.1f} of its {there} cores{more}"
         if threads > there:

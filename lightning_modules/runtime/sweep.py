@@ -226,7 +226,7 @@ def finish(cfg: DictConfig) -> int:
         )
     if left:
         console.print(f"{len(left)} of the sweep's jobs not done; the same command runs them again.")
-    for sentence in sweep_report.mixed(folder):
+    for sentence in sweep_report.mixed(folder, sweep_report.settings(folder)):
         console.print(escape(f"No mean of these: {sentence}"), style="red", soft_wrap=True)
     if sweep_report.jobs(folder):
         outcome.catch_up(cfg, folder)

@@ -14,6 +14,9 @@ from lightning_modules.common.tables import by_seeds, markdown, mean_ci
 from lightning_modules.runtime import begun, naming, records
 from lightning_modules.runtime.identity import by_setting
 
+# Setting -> what is known of its jobs.
+Settings = dict[str, list[dict[str, Any]]]
+
 
 def said(sweep: Path) -> list[dict[str, Any]]:
     """The last word on every job."""
@@ -44,9 +47,13 @@ def not_done(sweep: Path) -> list[dict[str, Any]]:
     return [entry for entry in jobs(sweep).values() if entry["status"] != "done"]
 
 
-def mixed(sweep: Path) -> list[str]:
+def settings(sweep: Path) -> Settings:
+    """Jobs that are done, seeds together."""
+    return by_setting([entry for entry in jobs(sweep).values() if "metrics" in entry])
+
+
+def mixed(sweep: Path, groups: Settings) -> list[str]:
     """What forbids to take a setting's runs together, a sentence a setting: its config was edited between them."""
-    groups = by_setting([entry for entry in jobs(sweep).values() if "metrics" in entry])
     return begun.mixed({name: [sweep / entry["folder"] for entry in runs] for name, runs in groups.items()})
 
 
@@ -67,7 +74,7 @@ def write(sweep: Path, *, objective: str, shown: Sequence[str] = (), drawn_withi
         text += markdown(
             ["job", "status", "reason"], [[" ".join(e["overrides"]), e["status"], e["reason"]] for e in lost]
         )
-    if unlike := mixed(sweep):
+    if unlike := mixed(sweep, groups):
         text += "\n## Not of one config\n\n" + "".join(f"- {sentence}\n" for sentence in unlike)
     (sweep / "report.md").write_text(text)
     if not done:
@@ -87,12 +94,12 @@ def is_behind(sweep: Path) -> bool:
 
 def means(sweep: Path, cfg: DictConfig) -> dict[str, float]:
     """Metrics of the parent run, so that sweeps compare in one chart: the shown metrics of every setting, over seeds."""
-    groups = by_setting([entry for entry in jobs(sweep).values() if "metrics" in entry])
+    groups = settings(sweep)
     shown = list(dict.fromkeys((cfg.objective_metric, *cfg.shown_metrics)))
     return naming.means(groups, shown, apart=naming.apart())
 
 
-def figure(groups: dict[str, list[dict[str, Any]]], objective: str) -> Figure:
+def figure(groups: Settings, objective: str) -> Figure:
     """The objective of every job as a dot, with mean and interval per setting."""
     drawn, axes = panels(
         1, 1, size=(6.5, 0.45 * len(groups) + 1.2), title=f"{objective} per setting, 95% interval over seeds"

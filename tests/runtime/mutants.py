@@ -40,7 +40,7 @@ MUTANTS = (
     (
         "cores of others' jobs count",
         "lightning_modules/runtime/load.py",
-        "[each[core] for core in cores()]",
+        "[each[core] for core in own]",
         "each",
         "tests/runtime/test_load.py",
     ),
