@@ -38,6 +38,7 @@ class Making:
     def __init__(self, thing: Thing, *, offset: int) -> None:
         self.thing, self.offset, self.since = thing, offset, time.perf_counter()
         self.before = self.steps = self.done = 0
+        self.first: tuple[int, float] | None = None
         self.loss: float | None = None
         self.bar: TaskID | None = None
 
@@ -45,10 +46,18 @@ class Making:
     def seconds(self) -> float:
         return time.perf_counter() - self.since
 
+    def reaches(self, step: int) -> None:
+        """That many steps are done."""
+        self.done = step
+        self.first = self.first or (step, self.seconds)
+
     @property
     def left(self) -> float | None:
-        """Seconds, by the pace so far."""
-        return self.seconds / self.done * (self.thing.steps - self.done) if self.done else None
+        """Seconds, by the pace since the first step: before it data may have been read for longer than training takes."""
+        if self.first is None or self.done <= self.first[0]:
+            return None
+        step, seconds = self.first
+        return (self.seconds - seconds) / (self.done - step) * (self.thing.steps - self.done)
 
 
 class Teller(Watcher):
@@ -130,7 +139,7 @@ class Teller(Watcher):
         self._draw(whole, name)
 
         def done(steps: int) -> None:
-            whole.done = steps
+            whole.reaches(steps)
             self._show(whole, name)
 
         try:
@@ -148,7 +157,7 @@ class Teller(Watcher):
         one = one or (self.stack[-1] if self.stack else None)
         if one is None:
             return
-        one.done = one.before + step
+        one.reaches(one.before + step)
         every = max(1, one.thing.steps // POINTS)
         if one.done % every == 0 or step in (1, one.steps):
             one.loss = float(loss)

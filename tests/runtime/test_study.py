@@ -22,7 +22,7 @@ from lightning_modules.runtime import diff, plan, preflight, replay, teller
 from lightning_modules.runtime.config import register_resolvers
 from lightning_modules.runtime.run import _study, _work, run
 from lightning_modules.runtime.study import Desk
-from lightning_modules.runtime.teller import Teller
+from lightning_modules.runtime.teller import Making, Teller
 from lightning_modules.runtime.timer import Timer
 from lightning_modules.runtime.tracking import Tracker
 from lightning_modules.training.inner import inner_trainer, seeded
@@ -320,6 +320,18 @@ def test_what_has_no_steps_to_count_says_that_it_goes_on(monkeypatch, capsys):
         assert said.wait(20)
     watch.close()
     assert "arm svco: 0:0" in capsys.readouterr().err
+
+
+def test_the_time_left_goes_by_the_steps_and_not_by_the_reading_before_them(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(teller.time, "perf_counter", lambda: now[0])
+    one = Making(Thing(kind="base model", name="scenes", steps=100), offset=0)
+    now[0] = 90.0
+    one.reaches(1)
+    assert one.left is None
+    now[0] = 92.0
+    one.reaches(5)
+    assert one.left == pytest.approx(95 * 0.5)
 
 
 class Unreadable:
