@@ -1,8 +1,8 @@
 """What a contrast costs: paired accuracy against the likelihood of descriptions, each objective at every learning rate.
 
 Rules fixed beforehand: as of all arms (`studies`), but no rate is chosen. A point is on the front when no other is at least
-as good on both axes and better on one. Language is kept up to `KEPT` nats; the untrained base is a point of every objective,
-its rate 0.
+as good on both axes and better on one. Language is kept up to `KEPT` nats a token; the untrained base is a point of every
+objective, its rate 0.
 """
 
 import math
@@ -13,10 +13,7 @@ from typing import NamedTuple
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco import figures as draw
 from lightning_modules.svco.evaluation import Found
-from lightning_modules.svco.studies import Arms
-
-# A perplexity 5% above the base's.
-KEPT = math.log(1.05)
+from lightning_modules.svco.studies import KEPT, Arms
 
 
 class Point(NamedTuple):

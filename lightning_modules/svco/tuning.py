@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
 
@@ -98,15 +99,7 @@ def _train(place: Path, vlm: VLM, *, objective: Objective, lr: float, settings: 
 
 def fit(vlm: VLM, *, objective: Objective, lr: float, settings: Settings) -> dict[str, float]:
     """Train `vlm` in place; validation metrics of the last step (the rule of every arm: no best step is picked)."""
-    data = PairsDataModule(
-        source=settings.source,
-        global_batch=settings.global_batch,
-        pixels=settings.pixels,
-        seed=settings.seed,
-        cache_dir=settings.cache_dir,
-    )
     optimizer: dict[str, Any] = dict(lr=lr, warmup_steps=max(1, settings.steps // 20), weight_decay=0.02)
-    module = SVCO(model=vlm, objective=objective, optimizer=optimizer)
     trainer = inner_trainer(
         max_steps=settings.steps,
         limit_val_batches=None,
@@ -114,5 +107,30 @@ def fit(vlm: VLM, *, objective: Objective, lr: float, settings: Settings) -> dic
         check_val_every_n_epoch=None,
         gradient_clip_val=1.0,
     )
-    trainer.fit(module, datamodule=data)
+    module = SVCO(model=vlm, objective=objective, optimizer=optimizer)
+    trainer.fit(module, datamodule=_pairs(settings))
+    return _validated(trainer)
+
+
+def untrained(vlm: VLM, settings: Settings) -> dict[str, float]:
+    """What `fit` would measure before its first step."""
+    trainer = inner_trainer(max_steps=1, limit_val_batches=None)
+    with seeded(settings.seed):
+        # Any objective will do that reads no reference: these metrics are of the model alone.
+        module = SVCO(model=copy.deepcopy(vlm), objective=Objective(nll={"ww": 1.0}))
+        trainer.validate(module, datamodule=_pairs(settings), verbose=False)
+    return _validated(trainer)
+
+
+def _pairs(settings: Settings) -> PairsDataModule:
+    return PairsDataModule(
+        source=settings.source,
+        global_batch=settings.global_batch,
+        pixels=settings.pixels,
+        seed=settings.seed,
+        cache_dir=settings.cache_dir,
+    )
+
+
+def _validated(trainer: pl.Trainer) -> dict[str, float]:
     return {n: float(trainer.callback_metrics[n]) for n in (names.VAL_PAIRED, names.VAL_PAIR_NLL)}

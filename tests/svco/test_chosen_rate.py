@@ -1,0 +1,70 @@
+"""How an objective's learning rate is chosen: by paired accuracy, or by that of the rates that keep likelihood."""
+
+import json
+
+import pytest
+
+from datamodules.scenes import SceneSource
+from lightning_modules.common import metric_names as names
+from lightning_modules.runtime.study import Desk
+from lightning_modules.svco import tuning
+from lightning_modules.svco.losses import Objective
+from lightning_modules.svco.studies import KEPT, Arms, Trained
+from tests.svco import toy
+
+SFT = Objective(nll={"ww": 1.0})
+
+
+def arms(folder, *, chosen_by, rates=(1e-4, 1e-3, 1e-2), objective=SFT):
+    return Arms(
+        model=toy.tiny_vlm(),
+        objectives={"sft": objective},
+        learning_rates=list(rates),
+        source=SceneSource(train=24, val=8),
+        cache_dir=str(folder),
+        steps=2,
+        global_batch=4,
+        chosen_by=chosen_by,
+    )
+
+
+def choice(study, measured, folder):
+    """The rate chosen of arms with these (paired accuracy, nats) on validation pairs, the base's being 1 nat."""
+    study.base_val = {names.VAL_PAIRED: 0.4, names.VAL_PAIR_NLL: 1.0}
+    vals = iter({names.VAL_PAIRED: paired, names.VAL_PAIR_NLL: nats} for paired, nats in measured)
+    study.each_rate = lambda *_, **__: (
+        Trained(lr, None, val) for lr, val in zip(study.learning_rates, vals, strict=True)
+    )
+    return study.chosen("sft", Desk(folder=folder)).lr
+
+
+MEASURED = [
+    # Each: what the three rates measure, the one by paired accuracy, the one by what is kept.
+    ([(0.5, 1.0), (0.6, 1.0 + 0.9 * KEPT), (0.9, 1.0 + 1.1 * KEPT)], 1e-2, 1e-3),
+    ([(0.5, 0.9), (0.5, 0.8), (0.4, 0.1)], 1e-4, 1e-4),
+    ([(0.9, 3.0), (0.9, 2.0), (0.9, 4.0)], 1e-4, 1e-3),
+]
+
+
+@pytest.mark.parametrize(("measured", "by_paired", "by_kept"), MEASURED)
+def test_the_rate_of_the_highest_accuracy_or_of_that_which_keeps_likelihood(tmp_path, measured, by_paired, by_kept):
+    assert choice(arms(tmp_path, chosen_by="paired"), measured, tmp_path) == by_paired
+    assert choice(arms(tmp_path, chosen_by="kept"), measured, tmp_path) == by_kept
+
+
+def test_a_misspelt_rule_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"study\.chosen_by.*'keep'.*kept"):
+        arms(tmp_path, chosen_by="keep")
+
+
+@pytest.mark.slow
+def test_of_the_base_validation_measures_what_an_arm_that_learns_nothing_has(tmp_path):
+    contrast = Objective(betas={"attend": 0.1, "reject": 0.1, "attend_mirror": 0.1, "reject_mirror": 0.1})
+    study = arms(tmp_path, chosen_by="kept", rates=(1e-12,), objective=contrast)
+    chosen = study.chosen("sft", Desk(folder=tmp_path / "run"))
+    assert chosen.tried[0]["val nll"] == pytest.approx(study.base_val[names.VAL_PAIR_NLL], rel=1e-5)
+    assert chosen.tried[0]["val paired"] == study.base_val[names.VAL_PAIRED]
+    # Nothing is trained or kept for it.
+    assert len(list((tmp_path / "svco" / "tuned").glob("*/validation.json"))) == 1
+    kept = json.loads(next((tmp_path / "svco" / "tuned").glob("*/validation.json")).read_text())
+    assert set(kept) == set(tuning.untrained(study.vlm, study.settings))
