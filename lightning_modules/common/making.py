@@ -62,6 +62,9 @@ class Watcher:
     def expects(self, things: Sequence[Thing]) -> None:
         """All that the run is going to ask for."""
 
+    def close(self) -> None:
+        """It watches no longer: a thread that spoke for it would speak into whatever comes next."""
+
     def place(self, place: Path) -> Path:
         """Where a thing is kept that is called for at `place`."""
         return place
@@ -101,3 +104,4 @@ def watched_by(one: W) -> Iterator[W]:
         yield one
     finally:
         _WATCHER.reset(token)
+        one.close()

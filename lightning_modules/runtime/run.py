@@ -100,8 +100,6 @@ def _run(
             stopped = isinstance(error, (Preempted, KeyboardInterrupt, SystemExit))
             tracker.end("KILLED" if stopped else "FAILED", reason=reason)
         raise
-    finally:
-        teller.close()
     if first:
         for told in folder.glob("failure*.txt"):
             told.unlink(missing_ok=True)

@@ -315,11 +315,15 @@ def test_what_has_no_steps_to_count_says_that_it_goes_on(monkeypatch, capsys):
     watch = Teller(None)
     say = watch._say
     monkeypatch.setattr(watch, "_say", lambda text: (say(text), said.set() if "so far" in text else None))
-    watch.expects([one])
-    with watch.making(one):
-        assert said.wait(20)
-    watch.close()
+    with watched_by(watch):
+        watch.expects([one])
+        with watch.making(one):
+            assert said.wait(20)
     assert "arm svco: 0:0" in capsys.readouterr().err
+    talking = [thread for thread in threading.enumerate() if thread.name == "teller"]
+    for thread in talking:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in talking), "it would speak into whatever comes next"
 
 
 def test_the_time_left_goes_by_the_steps_and_not_by_the_reading_before_them(monkeypatch):
