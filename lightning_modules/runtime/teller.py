@@ -196,7 +196,14 @@ class Teller(Watcher):
         while not self._over.wait(min(1.0, PAUSE)):
             if not self.bars and time.perf_counter() - self.spoke > PAUSE:
                 one = self.stack[-1] if self.stack else None
-                self._say(f"{self._name(one.thing)}: {clock(one.seconds)} so far." if one else "Still at work.")
+                if one is None:
+                    self._say("Still at work.")
+                    continue
+                # Slow steps leave it to this thread to say how far they are.
+                training = 0 < one.done < one.thing.steps
+                self._say(
+                    f"{self._name(one.thing)}: {self._state(one) if training else f'{clock(one.seconds)} so far.'}"
+                )
 
     def close(self) -> None:
         """Say nothing any more."""
