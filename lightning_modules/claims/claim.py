@@ -146,7 +146,8 @@ class Claim(Strict):
         """The contrast of one seed's values by arm; nan where a logarithm has nothing to work on."""
         if self.transform == "log":
             values = {name: math.log(v) if v > 0 else math.nan for name, v in values.items()}
-        return sum(weight * values[name] for name, weight in self.contrast.items())
+        # `sum` of floats rounds otherwise from Python 3.12 on.
+        return math.fsum(weight * values[name] for name, weight in self.contrast.items())
 
 
 def jobs(
