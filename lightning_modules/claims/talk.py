@@ -209,34 +209,40 @@ def transfer(rows: Rows) -> Figure | None:
 
 def svco(rows: Rows) -> Figure | None:
     """Hallucination in captions against the base model's, and pairs answered rightly on both images."""
-    arms = {"dpo": "DPO", "mdpo": "mDPO", "sft": "SFT"}
-    worse, better = "svco/hallucination_below_{}@svco/claims", "svco/paired_accuracy_above_{}@svco/claims"
-    needed = [key.format(arm) for arm in ("base", *arms) for key in (worse, better)]
-    if not rows.has(*needed, "svco/symmetry_beats_one_side@svco/claims"):
+    arms, first, kept = {"dpo": "DPO", "mdpo": "mDPO", "sft": "SFT"}, "@svco/claims", "@svco/captioning+later"
+    worse, better = "svco/hallucination_below_{}", "svco/paired_accuracy_above_{}"
+    symmetry = f"svco/symmetry_beats_one_side{first}"
+    if not rows.has(*(key.format(arm) + first for arm in ("base", *arms) for key in (worse, better)), symmetry):
         return None
     figure, (left, right) = new(2, "S-VCO and its peers: captions, and pairs of pictures")
-    base = rows.arm(worse.format("base"), "base")
     left.axhline(0, color="black", linewidth=0.8)
     theirs(left, 0, 100 * PAPERS["svco"]["hallucination"], mark="v")
     left.annotate("  “up to”", (0, 100 * PAPERS["svco"]["hallucination"]), va="center", fontsize=10)
-    rates = {"S-VCO": rows.arm(worse.format("base"), "svco")}
-    rates |= {label: rows.arm(worse.format(arm), arm) for arm, label in arms.items()}
-    for place, values in enumerate(rates.values(), 1):
-        ours(left, place, 100 * (values / base - 1), colour=OURS if place == 1 else PALE)
-    ticks(left, ["paper,\nS-VCO", *rates])
+    marks = {first: "o"} | ({kept: "s"} if rows.has(*(worse.format(arm) + kept for arm in ("base", *arms))) else {})
+    for beside, (where, mark) in enumerate(marks.items()):
+        base = rows.arm(worse.format("base") + where, "base")
+        rates = [rows.arm(worse.format("base") + where, "svco")]
+        rates += [rows.arm(worse.format(arm) + where, arm) for arm in arms]
+        for place, values in enumerate(rates, 1):
+            colour = OURS if place == 1 else PALE
+            ours(left, place + 0.3 * beside, 100 * (values / base - 1), mark=mark, colour=colour)
+    ticks(left, ["paper,\nS-VCO", "S-VCO", *arms.values()])
     left.set_title("objects named that are not there, % above the base model")
-    pairs = {"base": rows.arm(better.format("base"), "base")}
-    pairs |= {"VCO": rows.arm("svco/symmetry_beats_one_side@svco/claims", "vco")}
-    pairs |= {label: rows.arm(better.format(arm), arm) for arm, label in arms.items()}
-    pairs |= {"S-VCO": rows.arm(better.format("base"), "svco")}
+    pairs = {"base": rows.arm(better.format("base") + first, "base"), "VCO": rows.arm(symmetry, "vco")}
+    pairs |= {label: rows.arm(better.format(arm) + first, arm) for arm, label in arms.items()}
+    pairs |= {"S-VCO": rows.arm(better.format("base") + first, "svco")}
     for place, (name, values) in enumerate(pairs.items()):
         ours(right, place, values, colour=OURS if name == "S-VCO" else PALE)
+    if rows.has(again := better.format("base") + kept):
+        for name, arm, colour in (("base", "base", PALE), ("S-VCO", "svco", OURS)):
+            ours(right, list(pairs).index(name) + 0.3, rows.arm(again, arm), mark="s", colour=colour)
     ticks(right, list(pairs))
     right.set_title("pairs answered rightly on both images")
     right.text(0.03, 0.95, "paper: rises\n(figures not read)", transform=right.transAxes, va="top", fontsize=10)
+    squares = "; squares: on a base that captions better, at rates that keep likelihood" if kept in marks else ""
     note(
         figure,
-        "white: Wu et al., ACL 2025, abstract, 7B models; filled: drawn scenes here, mean over seeds",
+        f"white: Wu et al., ACL 2025, abstract, 7B models; filled: drawn scenes here, mean over seeds{squares}",
     )
     return figure
 

@@ -60,6 +60,16 @@ class Chosen(NamedTuple):
     tried: list[dict[str, Any]]
 
 
+def tried_row(name: str, lr: float, val: dict[str, float]) -> dict[str, Any]:
+    """Of an objective at one learning rate what the choice goes by."""
+    return {
+        "objective": name,
+        "lr": f"{lr:.0e}",
+        "val paired": val[names.VAL_PAIRED],
+        "val nll": val[names.VAL_PAIR_NLL],
+    }
+
+
 class Arms:
     """What the studies share: the base, the arms with their learning rates chosen, and their evaluation.
 
@@ -169,13 +179,7 @@ class Arms:
         tried: list[dict[str, Any]] = []
         best: Trained | None = None
         for arm in self.each_rate(name, desk, source=source):
-            row = {
-                "objective": name,
-                "lr": f"{arm.lr:.0e}",
-                "val paired": arm.val[names.VAL_PAIRED],
-                "val nll": arm.val[names.VAL_PAIR_NLL],
-            }
-            tried.append(row)
+            tried.append(tried_row(name, arm.lr, arm.val))
             # Rates ascend: the smaller of two that tie stays.
             if best is None or self.rank(arm.val) > self.rank(best.val):
                 best = arm
@@ -217,7 +221,8 @@ class Compare(Arms):
 
     def run(self, desk: Desk) -> dict[str, float]:
         found = {"base": self.base_measured(desk)}
-        rates, tried = {"base": float("nan")}, []
+        rates = {"base": float("nan")}
+        tried = [tried_row("base", rates["base"], self.base_val)] if self.chosen_by == "kept" else []
         for name in self.objectives:
             chosen = self.chosen(name, desk)
             rates[name] = chosen.lr

@@ -1,5 +1,6 @@
 """How an objective's learning rate is chosen: by paired accuracy, or by that of the rates that keep likelihood."""
 
+import csv
 import json
 
 import pytest
@@ -7,16 +8,15 @@ import pytest
 from datamodules.scenes import SceneSource
 from lightning_modules.common import metric_names as names
 from lightning_modules.runtime.study import Desk
-from lightning_modules.svco import tuning
 from lightning_modules.svco.losses import Objective
-from lightning_modules.svco.studies import KEPT, Arms, Trained
+from lightning_modules.svco.studies import KEPT, Arms, Compare, Trained
 from tests.svco import toy
 
 SFT = Objective(nll={"ww": 1.0})
 
 
-def arms(folder, *, chosen_by, rates=(1e-4, 1e-3, 1e-2), objective=SFT):
-    return Arms(
+def arms(folder, *, chosen_by, rates=(1e-4, 1e-3, 1e-2), objective=SFT, study=Arms, **more):
+    return study(
         model=toy.tiny_vlm(),
         objectives={"sft": objective},
         learning_rates=list(rates),
@@ -25,6 +25,7 @@ def arms(folder, *, chosen_by, rates=(1e-4, 1e-3, 1e-2), objective=SFT):
         steps=2,
         global_batch=4,
         chosen_by=chosen_by,
+        **more,
     )
 
 
@@ -60,11 +61,14 @@ def test_a_misspelt_rule_is_refused(tmp_path):
 @pytest.mark.slow
 def test_of_the_base_validation_measures_what_an_arm_that_learns_nothing_has(tmp_path):
     contrast = Objective(betas={"attend": 0.1, "reject": 0.1, "attend_mirror": 0.1, "reject_mirror": 0.1})
-    study = arms(tmp_path, chosen_by="kept", rates=(1e-12,), objective=contrast)
-    chosen = study.chosen("sft", Desk(folder=tmp_path / "run"))
-    assert chosen.tried[0]["val nll"] == pytest.approx(study.base_val[names.VAL_PAIR_NLL], rel=1e-5)
-    assert chosen.tried[0]["val paired"] == study.base_val[names.VAL_PAIRED]
-    # Nothing is trained or kept for it.
-    assert len(list((tmp_path / "svco" / "tuned").glob("*/validation.json"))) == 1
-    kept = json.loads(next((tmp_path / "svco" / "tuned").glob("*/validation.json")).read_text())
-    assert set(kept) == set(tuning.untrained(study.vlm, study.settings))
+    asked = dict(study=Compare, rates=(1e-12,), objective=contrast, judged_on="pairs", test_pairs=8)
+    study = arms(tmp_path, chosen_by="kept", **asked)
+    study.run(Desk(folder=tmp_path / "run", page=False))
+    base, arm = csv.DictReader((tmp_path / "run" / "tables" / "learning_rates.csv").open())
+    assert (base["objective"], arm["objective"]) == ("base", "sft")
+    assert float(arm["val nll"]) == pytest.approx(float(base["val nll"]), rel=1e-5)
+    assert float(arm["val nll"]) == pytest.approx(study.base_val[names.VAL_PAIR_NLL], rel=1e-5)
+    assert arm["val paired"] == base["val paired"]
+    # Nothing is trained or kept for the base.
+    (kept,) = (tmp_path / "svco" / "tuned").glob("*/validation.json")
+    assert set(json.loads(kept.read_text())) == set(study.base_val)
