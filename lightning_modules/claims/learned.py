@@ -46,6 +46,11 @@ class Told:
         assert found
         return f"{100 * (1 - math.exp(-found.effect)):.1f}%"
 
+    def apart(self, key: str) -> str:
+        """By how many percent two arms differ in a seed, in the mean and whichever is larger, of effects in a logarithm."""
+        effects = self.row(key).effects
+        return f"{100 * sum(map(abs, effects)) / len(effects):.1f}%"
+
     def ratio(self, key: str, over: str, under: str) -> str:
         """The geometric mean over seeds of one arm over another."""
         row = self.row(key)
@@ -81,7 +86,7 @@ def _page(told: Told, **counts: dict[str, int]) -> str:
         "differences": len(differences),
         "smaller": len(smaller),
     }
-    asked = {name: getattr(told, name) for name in ("mean", "percent", "ratio", "seeds")}
+    asked = {name: getattr(told, name) for name in ("mean", "percent", "apart", "ratio", "seeds")}
     text = environment.get_template("learned.md.jinja").render(**asked, **counted, **counts)
     return "\n\n".join(_filled(part) for part in re.split(r"\n\n+", text.strip())) + "\n"
 

@@ -35,6 +35,7 @@ def test_its_numbers_are_those_of_the_table(found):
     entry = by_key["moe/global_lowers_ppl@moe/claims"]
     ratios = [values["global"] / values["micro"] for values in entry["values"].values()]
     assert told.percent(entry["row"]) == f"{100 * (1 - np.exp(np.mean(np.log(ratios)))):.1f}%"
+    assert told.apart(entry["row"]) == f"{100 * np.mean(np.abs(np.log(ratios))):.1f}%"
     assert told.ratio(entry["row"], "global", "micro") == f"{np.exp(np.mean(np.log(ratios))):.1f}"
 
 
