@@ -7,8 +7,8 @@ from datamodules.scenes.datamodule import Source
 from lightning_modules.common.bounds import Count
 from lightning_modules.common.making import Thing, watcher
 from lightning_modules.runtime.study import Desk
+from lightning_modules.svco.arms import Arms
 from lightning_modules.svco.mvc.filters import Similarity, verdict
-from lightning_modules.svco.studies import Arms
 
 FILTER_SHOWN = {"svco/paired_all": "paired", "svco/hallucination_rate": "hallucination"}
 

@@ -1,6 +1,6 @@
 """What a contrast costs: paired accuracy against the likelihood of descriptions, each objective at every learning rate.
 
-Rules fixed beforehand: as of all arms (`studies`), but no rate is chosen. A point is on the front when no other is at least
+Rules fixed beforehand: as of all arms (`arms`), but no rate is chosen. A point is on the front when no other is at least
 as good on both axes and better on one. Language is kept up to `KEPT` nats a token; the untrained base is a point of every
 objective, its rate 0.
 """
@@ -8,12 +8,12 @@ objective, its rate 0.
 import math
 from collections.abc import Sequence
 from itertools import compress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco import figures as draw
+from lightning_modules.svco.arms import KEPT, Arms
 from lightning_modules.svco.evaluation import Found
-from lightning_modules.svco.studies import KEPT, Arms
 
 
 class Point(NamedTuple):
@@ -46,6 +46,14 @@ def kept(points: Sequence[Point], base: Point) -> float:
 
 class Tradeoff(Arms):
     """A curve an objective through its learning rates, and which of them nothing else beats."""
+
+    def __init__(self, **shared: Any) -> None:
+        super().__init__(**shared)
+        if self.chosen_by != "paired":
+            raise ValueError(
+                f"study.chosen_by is {self.chosen_by!r}, and no rate is chosen here: each is a point of the curve. Leave it "
+                "out, or take a study that chooses, such as experiment=svco/compare."
+            )
 
     @property
     def unit(self) -> str:

@@ -8,8 +8,10 @@ import pytest
 from datamodules.scenes import SceneSource
 from lightning_modules.common import metric_names as names
 from lightning_modules.runtime.study import Desk
+from lightning_modules.svco.arms import KEPT, Arms, Trained
 from lightning_modules.svco.losses import Objective
-from lightning_modules.svco.studies import KEPT, Arms, Compare, Trained
+from lightning_modules.svco.studies import Compare
+from lightning_modules.svco.tradeoff import Tradeoff
 from tests.svco import toy
 
 SFT = Objective(nll={"ww": 1.0})
@@ -32,9 +34,9 @@ def arms(folder, *, chosen_by, rates=(1e-4, 1e-3, 1e-2), objective=SFT, study=Ar
 def choice(study, measured, folder):
     """The rate chosen of arms with these (paired accuracy, nats) on validation pairs, the base's being 1 nat."""
     study.base_val = {names.VAL_PAIRED: 0.4, names.VAL_PAIR_NLL: 1.0}
-    vals = iter({names.VAL_PAIRED: paired, names.VAL_PAIR_NLL: nats} for paired, nats in measured)
     study.each_rate = lambda *_, **__: (
-        Trained(lr, None, val) for lr, val in zip(study.learning_rates, vals, strict=True)
+        Trained(lr, None, {names.VAL_PAIRED: paired, names.VAL_PAIR_NLL: nats})
+        for lr, (paired, nats) in zip(study.learning_rates, measured, strict=True)
     )
     return study.chosen("sft", Desk(folder=folder)).lr
 
@@ -56,6 +58,12 @@ def test_the_rate_of_the_highest_accuracy_or_of_that_which_keeps_likelihood(tmp_
 def test_a_misspelt_rule_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"study\.chosen_by.*'keep'.*kept"):
         arms(tmp_path, chosen_by="keep")
+
+
+def test_a_curve_through_all_rates_chooses_none(tmp_path):
+    assert arms(tmp_path, chosen_by="paired", study=Tradeoff).learning_rates
+    with pytest.raises(ValueError, match=r"study\.chosen_by is 'kept', and no rate is chosen here"):
+        arms(tmp_path, chosen_by="kept", study=Tradeoff)
 
 
 @pytest.mark.slow
