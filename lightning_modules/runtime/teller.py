@@ -195,15 +195,15 @@ class Teller(Watcher):
         """What has no steps to count, as reading data or the analysis, says now and then that it goes on."""
         while not self._over.wait(min(1.0, PAUSE)):
             if not self.bars and time.perf_counter() - self.spoke > PAUSE:
-                one = self.stack[-1] if self.stack else None
-                if one is None:
-                    self._say("Still at work.")
-                    continue
-                # Slow steps leave it to this thread to say how far they are.
-                training = 0 < one.done < one.thing.steps
-                self._say(
-                    f"{self._name(one.thing)}: {self._state(one) if training else f'{clock(one.seconds)} so far.'}"
-                )
+                self._say(self._so_far())
+
+    def _so_far(self) -> str:
+        if not self.stack:
+            return "Still at work."
+        one = self.stack[-1]
+        # Slow steps leave it to the thread to say how far they are.
+        training = 0 < one.done < one.thing.steps
+        return f"{self._name(one.thing)}: {self._state(one) if training else f'{clock(one.seconds)} so far.'}"
 
     def close(self) -> None:
         """Say nothing any more."""

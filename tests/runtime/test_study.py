@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,11 +17,11 @@ from lightning_modules.common.made import made, place_of
 from lightning_modules.common.making import Thing, watched_by
 from lightning_modules.look import page
 from lightning_modules.look.callback import PageCallback
-from lightning_modules.runtime import diff, plan, preflight, replay, teller
+from lightning_modules.runtime import diff, plan, preflight, replay
 from lightning_modules.runtime.config import register_resolvers
 from lightning_modules.runtime.run import _study, _work, run
 from lightning_modules.runtime.study import Desk
-from lightning_modules.runtime.teller import Making, Teller
+from lightning_modules.runtime.teller import Teller
 from lightning_modules.runtime.timer import Timer
 from lightning_modules.runtime.tracking import Tracker
 from lightning_modules.training.inner import inner_trainer, seeded
@@ -307,35 +306,6 @@ def test_diff_names_the_tables_that_differ(two):
     assert ("config", "seed") in rows
     assert not [name for _, name in rows if name.startswith(("system/", "progress/"))]
     assert diff.differences(client, ids[0], ids[0]) == []
-
-
-def test_what_has_no_steps_to_count_says_that_it_goes_on(monkeypatch, capsys):
-    monkeypatch.setattr(teller, "PAUSE", 0.05)
-    one, said = Thing(kind="arm", name="svco", steps=5), threading.Event()
-    watch = Teller(None)
-    say = watch._say
-    monkeypatch.setattr(watch, "_say", lambda text: (say(text), said.set() if "so far" in text else None))
-    with watched_by(watch):
-        watch.expects([one])
-        with watch.making(one):
-            assert said.wait(20)
-    assert "arm svco: 0:0" in capsys.readouterr().err
-    talking = [thread for thread in threading.enumerate() if thread.name == "teller"]
-    for thread in talking:
-        thread.join(10)
-    assert not any(thread.is_alive() for thread in talking), "it would speak into whatever comes next"
-
-
-def test_the_time_left_goes_by_the_steps_and_not_by_the_reading_before_them(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(teller.time, "perf_counter", lambda: now[0])
-    one = Making(Thing(kind="base model", name="scenes", steps=100), offset=0)
-    now[0] = 90.0
-    one.reaches(1)
-    assert one.left is None
-    now[0] = 92.0
-    one.reaches(5)
-    assert one.left == pytest.approx(95 * 0.5)
 
 
 class Unreadable:
