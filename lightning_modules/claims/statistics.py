@@ -54,13 +54,9 @@ def interval(effects_S: np.ndarray) -> tuple[float, float]:
     if np.ptp(effects_S) == 0:
         return float(effects_S[0]), float(effects_S[0])
     lowest, unit = effects_S.min(), np.ptp(effects_S) / 2**40
+    whole_S = np.round((effects_S - lowest) / unit)
     found = stats.bootstrap(
-        (np.round((effects_S - lowest) / unit),),
-        np.mean,
-        n_resamples=RESAMPLES,
-        confidence_level=1 - ALPHA,
-        method="BCa",
-        rng=0,
+        (whole_S,), np.mean, n_resamples=RESAMPLES, confidence_level=1 - ALPHA, method="BCa", rng=0
     ).confidence_interval
     return float(lowest + unit * found.low), float(lowest + unit * found.high)
 

@@ -81,3 +81,21 @@ def test_ours_and_theirs_are_apart_in_grey():
 
 def test_without_its_claims_a_paper_has_no_figure(found):
     assert set(talk.figures([row for row in found if row.claim.system != "moe"])) == {"prompt", "transfer", "svco"}
+
+
+def test_the_second_regime_of_s_vco_stands_beside_the_first_once_it_is_run(found):
+    """Rows of the first series stand in for its own."""
+    own = [row for row in found if row.key.endswith("@svco/claims") and row.finding]
+    again = [row._replace(trial=t) for row in own for t in row.claim.trials if t.experiment == "svco/captioning"]
+    before, after = (talk.figures(own + more)["svco"] for more in ([], again))
+    squares = [
+        (axis.get_title(), float(line.get_xdata()[0]), float(line.get_ydata()[0]))
+        for axis in after.axes
+        for line in axis.get_lines()
+        if line.get_marker() == "s"
+    ]
+    circles = marks(before, talk.OURS) + marks(before, talk.PALE)
+    assert len(squares) == 6, "S-VCO and three peers on the left, base and S-VCO on the right"
+    for _, x, y in squares:
+        assert any((round(x - 0.3, 6), round(y, 6)) == (round(a, 6), round(b, 6)) for a, b in circles)
+    assert "squares" in after.get_supxlabel() and "squares" not in before.get_supxlabel()
