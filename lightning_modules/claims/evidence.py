@@ -13,7 +13,7 @@ from lightning_modules.claims import power
 from lightning_modules.claims import statistics as st
 from lightning_modules.claims.claim import SERIES, Claim, Trial
 from lightning_modules.claims.costs import Planned
-from lightning_modules.runtime.provenance import machine
+from lightning_modules.runtime.provenance import NOT_KEPT
 
 PAGE = 1000
 
@@ -209,7 +209,7 @@ def _measured(name: str, claim: Claim, trial: Trial, runs: Mapping[str, Run]) ->
     return row._replace(
         origin=Origin(
             commit=", ".join(sorted({found[run].data.tags.get("git.commit", "unknown")[:12] for run in used})),
-            machine=machine() if used else "",
+            machine="; ".join(sorted({found[run].data.tags.get("machine", NOT_KEPT) for run in used})),
             minutes={run: (found[run].info.end_time - found[run].info.start_time) / 60_000 for run in used},
             experiments={run: found[run].info.experiment_id for run in used},
         )

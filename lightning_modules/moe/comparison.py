@@ -15,7 +15,7 @@ from lightning_modules.moe import figures as draw
 from lightning_modules.moe.specialization import selection_share_DLE
 from lightning_modules.runtime import begun, records
 from lightning_modules.runtime.identity import by_setting
-from lightning_modules.runtime.provenance import machine
+from lightning_modules.runtime.provenance import NOT_KEPT
 
 COLUMNS = {
     "test/ppl": "PPL",
@@ -64,7 +64,9 @@ def compare(folder: Path, out: Path) -> tuple[list[str], list[list[Any]]]:
     }
     draw.ppl_by_domain(values=perplexity).savefig(out / "ppl_by_domain.png")
     commits = ", ".join(sorted({run["commit"] for run in runs}))
-    (out / "comparison.md").write_text(f"Commit {commits}; {machine()}.\n\n{markdown(columns, rows)}")
+    # Runs of before have not kept theirs.
+    machines = "; ".join(sorted({run.get("machine", NOT_KEPT) for run in runs}))
+    (out / "comparison.md").write_text(f"Commit {commits}; {machines}.\n\n{markdown(columns, rows)}")
     return columns, rows
 
 

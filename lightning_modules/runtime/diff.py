@@ -48,11 +48,11 @@ def differences(client: "MlflowClient", a: str, b: str) -> list[tuple[str, str, 
         if configs[0].get(key) != configs[1].get(key)
     ]
     tags = [run.data.tags for run in runs]
-    kinds = {"git.": "commit", "package.": "package", "fingerprint.": "data"}
+    kinds = {"git.": "commit", "package.": "package", "fingerprint.": "data", "machine": "machine"}
     for key in sorted({*tags[0], *tags[1]}):
         kind = next((k for prefix, k in kinds.items() if key.startswith(prefix)), None)
         if kind and tags[0].get(key) != tags[1].get(key):
-            found.append((kind, key.partition(".")[2], tags[0].get(key, "-"), tags[1].get(key, "-")))
+            found.append((kind, key.partition(".")[2] or key, tags[0].get(key, "-"), tags[1].get(key, "-")))
     a_record, b_record = (compare.record(client, run.info.run_id) for run in runs)
     for d in compare.differences(a_record, b_record):
         found.append((d.kind, f"{d.name} {d.where}", d.a, d.b))

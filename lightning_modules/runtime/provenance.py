@@ -6,12 +6,14 @@ import os
 import platform
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytorch_lightning as pl
+import torch
 
 from lightning_modules.runtime.tracking import Tracker
 
@@ -20,6 +22,8 @@ PACKAGES = ("torch", "pytorch-lightning", "transformers", "hydra-core", "omegaco
 
 # Parts of a study's fingerprint that are results of training, not data.
 TRAINED = ("backbone", "base")
+# In the place of the machine of a run that was made before runs kept it.
+NOT_KEPT = "machine not kept"
 
 
 def log(
@@ -40,7 +44,7 @@ def log(
         refuse_other_data(fingerprint, expected)
     tags |= {f"fingerprint.{name}": value for name, value in fingerprint.items()}
     tags |= {f"parameters.{name}": str(count) for name, count in (parameters(module) if module else {}).items()}
-    tracker.tags({**tags, "git.commit": git("rev-parse", "HEAD") or "none", "python": platform.python_version()})
+    tracker.tags({**tags, "git.commit": head() or "none", "python": platform.python_version()})
     tracker.text("provenance/git_diff.patch", git("diff", "HEAD"))
     tracker.text("provenance/packages.txt", "\n".join(installed()))
     source = json.dumps(data.source.description()) if hasattr(data, "source") else "{}"
@@ -79,12 +83,26 @@ def commit() -> str:
     return os.environ.get("FACET_COMMIT") or git("describe", "--always", "--abbrev=12", "--dirty") or "unknown"
 
 
+def head() -> str:
+    """The checkout's whole hash, whatever differs from it; or FACET_COMMIT; '' where neither is known."""
+    return os.environ.get("FACET_COMMIT") or git("rev-parse", "HEAD")
+
+
+def origin() -> dict[str, str]:
+    """Of what this process measures: the commit and the machine, as a result keeps them."""
+    return {"commit": commit(), "machine": machine()}
+
+
 def machine() -> str:
-    """Cores, memory and processor, without the machine's name."""
+    """Cores, memory, processor, and the GPUs if this process computed on one; without the machine's name."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {name}"
+    # To ask for their names would start CUDA in a process that has no need of it.
+    seen = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    gpus = Counter(torch.cuda.get_device_name(n) for n in seen)
+    cpu = f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {name}"
+    return ", ".join([cpu, *(f"{count} x {gpu}" for gpu, count in gpus.items())])
 
 
 def git(*args: str) -> str:

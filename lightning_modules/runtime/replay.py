@@ -92,7 +92,7 @@ def get_run(client: MlflowClient, run_id: str, *, key: str = "replay") -> Any:
 
 def drift(tags: dict[str, str]) -> list[str]:
     """What of commit, checkout and packages is not as it was, one line each."""
-    now = provenance.git("rev-parse", "HEAD") or "none"
+    now = provenance.head() or "none"
     found = [f"commit {tags.get('git.commit')} then, {now} now"] if tags.get("git.commit") != now else []
     if provenance.git("status", "--porcelain", "--untracked-files=no"):
         found.append("the checkout has uncommitted changes")

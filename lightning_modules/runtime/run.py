@@ -58,7 +58,7 @@ def run(
     expected: tags of the run that this one replays.
     """
     first = rank_zero_only.rank == 0
-    commit = provenance.git("rev-parse", "HEAD") if first else ""
+    commit = provenance.head() if first else ""
     shown = tracking.Shown(overrides=overrides, tags=tags or {}, options=options or {}, commit=commit)
     with console_log.kept(folder / "console.log") if first else contextlib.nullcontext(), stoppable():
         return _run(cfg, folder=folder, shown=shown, first=first, expected=expected)
@@ -204,7 +204,7 @@ def _fit_and_test(
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         trainer.test(module, datamodule=datamodule, ckpt_path=best or None, verbose=False, weights_only=True)
         metrics |= _scalars(trainer.callback_metrics)
-    result = {"metrics": metrics, "steps": trainer.global_step, "commit": provenance.commit()}
+    result = {"metrics": metrics, "steps": trainer.global_step, **provenance.origin()}
     if cfg.export and hasattr(module, "export"):
         gather(module)
         if trainer.is_global_zero:
@@ -232,10 +232,10 @@ def _study(
         for thing in things:
             assert thing.ask, thing
             thing.ask()
-        return {"metrics": {}, "commit": provenance.commit()}
+        return {"metrics": {}, **provenance.origin()}
     metrics = study.run(desk)
     desk.metrics(metrics)
-    return {"metrics": metrics, "commit": provenance.commit()}
+    return {"metrics": metrics, **provenance.origin()}
 
 
 def _finish(result: dict[str, Any], *, folder: Path, tracker: tracking.Tracker | None, as_model: bool | None) -> None:
@@ -244,6 +244,8 @@ def _finish(result: dict[str, Any], *, folder: Path, tracker: tracking.Tracker |
         result["run_id"] = tracker.run_id
     write_atomically(folder / records.RESULT, json.dumps(result, indent=2, sort_keys=True))
     if tracker:
+        # Only now is it known whether a GPU was used.
+        tracker.tags({"machine": result["machine"]})
         if as_model := bool(as_model and "pipeline" in result):
             tracker.model(folder / "export", task=result["pipeline"])
         for name in ("figures", "tables", *["export"] * (not as_model)):

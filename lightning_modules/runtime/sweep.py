@@ -116,7 +116,7 @@ def start(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     try:
         reap(delivery, cfg.experiment_name)
         entry = {"experiment": cfg.experiment_name, "artifact_location": cfg.logger.artifact_location}
-        told = naming.source(overrides, commit=provenance.git("rev-parse", "HEAD"))
+        told = naming.source(overrides, commit=provenance.head())
         tags = {**owner(), **told, "sweep": "parent", "system": cfg.system_name}
         delivery.send_start({**entry, "name": f"sweep {cfg.experiment_name}", "uid": str(folder), "tags": tags})
         delivery.send_tags({"tags": tags})
