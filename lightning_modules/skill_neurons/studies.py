@@ -166,10 +166,12 @@ class SkillNeurons(PromptStudy):
         every, layers = self._sides(together), [self._sides(matrix) for matrix in by_layer]
         rows = [{"layer": "all", **every}, *({"layer": str(n), **sides} for n, sides in enumerate(layers))]
         desk.table("spearman_by_layer", rows)
+        gaps = [sides["same skill"] - sides["other skill"] for sides in layers]
         return {
             "prompt/spearman_within": every["same skill"],
             "prompt/spearman_across": every["other skill"],
-            **{f"prompt/spearman_gap_layer{n}": s["same skill"] - s["other skill"] for n, s in enumerate(layers)},
+            "prompt/spearman_gap_in_a_layer": mean(gaps),
+            **{f"prompt/spearman_gap_layer{n}": gap for n, gap in enumerate(gaps)},
         }
 
     def _sides(self, matrix: Tensor) -> dict[str, float]:
