@@ -10,6 +10,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -22,6 +23,13 @@ from lightning_modules.prompt.label_words import word_scores
 from lightning_modules.prompt.last_layer import LEAN, asked_alone, can_ask_alone
 
 Batch = dict[str, Any]
+
+_READS_PHRASES = ContextVar("reads phrases", default=False)
+
+
+def reads_phrases() -> bool:
+    """Whether a model reads the classes' phrases just now, which no analysis is to see or to edit."""
+    return _READS_PHRASES.get()
 
 
 class Backbone(nn.Module):
@@ -45,7 +53,7 @@ class Backbone(nn.Module):
         config: Any = model.config
         special = {*tokenizer.all_special_ids, getattr(config.get_text_config(), "pad_token_id", None)}
         self._filler = next(i for i in range(len(tokenizer)) if i not in special)
-        self._prototypes: dict[tuple[str, torch.device], Tensor] = {}
+        self._prototypes: dict[str, Tensor] = {}
 
     def train(self, mode: bool = True) -> "Backbone":
         """Always in evaluation mode: dropout inside a frozen model would make neurons and prompts noisy for nothing."""
@@ -158,13 +166,30 @@ class Backbone(nn.Module):
             return None
         return self.words(torch.full((length,), pad))
 
+    def embed_phrases(self, common: Batch) -> None:
+        """Embed the classes' phrases, if `common` names any, by the model as it is now, once for all.
+
+        They are the frozen model's: to be called before weights or adapters that were trained are put into it.
+        """
+        if "phrases" in common:
+            self._prototype(common)
+
     @torch.no_grad()
     def _prototype(self, batch: Batch) -> Tensor:
-        key = batch["phrases"], self.device
-        if key not in self._prototypes:
+        """Directions of the classes' phrases, [C, H]."""
+        name = batch["phrases"]
+        if name not in self._prototypes:
             phrases = {"input_ids": batch["phrase_ids"], "attention_mask": batch["phrase_mask"]}
-            self._prototypes[key] = nn.functional.normalize(self.mean_state(phrases), dim=-1)
-        return self._prototypes[key]
+            reading = _READS_PHRASES.set(True)
+            try:
+                # The same in a training of mixed precision as in the analysis of what it made.
+                with torch.autocast(self.device.type, enabled=False):
+                    self._prototypes[name] = nn.functional.normalize(self.mean_state(phrases), dim=-1)
+            finally:
+                _READS_PHRASES.reset(reading)
+        if (found := self._prototypes[name]).device != self.device:
+            self._prototypes[name] = found = found.to(self.device)
+        return found
 
     def sites(self) -> list[nn.Module]:
         """The down-projection of every layer, in layer order."""

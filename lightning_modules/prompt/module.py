@@ -59,6 +59,11 @@ class PromptTuning(SavesWhatTrains):
     def trained(self) -> dict[str, nn.Parameter]:
         return self.tuner.trained(self.backbone)
 
+    def setup(self, stage: str) -> None:
+        # Before a checkpoint is restored: whoever goes on, or loads what was trained, scores by the same phrases.
+        if (data := getattr(self.trainer, "datamodule", None)) is not None:
+            self.backbone.embed_phrases(data.common)
+
     def forward(self, batch: Batch) -> Tensor:
         """Class scores [B, C]."""
         return self.backbone.scores(batch, self.tuner.prompt())
@@ -154,7 +159,7 @@ class PromptTuning(SavesWhatTrains):
 
     @torch.no_grad()
     def load_export(self, folder: Path) -> None:
-        """Take what `export` of the same tuner wrote."""
+        """Take what `export` of the same tuner wrote; a backbone that answers by phrases has embedded them before."""
         if isinstance(self.tuner, SoftPrompt):
             found = PromptFile.load(folder)
             found.check(self.backbone, length=self.tuner.length)

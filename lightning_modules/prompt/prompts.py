@@ -234,6 +234,7 @@ class Prompts:
         """A module with what `tuner` trained in it, on a backbone of its own."""
         folder = self.path(task, seed=seed, tuner=tuner, lr=lr)
         module = self._module(tuner, self.tuning)
+        module.backbone.embed_phrases(self.data(task).common)
         module.load_export(folder)
         return module.to(device())
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.common.choices import check_choice
-from lightning_modules.prompt.backbone import Backbone, Batch
+from lightning_modules.prompt.backbone import Backbone, Batch, reads_phrases
 from lightning_modules.prompt.last_layer import asked_alone, can_ask_alone
 
 See = Callable[[int, Tensor], Tensor | None]
@@ -23,12 +23,15 @@ KINDS = ("gaussian", "zero", "mean")
 def hooked(sites: Sequence[nn.Module], see: See) -> Iterator[None]:
     """Calls `see(layer, neurons [B, T, F])` on what each down-projection is to read; what it returns is read instead.
 
-    No hook is left behind, whatever is raised inside.
+    A block is for one batch. Phrases of classes, which a backbone reads of its own accord, are left alone. No hook is left
+    behind, whatever is raised inside.
     """
     handles = []
+    if isinstance(see, Perturbation):
+        see.begin()
     try:
         for layer, site in enumerate(sites):
-            handles.append(site.register_forward_pre_hook(lambda _m, args, i=layer: _answer(see(i, args[0]), args)))
+            handles.append(site.register_forward_pre_hook(lambda _m, args, i=layer: _seen(see, i, args)))
         yield
     finally:
         for handle in handles:
@@ -93,15 +96,18 @@ def activations_NKP(backbone: Backbone, batches: Iterable[Batch], prompt: Tensor
     return torch.cat(parts)
 
 
-def _answer(edited: Tensor | None, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    return None if edited is None else (edited, *args[1:])
+def _seen(see: See, layer: int, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    if reads_phrases() or (edited := see(layer, args[0])) is None:
+        return None
+    return (edited, *args[1:])
 
 
 class Perturbation:
     """Edits the neurons of `mask_LF` at every position (section 4.2 of Wang et al.).
 
-    `gaussian` adds alpha x scale_LF x noise, one draw per example shared by its positions; `zero` and `mean` replace
-    the activation. Draws depend on `seed` and the order of calls only.
+    `gaussian` adds alpha x scale_LF x noise, one draw per example, shared by its positions and by all forwards of a block
+    that it is `hooked` for, so that label words are compared under one noise; `zero` and `mean` replace the activation.
+    Draws depend on `seed` and the order of calls only.
 
     Args:
         mask_LF: bool, which neurons.
@@ -124,13 +130,20 @@ class Perturbation:
         self.scale_LF = torch.ones(mask_LF.shape) if scale_LF is None else scale_LF
         self.mean_LF = mean_LF
         self.draw = torch.Generator().manual_seed(seed)
+        self._noise: dict[int, Tensor] = {}
+
+    def begin(self) -> None:
+        """Other examples come: another noise."""
+        self._noise.clear()
 
     def __call__(self, layer: int, neurons_BTF: Tensor) -> Tensor | None:
         mask_F = self.mask_LF[layer].to(neurons_BTF.device)
         if not mask_F.any():
             return None
         if self.kind == "gaussian":
-            noise_BF = torch.randn(len(neurons_BTF), len(mask_F), generator=self.draw).to(neurons_BTF)
+            if layer not in self._noise:
+                self._noise[layer] = torch.randn(len(neurons_BTF), len(mask_F), generator=self.draw).to(neurons_BTF)
+            noise_BF = self._noise[layer]
             return neurons_BTF + (self.alpha * noise_BF * self.scale_LF[layer].to(neurons_BTF) * mask_F)[:, None]
         if self.kind == "zero":
             return neurons_BTF.masked_fill(mask_F, 0.0)

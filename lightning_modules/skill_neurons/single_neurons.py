@@ -3,6 +3,7 @@
 Shape legend: N examples, L layers, P prompt tokens, F neurons of a layer, C classes.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from datamodules.tasks.datamodule import TaskDataModule
 from lightning_modules.common.bounds import Count
 from lightning_modules.prompt.backbone import Backbone, Batch
 from lightning_modules.skill_neurons import predictivity as sn
-from lightning_modules.skill_neurons.hooks import activations_NKP, hooked
+from lightning_modules.skill_neurons.hooks import activations_NKP, each_layer, hooked
 
 
 def neuron_name(layer: int, unit: int) -> str:
@@ -35,7 +36,10 @@ class Read(NamedTuple):
 def answered(
     backbone: Backbone, data: TaskDataModule, prompt: Tensor, *, layer: int, unit: int
 ) -> tuple[Tensor, float]:
-    """The neuron's activations on the test examples, float32 [N, P], and the share of these answered right, in one pass."""
+    """The neuron's activations on the test examples, float32 [N, P], and the share of these answered right.
+
+    In one pass, but for label words of several tokens: they are read in forwards of their own, with more in the text.
+    """
     values: list[Tensor] = []
     right, seen = torch.zeros((), dtype=torch.long, device=backbone.device), 0
     for batch in backbone.batches(data.fixed("test")):
@@ -44,7 +48,10 @@ def answered(
             if i == layer:
                 values.append(backbone.read(x_BTF, batch, len(prompt))[..., unit].float().cpu())
 
-        with hooked(backbone.sites(), see):
+        several = "label_words" in batch
+        if several:
+            each_layer(backbone, batch, prompt, see)
+        with contextlib.nullcontext() if several else hooked(backbone.sites(), see):
             scores_BC = backbone.scores(batch, prompt)
         right += (scores_BC.argmax(1) == batch["labels"]).sum()
         seen += len(scores_BC)

@@ -10,6 +10,9 @@ from lightning_modules.prompt.families import start_token
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.together import scores_of_each
 from lightning_modules.prompt.tuners import SoftPrompt
+from lightning_modules.skill_neurons.hooks import Perturbation, activations_NKP
+from lightning_modules.skill_neurons.prompt_study import accuracy
+from lightning_modules.skill_neurons.single_neurons import answered
 from tests.prompt import tiny
 
 # Three tokens and two beside words of one; two that begin alike.
@@ -148,3 +151,38 @@ def test_a_model_that_was_trained_with_bos_is_asked_with_it(tmp_path):
     assert own.template.pattern == "{bos}{prompt}{text}{mask}"
     assert own.common["prompt_at"] == 1 and own.examples("test").rows.tokens[0] == 0
     assert tiny.data(BeginsWithBos(name=name), template="{prompt}{text}{mask}").common["prompt_at"] == 0
+
+
+@pytest.mark.parametrize("reading", ["sum", "mean"])
+def test_a_neuron_is_read_once_a_text_however_many_forwards_its_words_take(reading, tmp_path):
+    spec = spec_of("roberta", tmp_path)
+    backbone, data = spec.load(), worded(spec, verbaliser=reading)
+    prompt = tiny.prompt_of(backbone)
+    values_NP, right = answered(backbone, data, prompt, layer=1, unit=2)
+    assert torch.equal(values_NP, activations_NKP(backbone, data.fixed("test"), prompt, [(1, 2)])[:, 0])
+    assert right == accuracy(backbone, data, prompt)
+
+
+class Watched(Perturbation):
+    """Keeps what it added to the first layer, a list a batch."""
+
+    def begin(self):
+        super().begin()
+        self.__dict__.setdefault("added", []).append([])
+
+    def __call__(self, layer, neurons_BTF):
+        edited = super().__call__(layer, neurons_BTF)
+        if layer == 0:
+            self.added[-1].append((edited - neurons_BTF)[:, 0])
+        return edited
+
+
+def test_all_words_of_a_text_are_scored_under_one_noise(tmp_path):
+    spec = spec_of("roberta", tmp_path)
+    backbone, data = spec.load(), worded(spec, verbaliser="sum", eval_batch=4)
+    noise = Watched(mask_LF=torch.ones(tiny.LAYERS, tiny.FFN, dtype=torch.bool), alpha=0.5)
+    accuracy(backbone, data, tiny.prompt_of(backbone), see=noise)
+    assert len(noise.added) == 2
+    for first, *others in noise.added:
+        assert others and all(torch.allclose(first, other, atol=1e-5) for other in others)
+    assert not torch.allclose(*(found[0] for found in noise.added), atol=1e-2), "other texts get another noise"
