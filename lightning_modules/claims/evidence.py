@@ -1,9 +1,10 @@
 """What MLflow knows about the claims: the values of every arm and seed, the effect, the verdict of each row."""
 
+import itertools
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mlflow import MlflowClient
@@ -16,12 +17,16 @@ from lightning_modules.claims.costs import Planned
 from lightning_modules.runtime.provenance import NOT_KEPT
 
 PAGE = 1000
+# Runs of a scale that go on side by side, for which minutes are counted once: one on each of two cores. Of those on a GPU a
+# run's minutes are its share already.
+AT_ONCE = {"small": 2, "gpu": 1}
 
 
 class Origin(NamedTuple):
     """Where a row's runs came from.
 
-    commit: every commit that they were made at, 12 digits each. minutes: run id -> its length. experiments: run id ->
+    commit: every commit that they were made at, 12 digits each. minutes: run id -> its length, on a GPU its share of the
+    time in which several ran there. experiments: run id ->
     its experiment in MLflow; empty of runs that this MLflow does not have. fixed_in: the commit since which the claim is
     what it is, '' where that is not known. fixed_before_runs: whether every run was made at that commit or after it.
     """
@@ -86,8 +91,8 @@ class Row(NamedTuple):
 
     @property
     def minutes(self) -> float:
-        """On two cores, a run on each; what rows share is in each of them."""
-        return sum(self.origin.minutes.values()) / 2
+        """On two cores, a run on each, or on one GPU; what rows share is in each of them."""
+        return sum(self.origin.minutes.values()) / AT_ONCE[self.trial.scale]
 
     def arm(self, name: str) -> list[float]:
         return [values[name] for values in self.values.values()]
@@ -117,6 +122,22 @@ def finished(client: MlflowClient) -> dict[str, Run]:
             token = page.token
             if not token:
                 break
+    return found
+
+
+def minutes(run: Run) -> float:
+    return (run.info.end_time - run.info.start_time) / 60_000
+
+
+def shares(runs: Collection[Run]) -> dict[str, float]:
+    """Run id -> minutes of the machine that it shared: of a minute in which three ran, each has a third."""
+    found = {run.info.run_id: 0.0 for run in runs}
+    spans = [(run.info.run_id, run.info.start_time, run.info.end_time) for run in runs]
+    moments = sorted({moment for _, start, end in spans for moment in (start, end)})
+    for begin, end in itertools.pairwise(moments):
+        going = [name for name, start, stop in spans if start <= begin and end <= stop]
+        for name in going:
+            found[name] += (end - begin) / 60_000 / len(going)
     return found
 
 
@@ -205,12 +226,13 @@ def _measured(name: str, claim: Claim, trial: Trial, runs: Mapping[str, Run]) ->
         if len(own) == len(claim.arms):
             values[seed], ids[seed] = own, own_ids
     row = judgeable(name, claim, trial, values, ids)
+    lengths = shares(runs.values()) if trial.scale == "gpu" and found else {r: minutes(run) for r, run in found.items()}
     used = sorted({run for by_arm in row.runs.values() for run in by_arm.values()})
     return row._replace(
         origin=Origin(
             commit=", ".join(sorted({found[run].data.tags.get("git.commit", "unknown")[:12] for run in used})),
             machine="; ".join(sorted({found[run].data.tags.get("machine", NOT_KEPT) for run in used})),
-            minutes={run: (found[run].info.end_time - found[run].info.start_time) / 60_000 for run in used},
+            minutes={run: lengths[run] for run in used},
             experiments={run: found[run].info.experiment_id for run in used},
         )
     )

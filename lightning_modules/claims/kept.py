@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.claims.claim import Claim, Trial
-from lightning_modules.claims.evidence import Origin, Row, judgeable
+from lightning_modules.claims.evidence import AT_ONCE, Origin, Row, judgeable
 from lightning_modules.claims.views import as_json
 
 # What a verdict follows from beside the measurements.
@@ -48,7 +48,7 @@ def _row(entry: Mapping[str, Any], claim: Claim, trial: Trial, path: Path) -> Ro
         )
     runs = {int(seed): dict(own) for seed, own in entry["runs_of"].items()}
     # Only their sum is kept, so each is its mean.
-    each = 2 * (entry["minutes"] or 0.0) / max(1, len(entry["runs"]))
+    each = AT_ONCE[trial.scale] * (entry["minutes"] or 0.0) / max(1, len(entry["runs"]))
     origin = Origin(
         commit=entry["commit"],
         machine=entry["machine"],

@@ -146,12 +146,13 @@ def tally(found: Sequence[Row]) -> dict[str, int]:
 def steady(found: Sequence[Row]) -> dict[str, int]:
     """How many rows are decided, and how many of these are decided alike at half and at twice the margin.
 
-    asked, settled: claims by scale and data, and those of them that their latest series decided.
+    asked, settled: claims of the small scale by data, and those of them that their latest series decided.
     """
     decided = [row for row in found if row.strength and row.verdict != st.INCONCLUSIVE]
     alike = [row for row in decided if row.strength and set(row.strength.sensitivity.values()) == {row.verdict}]
-    measured = sorted((row for row in found if row.finding), key=lambda row: SERIES.index(row.trial.series))
-    latest = {(row.name, row.trial.scale, row.trial.data): row.verdict for row in measured}
+    measured = [row for row in found if row.finding and row.trial.scale == "small"]
+    measured.sort(key=lambda row: SERIES.index(row.trial.series))
+    latest = {(row.name, row.trial.data): row.verdict for row in measured}
     settled = [verdict for verdict in latest.values() if verdict != st.INCONCLUSIVE]
     return {"decided": len(decided), "alike": len(alike), "asked": len(latest), "settled": len(settled)}
 

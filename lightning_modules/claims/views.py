@@ -18,7 +18,7 @@ def as_json(row: Row) -> dict[str, Any]:
     """A row with all that its verdict follows from; numbers that are not there are null.
 
     power, power_alpha, seeds_for_80: `evidence.Strength`. sensitivity: the verdict at half and at twice the margin.
-    minutes: of the row's runs on two cores. minutes_planned, planned_on: by plan (`claims.costs`).
+    minutes: of the row's runs on two cores, or on one GPU. minutes_planned, planned_on: by plan (`claims.costs`).
     fixed_in, fixed_before_runs, commit, machine: `evidence.Origin`.
     """
     found, claim, strength = row.finding, row.claim, row.strength
@@ -143,6 +143,8 @@ def settled_by(row: Row, *, later: bool = False) -> str:
 
 def _cost(row: Row, seeds: int) -> str:
     minutes = row.minutes / len(row.seeds) * seeds
+    if row.trial.scale == "gpu":
+        return f"{minutes:.0f} minutes on one GPU"
     if minutes > AFFORDABLE:
         return f"{minutes:.0f} minutes on two cores, over the {AFFORDABLE} that a claim may take"
     if _own_model(row):
@@ -156,9 +158,10 @@ def _own_model(row: Row) -> bool:
 
 
 def title(row: Row) -> str:
-    """The claim's name in words; marked where it is a confirmation, or on real data and tried on synthetic ones too."""
+    """The claim's name in words; marked by series and scale, and on real data where it is tried on synthetic ones too."""
     kinds = {trial.data for trial in row.claim.trials}
     marks = ["real data"] if len(kinds) > 1 and row.trial.data == "real" else []
+    marks += ["GPU"] if row.trial.scale == "gpu" else []
     marks += [row.trial.series] if row.trial.series != "first" else []
     return row.name.split("/")[1].replace("_", " ") + (f" ({', '.join(marks)})" if marks else "")
 

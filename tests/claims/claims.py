@@ -55,7 +55,8 @@ def store(folder, claim, values, *, status="FINISHED"):
     for arm, by_seed in values.items():
         for seed, value in by_seed.items():
             job = claim.job(claim.trials[0], arm, seed)
-            run = client.create_run(experiment, tags={"folder": job.folder, "git.commit": "0123456789abcdef"})
+            made_by = {"git.commit": "0123456789abcdef", "machine": "2 cores, of a toy"}
+            run = client.create_run(experiment, tags={"folder": job.folder, **made_by})
             client.log_metric(run.info.run_id, claim.metric, value)
             client.set_terminated(run.info.run_id, status=status)
     return client

@@ -1,11 +1,12 @@
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from lightning_modules.claims import kept, report
 from lightning_modules.claims.costs import Planned
-from lightning_modules.claims.evidence import finished, rows, settled_later
+from lightning_modules.claims.evidence import finished, rows, settled_later, shares
 from lightning_modules.claims.table import load_all
 from lightning_modules.claims.views import as_json
 from tests.claims import claims
@@ -36,11 +37,31 @@ def test_a_planted_effect_in_mlflow_becomes_a_row(tmp_path, tables):
     assert entry["verdict"] == "reproduced"
     assert entry["ci_low"] > 0
     assert len(entry["runs"]) == 10
-    assert entry["commit"] == "0123456789ab"
+    assert (entry["commit"], entry["machine"]) == ("0123456789ab", "2 cores, of a toy"), "not where the table is made"
     text = files[next(p for p in files if p.name == "claims.md")].decode()
     assert "python main.py -m experiment=moe/scope balance=global seed=11,12,13,14,15" in text
     assert "10 runs, 0.0 hours one after the other." in text
     assert all(f"/runs/{run})" in text for run in entry["runs"])
+
+
+def test_a_machine_that_several_runs_shared_is_counted_once():
+    def run(name, start, end):
+        return SimpleNamespace(info=SimpleNamespace(run_id=name, start_time=60_000 * start, end_time=60_000 * end))
+
+    found = shares([run("long", 0, 6), run("first", 0, 2), run("within", 1, 2), run("alone", 9, 10), run("none", 3, 3)])
+    assert found == pytest.approx(
+        {"long": 1 / 2 + 1 / 3 + 4, "first": 1 / 2 + 1 / 3, "within": 1 / 3, "alone": 1.0, "none": 0.0}
+    )
+    assert sum(found.values()) == pytest.approx(7), "six minutes, and one later"
+
+
+@pytest.mark.parametrize(("scale", "minutes"), [("small", 15), ("gpu", 30)])
+def test_minutes_are_of_two_cores_or_of_one_gpu(tmp_path, tables, scale, minutes):
+    (row,) = table(tables, claims.store(tmp_path, claims.made(tmp_path), STRONG))
+    trial = row.trial.model_copy(update={"scale": scale})
+    lengths = {f"run{n}": 3.0 for n in range(10)}
+    shown = row._replace(trial=trial, origin=row.origin._replace(minutes=lengths))
+    assert as_json(shown)["minutes"] == minutes
 
 
 def test_built_twice_from_the_same_runs_it_is_the_same(tmp_path, tables):
@@ -208,7 +229,7 @@ def test_what_was_decided_before_power_was_told_is_decided_as_it_was():
     """Row -> verdict of the first 77 rows; a later one may be added, none of these may move."""
     committed = json.loads((report.RESULTS / "claims.json").read_text())
     old = [e for e in committed if e["series"] == "first" or e["row"].endswith("@moe/claims+confirmation")]
-    said = [entry["verdict"] for entry in old if entry["runs"]]
+    said = [entry["verdict"] for entry in old if entry["runs"] and entry["scale"] == "small"]
     assert {v: said.count(v) for v in report.VERDICTS} == {"reproduced": 31, "not reproduced": 20, "inconclusive": 26}
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from lightning_modules.runtime import naming
+from lightning_modules.runtime import naming, provenance
 from tests.runtime.cli import PLAIN, main
 
 # Their pages, which others look at, take two seconds each.
@@ -73,6 +73,7 @@ def test_a_run_logs_what_one_compares_by(sweep):
         bsz = {"micro": 4, "global": 32}[run.data.params["balance"]]
         assert run.data.metrics["moe/balance_bsz"] == bsz
         assert {"git.commit", "package.torch", "fingerprint.tokenizer", "parameters.active"} <= set(run.data.tags)
+        assert run.data.tags["machine"] == provenance.machine()
         top = {f.path for f in client.list_artifacts(run.info.run_id)}
         assert {"figures", "hydra", "provenance", "result.json", "config.yaml", "console.log", "export"} <= top
         (dataset,) = run.inputs.dataset_inputs
