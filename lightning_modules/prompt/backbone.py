@@ -142,7 +142,7 @@ class Backbone(nn.Module):
             return (answer[:, batch["label_ids"]] * batch["label_share"]).sum(-1)
         if "phrase_ids" not in batch:
             return answer[:, batch["label_ids"]]
-        return 20.0 * nn.functional.normalize(answer, dim=-1) @ self._prototype(batch).T
+        return 20.0 * nn.functional.normalize(answer, dim=-1) @ self._prototype(batch).to(answer.dtype).T
 
     def _run(self, module: nn.Module, batch: Batch, prompt: Tensor | None) -> Any:
         at, ids = batch.get("prompt_at", 0), batch["input_ids"]

@@ -68,6 +68,18 @@ def test_a_tuned_model_that_is_read_back_scores_as_it_did_when_it_was_tuned(spec
     assert not torch.allclose(scores(again.backbone, data), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+def test_phrases_are_embedded_before_a_trainer_casts_the_weights(spec, precision):
+    data = tiny.data(spec, prompt_length=0)
+    module = PromptTuning(backbone=spec, tuner=BitFit(), lr=0.05)
+    trainer(2, enable_checkpointing=False, precision=precision).fit(module, data)
+    (own,) = module.backbone._prototypes.values()
+    clean = spec.load()
+    clean.embed_phrases(data.common)
+    assert own.dtype == torch.float32
+    assert torch.equal(own, *clean._prototypes.values())
+
+
 @pytest.mark.slow
 def test_a_training_that_goes_on_is_the_one_that_was_not_stopped(spec, tmp_path):
     def tuned(steps, **settings):
