@@ -95,6 +95,49 @@ def test_a_study_writes_what_it_promises(name, cache, tmp_path):
     }
 
 
+class Two(tiny.Reviews):
+    """Two tasks of two skills."""
+
+    def names(self):
+        return ["first", "second"]
+
+    def task(self, name):
+        task = super().task("reviews")
+        return type(task)(name, name, task.classes, task.texts, task.labels, hint=task.hint)
+
+
+FAMILIES = {
+    "no head": ("bert", {"head": "none"}),
+    "masked": ("roberta", {}),
+    "causal": ("gpt2", {}),
+    "seq2seq": ("t5", {}),
+}
+OF_MODELS = {name: STUDIES[name][:2] for name in ("skill_neurons", "perturb", "prune", "transfer", "indicators")}
+OF_MODELS["origin"] = Origin, SMALL | {"learning_rates": {"bitfit": 0.05, "lora": 0.05}}
+# Every study on what scores by phrases, and on every kind of model the one that reads most.
+KEPT = [*(("no head", name) for name in OF_MODELS), *((family, "skill_neurons") for family in list(FAMILIES)[1:])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "name"), KEPT)
+def test_what_is_kept_gives_the_numbers_of_the_first_time(family, name, tmp_path):
+    network, settings = FAMILIES[family]
+    folder = tiny.save(network, tmp_path / network)
+    kind, own = OF_MODELS[name]
+
+    def metrics(number):
+        spec = tiny.HubBackbone(name=folder, **settings)
+        prompts = Prompts(backbone=spec, source=Two(), tuning=toy.TUNING | {"lr": 0.1}, cache=str(tmp_path), length=3)
+        study = kind(prompts=prompts, tasks=["first", "second"], trials=1, permutations=2, share=0.1, **own)
+        study.prepare()
+        found = study.run(Desk(folder=tmp_path / str(number)))
+        # Correlations of two tasks are none.
+        return {n: v for n, v in found.items() if "speed_up" not in n and v == v}
+
+    first = metrics(1)
+    assert first and metrics(2) == first
+
+
 def passes(study, folder, monkeypatch):
     """Examples that went through the backbone by split, in passes over it; and the metrics."""
     asked, answer = Counter(), Backbone.answer
