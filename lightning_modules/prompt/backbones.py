@@ -222,12 +222,24 @@ class HubBackbone:
         return self._found(AutoTokenizer.from_pretrained)
 
     def key(self) -> dict[str, Any]:
+        """All that what it computes depends on; of a hub name the commit, as a branch moves on."""
+        taken = {"head": self.head, "random_init": self.random_init}
         if not Path(self.name).is_dir():
-            return {"hub": self.name, "revision": self.revision, "random_init": self.random_init}
+            return {"hub": self.name, "revision": self._commit or self.revision, **taken}
         from lightning_modules.common.files import sha256
 
         files = sorted(Path(self.name).glob("*.safetensors")) + [Path(self.name) / "config.json"]
-        return {"files": {p.name: sha256(p) for p in files}, "random_init": self.random_init}
+        return {"files": {p.name: sha256(p) for p in files}, **taken}
+
+    @property
+    def _commit(self) -> str | None:
+        """Of the hub's files that are in its cache."""
+        from huggingface_hub import try_to_load_from_cache
+
+        _ = self.config
+        found = try_to_load_from_cache(self.name, "config.json", revision=self.revision)
+        # SNAPSHOT/config.json
+        return Path(found).parent.name if isinstance(found, str) else None
 
     def load(self) -> Backbone:
         """ValueError for a model that would not be computed as transformers computes it."""
@@ -241,7 +253,7 @@ class HubBackbone:
         if self.cache is None:
             check(backbone, self.name)
         else:
-            key = {"check": CHECK, "transformers": version("transformers"), "backbone": self.key(), "head": self.head}
+            key = {"check": CHECK, "transformers": version("transformers"), "backbone": self.key()}
             made(folder=self.cache / "checked", key=key, make=lambda _: {"difference": check(backbone, self.name)})
         return backbone
 

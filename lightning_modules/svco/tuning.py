@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from datamodules.scenes.datamodule import PairsDataModule, Source
 from lightning_modules.common import metric_names as names
+from lightning_modules.common.digests import digest
 from lightning_modules.common.made import made, place_of
 from lightning_modules.common.making import Thing
 from lightning_modules.svco.losses import Objective
@@ -59,7 +60,9 @@ class Arm(NamedTuple):
             "batch": self.settings.global_batch,
             "seed": self.settings.seed,
             "pixels": self.settings.pixels,
-            "lora": self.vlm.adapted,
+            # Which weights learn, and what they are given of the pairs.
+            "trained": digest(sorted(trained(self.vlm))),
+            "reader": self.vlm.reader.content,
             **({} if precision() == "32-true" else {"precision": precision()}),
         }
         return {"folder": Path(self.settings.cache_dir) / "svco" / "tuned", "key": key}

@@ -1,0 +1,36 @@
+"""A kept prompt is taken for the same backbone alone."""
+
+import torch
+
+from lightning_modules.prompt.prompts import Prompts
+from tests.prompt import tiny, toy
+
+
+def test_a_bare_encoder_and_the_model_with_its_head_keep_prompts_of_their_own(tmp_path):
+    folder = tiny.save("bert", tmp_path / "bert")
+    tuning = toy.TUNING | {"lr": 0.1}
+
+    def prompt(head, cache):
+        spec = tiny.HubBackbone(name=folder, head=head)
+        asked = dict(source=tiny.Reviews(), tuning=tuning, length=3, verbaliser="sum")
+        return Prompts(backbone=spec, cache=str(cache), **asked).prompt("reviews", seed=0).weight
+
+    kept = {head: prompt(head, tmp_path / "kept") for head in ("auto", "none")}
+    for head, found in kept.items():
+        assert torch.equal(found, prompt(head, tmp_path / head)), head
+    assert not torch.equal(kept["auto"], kept["none"])
+
+
+def test_a_hub_name_is_known_by_its_commit(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    kept = tmp_path / "models--somebody--bert"
+    (kept / "refs").mkdir(parents=True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    keys = []
+    for commit in ("a" * 40, "b" * 40):
+        tiny.save("bert", kept / "snapshots" / commit)
+        (kept / "refs" / "main").write_text(commit)
+        keys.append(tiny.HubBackbone(name="somebody/bert").key())
+    assert [key["revision"] for key in keys] == ["a" * 40, "b" * 40]
