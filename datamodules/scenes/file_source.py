@@ -1,7 +1,7 @@
 """Files of a user's own pairs as sources of `PairsDataModule`: drawn into splits that share no picture, and counted."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,8 @@ class FileSource:
     def description(self) -> dict[str, Any]:
         if not self.file.exists():
             return {"source": self.kind, "sha256": "missing", **self.held_out}
-        pictures = digest(sorted(self.picture_sums()))
-        return {"source": self.kind, **self.content(), "pictures": pictures, **self.held_out, "seed": self.seed}
+        # Pair by pair: the same pictures under each other's names are other pairs.
+        return {"source": self.kind, **self.content(), "pictures": digest(self.sums), **self.held_out, "seed": self.seed}
 
     def content(self) -> dict[str, str]:
         return {"sha256": sha256(self.file)}
@@ -126,10 +126,6 @@ class FileSource:
     def contents(self, split: str) -> list[list[str]]:
         """Of each pair what a model reads: its texts, and checksums of its pictures."""
         return [[p.system, p.instruction, p.chosen, p.rejected, *self.shown(p)] for p in self.pairs(split)]
-
-    def picture_sums(self) -> Iterable[str]:
-        """A checksum each."""
-        return {sum_ for pair in self.sums for sum_ in pair}
 
     def pairs(self, split: str) -> list[Any]:
         return self.splits[split]
@@ -150,9 +146,6 @@ class MVCSource(FileSource):
 
     def shown(self, pair: mvc.Pair) -> tuple[str, str]:
         return self.pictures[pair.chosen_image], self.pictures[pair.rejected_image]
-
-    def picture_sums(self) -> Iterable[str]:
-        return self.pictures.values()
 
 
 class PreferenceSource(FileSource):

@@ -134,7 +134,8 @@ class PromptStudy:
         """What `compute` gives of the task's neurons under these prompts; computed once for all studies."""
         key = {
             name: VERSION,
-            "backbone": backbone.fingerprint(),
+            # What the weights are, and what is done with them.
+            "backbone": [self.prompts.spec.key(), backbone.fingerprint()],
             "data": self.prompts.data(task).content,
             "prompts": [digest_of_weights({"prompt": prompt}) for prompt in prompts],
             "balanced": self.balanced,

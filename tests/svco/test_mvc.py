@@ -152,6 +152,11 @@ def test_pictures_belong_to_what_a_file_is(tmp_path):
     before = MVCSource(file=many(tmp_path), val=6, test=8).description()
     assert MVCSource(file=str(tmp_path / "mvc.json"), val=6, test=8).description() == before
     Image.new("RGB", (8, 8), (77, 77, 77)).save(tmp_path / "3-0.png")
-    assert MVCSource(file=str(tmp_path / "mvc.json"), val=6, test=8).description() != before
+    changed = MVCSource(file=str(tmp_path / "mvc.json"), val=6, test=8).description()
+    assert changed != before
+    for one, other in (("4-0.png", "aside"), ("5-0.png", "4-0.png"), ("aside", "5-0.png")):
+        (tmp_path / one).rename(tmp_path / other)
+    swapped = MVCSource(file=str(tmp_path / "mvc.json"), val=6, test=8).description()
+    assert swapped != changed, "the same pictures under each other's names are other pairs"
     with pytest.raises(ValueError, match=r"8 x 8 pixels; expected at most 10 in all \(data.source.pixel_limit\)"):
         MVCSource(file=str(tmp_path / "mvc.json"), pixel_limit=10).pairs("test")
