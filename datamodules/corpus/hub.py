@@ -1,8 +1,9 @@
 """Hugging Face datasets as a corpus: streamed, up to a budget, and kept while they are read, so that a reading goes on."""
 
+import glob
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,20 @@ from lightning_modules.common.say import say
 EVERY = 256
 BUDGETS = ("documents", "tokens")
 DOCUMENTS, MARK = "documents.jsonl", "mark.json"
+
+
+def _own_files(entry: Mapping[str, Any]) -> dict[str, list[int]]:
+    """[bytes, time of change] of the files on this machine that `entry` names, in folders and by patterns too."""
+    given = entry.get("data_files") or []
+    of_splits = list(given.values()) if isinstance(given, Mapping) else [given]
+    names = itertools.chain.from_iterable([of] if isinstance(of, str) else of for of in of_splits)
+    named = [Path(entry.get("data_dir") or "") / name for name in names]
+    named += [Path(entry[key]) for key in ("path", "data_dir") if entry.get(key)]
+    found: set[Path] = set()
+    for path in named:
+        inside = path.rglob("*") if path.is_dir() else map(Path, glob.iglob(str(path), recursive=True))
+        found |= {file for file in [path, *inside] if file.is_file()}
+    return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(found)}
 
 
 class HubSource:
@@ -38,7 +53,9 @@ class HubSource:
                     raise ValueError(f"data.hub.{name}.{key} is {most!r}; expected a whole number of at least 1.")
 
     def description(self) -> dict[str, Any]:
-        return {"source": "hub", "domains": self.domains}
+        """Files of one's own are known by size and time, as a folder's; what is on the hub by its `revision`."""
+        files = {name: found for name, entry in self.domains.items() if (found := _own_files(entry))}
+        return {"source": "hub", "domains": self.domains, **({"files": files} if files else {})}
 
     def documents(self) -> Documents:
         return {name: self._read(name, dict(entry)) for name, entry in self.domains.items()}

@@ -118,7 +118,13 @@ class FileSource:
         if not self.file.exists():
             return {"source": self.kind, "sha256": "missing", **self.held_out}
         # Pair by pair: the same pictures under each other's names are other pairs.
-        return {"source": self.kind, **self.content(), "pictures": digest(self.sums), **self.held_out, "seed": self.seed}
+        return {
+            "source": self.kind,
+            **self.content(),
+            "pictures": digest(self.sums),
+            **self.held_out,
+            "seed": self.seed,
+        }
 
     def content(self) -> dict[str, str]:
         return {"sha256": sha256(self.file)}

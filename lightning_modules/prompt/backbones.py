@@ -26,6 +26,8 @@ from lightning_modules.prompt.load_check import check
 from lightning_modules.prompt.pretraining import pretrain
 
 VERSION = 1
+# Files of a folder that decide which tokens a text becomes.
+TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
 
 
 class LanguageBackbone:
@@ -228,7 +230,8 @@ class HubBackbone:
             return {"hub": self.name, "revision": self._commit or self.revision, **taken}
         from lightning_modules.common.files import sha256
 
-        files = sorted(Path(self.name).glob("*.safetensors")) + [Path(self.name) / "config.json"]
+        kinds = ("*.safetensors", "config.json", *TOKENIZER)
+        files = sorted({path for kind in kinds for path in Path(self.name).glob(kind)})
         return {"files": {p.name: sha256(p) for p in files}, **taken}
 
     @property

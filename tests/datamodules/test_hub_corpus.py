@@ -145,3 +145,21 @@ def test_numbers_in_the_place_of_texts_are_refused_each_time(tmp_path, shards):
     for _ in range(2):
         with pytest.raises(ValueError, match=r"data.hub.law: field 'text' of document 1 holds int; expected text"):
             corpus(shards, tmp_path).prepare_data()
+
+
+@pytest.mark.parametrize("named", ["pattern", "list", "splits", "folder"])
+def test_a_file_that_was_edited_is_another_corpus(named, shards, tmp_path):
+    every = sorted(map(str, shards.iterdir()))
+    entry = {
+        "pattern": {"data_files": str(shards / "*.jsonl")},
+        "list": {"data_files": every},
+        "splits": {"data_files": {"train": every}},
+        "folder": {"path": str(shards), "data_files": None},
+    }[named]
+    before = corpus(shards, tmp_path, **entry).source.description()
+    assert corpus(shards, tmp_path, **entry).source.description() == before
+    with open(every[1], "a") as file:
+        file.write("\n" + json.dumps({"text": "one clause more"}))
+    assert corpus(shards, tmp_path, **entry).source.description() != before
+    plain = hub.HubSource(domains={"law": {"path": "somebody/law", "revision": "main"}}).description()
+    assert plain == {"source": "hub", "domains": {"law": {"path": "somebody/law", "revision": "main"}}}

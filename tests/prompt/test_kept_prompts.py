@@ -21,6 +21,17 @@ def test_a_bare_encoder_and_the_model_with_its_head_keep_prompts_of_their_own(tm
     assert not torch.equal(kept["auto"], kept["none"])
 
 
+def test_a_tokenizer_that_reads_otherwise_is_another_backbone(tmp_path):
+    folder = tiny.save("bert", tmp_path / "bert")
+    before = tiny.HubBackbone(name=folder).key()
+    assert tiny.HubBackbone(name=folder).key() == before
+    path = tmp_path / "bert" / "tokenizer.json"
+    # The same words, but every text is read in small letters.
+    path.write_text(path.read_text().replace('"normalizer": null', '"normalizer": {"type": "Lowercase"}'))
+    assert '"Lowercase"' in path.read_text()
+    assert tiny.HubBackbone(name=folder).key() != before
+
+
 def test_a_hub_name_is_known_by_its_commit(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
