@@ -44,3 +44,9 @@ def beside(place: Path) -> list[str]:
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_files(folder: Path) -> dict[str, str]:
+    """Name -> SHA-256 of what a model's folder computes by: weights, configs, and its tokenizer's or processor's files."""
+    kinds = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+    return {path.name: sha256(path) for path in sorted(found for kind in kinds for found in folder.glob(kind))}

@@ -17,6 +17,7 @@ from datamodules.fetch import MINILM, fetch
 from datamodules.tasks.language import SPECIAL, Language
 from datamodules.tasks.pretraining import PretrainingDataModule
 from lightning_modules.common.bounds import Count, Positive, Whole
+from lightning_modules.common.files import model_files
 from lightning_modules.common.made import adopt, made, place_of
 from lightning_modules.common.making import Thing
 from lightning_modules.prompt.backbone import Backbone
@@ -26,8 +27,6 @@ from lightning_modules.prompt.load_check import check
 from lightning_modules.prompt.pretraining import pretrain
 
 VERSION = 1
-# Files of a folder that decide which tokens a text becomes.
-TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
 
 
 class LanguageBackbone:
@@ -228,11 +227,7 @@ class HubBackbone:
         taken = {"head": self.head, "random_init": self.random_init}
         if not Path(self.name).is_dir():
             return {"hub": self.name, "revision": self._commit or self.revision, **taken}
-        from lightning_modules.common.files import sha256
-
-        kinds = ("*.safetensors", "config.json", *TOKENIZER)
-        files = sorted({path for kind in kinds for path in Path(self.name).glob(kind)})
-        return {"files": {p.name: sha256(p) for p in files}, **taken}
+        return {"files": model_files(Path(self.name)), **taken}
 
     @property
     def _commit(self) -> str | None:

@@ -118,6 +118,10 @@ def test_any_vision_model_by_path(tmp_path, family):
     processor.save_pretrained(tmp_path)
     pictures = [c.one for c in SceneCandidates(count=3).part(0, 3)]
     assert ModelSimilarity(path=str(tmp_path))(pictures, pictures) == pytest.approx(np.ones(3), abs=1e-5)
+    before = ModelSimilarity(path=str(tmp_path)).description()
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "image_mean": [0.1, 0.1, 0.1]}))
+    assert ModelSimilarity(path=str(tmp_path)).description() != before, "pictures are read otherwise"
     with pytest.raises(ValueError, match=r"no config\.json"):
         ModelSimilarity(path=str(tmp_path / "none"))
 

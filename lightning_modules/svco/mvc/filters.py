@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.ndimage import uniform_filter
 
 from lightning_modules.common.bounds import Count
+from lightning_modules.common.files import model_files
 from lightning_modules.svco.models import VLM
 from lightning_modules.training.inner import device
 
@@ -87,10 +88,7 @@ class ModelSimilarity:
         self.path = path
 
     def description(self) -> dict[str, Any]:
-        from lightning_modules.common.files import sha256
-
-        weights = sorted(Path(self.path).glob("*.safetensors"))
-        return {"similarity": "model", "weights": [sha256(w)[:16] for w in weights]}
+        return {"similarity": "model", "files": model_files(Path(self.path))}
 
     @cached_property
     def _parts(self) -> tuple[Any, Any]:

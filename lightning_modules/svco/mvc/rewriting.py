@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from lightning_modules.common.bounds import Count
+from lightning_modules.common.files import model_files
 from lightning_modules.svco.mvc.candidates import Candidate
 from lightning_modules.training.inner import device
 
@@ -80,10 +81,8 @@ class LanguageModel:
         self.model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **given).eval()
 
     def description(self) -> dict[str, Any]:
-        from lightning_modules.common.files import sha256
-
-        weights = [sha256(w)[:16] for w in sorted(Path(self.path).glob("*.safetensors"))]
-        return {"rewriter": "language model", "weights": weights, "longest": self.longest, "prompt": self.PROMPT}
+        files = model_files(Path(self.path))
+        return {"rewriter": "language model", "files": files, "longest": self.longest, "prompt": self.PROMPT}
 
     def __call__(self, candidate: Candidate, draw: np.random.Generator) -> Worded:
         question = Templates.QUESTIONS[draw.integers(len(Templates.QUESTIONS))]
