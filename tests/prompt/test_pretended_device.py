@@ -83,6 +83,24 @@ def test_tuning(tuner, spec):
     took_its_steps(f"prompt: {tuner.__name__}", difference=on_both(train), **told)
 
 
+@pytest.mark.slow
+@pytest.mark.machines
+@pytest.mark.parametrize("tuner", [SoftPrompt, BitFit])
+def test_tuning_an_encoder_that_scores_by_phrases(tuner, tmp_path):
+    headless = tiny.HubBackbone(name=tiny.save("bert", tmp_path), head="none")
+
+    def train():
+        with seeded(0):
+            module = PromptTuning(
+                backbone=headless, tuner=tuner(**{"length": 3} if tuner is SoftPrompt else {}), lr=0.02
+            )
+            data = tiny.data(headless, prompt_length=3 if tuner is SoftPrompt else 0)
+            return losses(module, data=data, limit_val_batches=1)
+
+    told = dict(on="pretended device", steps=STEPS, equal_to="the CPU", limit=1e-5)
+    took_its_steps(f"prompt: {tuner.__name__} of an encoder without a head", difference=on_both(train), **told)
+
+
 @pytest.mark.machines
 def test_pretraining_a_backbone(tmp_path):
     def train():
