@@ -15,7 +15,7 @@ from typing import Any
 from lightning_modules.claims import kept
 from lightning_modules.claims.evidence import Row, rows
 from lightning_modules.claims.table import load_all
-from lightning_modules.claims.views import view
+from lightning_modules.claims.views import title, view
 from lightning_modules.look import page
 from lightning_modules.runtime.sweep import PROJECT
 
@@ -42,7 +42,7 @@ def one(row: Row) -> dict[str, Any]:
     assert found, f"{row.key} has no seed"
     return {
         "key": row.key,
-        "title": told["title"],
+        "title": title(row, scale=True),
         "system": claim.system,
         "paper": f"{claim.paper}, {claim.place}: {claim.number}",
         "statement": claim.statement,

@@ -66,7 +66,7 @@ def forests(found: Sequence[Row]) -> dict[str, Any]:
     for system in SYSTEMS:
         lines = [
             draw.Effect(
-                title(row),
+                title(row, scale=True),
                 row.claim.rule,
                 row.verdict,
                 *(value / row.claim.margin for value in (row.finding.effect, row.finding.low, row.finding.high)),

@@ -125,6 +125,9 @@ def settled_by(row: Row, *, later: bool = False) -> str:
     if later:
         return "A later series decided it."
     claim, strength, seeds = row.claim, row.strength, len(row.seeds)
+    if row.missing:
+        named = ", ".join(map(str, row.missing))
+        return f"A verdict wants all of its seeds; missing: {named} ({_cost(row, len(row.missing))})."
     test = f"80% power at the margin beside the other claims (one-sided p < {strength.alpha:.2g})"
     if strength.seeds is None:
         return f"No number of seeds that could be run gives {test}: the effects of the seeds are too far apart."
@@ -144,7 +147,7 @@ def settled_by(row: Row, *, later: bool = False) -> str:
 def _cost(row: Row, seeds: int) -> str:
     minutes = row.minutes / len(row.seeds) * seeds
     if row.trial.scale == "gpu":
-        return f"{minutes:.0f} minutes on one GPU"
+        return f"{minutes:.1f} minutes on one GPU"
     if minutes > AFFORDABLE:
         return f"{minutes:.0f} minutes on two cores, over the {AFFORDABLE} that a claim may take"
     if _own_model(row):
@@ -157,11 +160,13 @@ def _own_model(row: Row) -> bool:
     return row.claim.system == "svco" or any("${seed}" in override for override in row.trial.run)
 
 
-def title(row: Row) -> str:
-    """The claim's name in words; marked by series and scale, and on real data where it is tried on synthetic ones too."""
+def title(row: Row, *, scale: bool = False) -> str:
+    """The claim's name in words; marked by its series, on real data where it is tried on synthetic ones too, and on a GPU
+    where `scale` asks for it.
+    """
     kinds = {trial.data for trial in row.claim.trials}
     marks = ["real data"] if len(kinds) > 1 and row.trial.data == "real" else []
-    marks += ["GPU"] if row.trial.scale == "gpu" else []
+    marks += ["GPU"] if scale and row.trial.scale == "gpu" else []
     marks += [row.trial.series] if row.trial.series != "first" else []
     return row.name.split("/")[1].replace("_", " ") + (f" ({', '.join(marks)})" if marks else "")
 

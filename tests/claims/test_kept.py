@@ -100,6 +100,8 @@ def test_an_open_row_says_how_many_seeds_it_would_take(tmp_path, tables):
     trial = row.trial.model_copy(update={"run": ("backbone.seed=${seed}",)})
     assert "and the time in which each fresh seed's model is pretrained" in settled_by(row._replace(trial=trial))
     assert settled_by(row, later=True) == "A later series decided it."
+    half = row._replace(missing=(16, 17), origin=row.origin._replace(minutes={"one": 20.0}))
+    assert settled_by(half).startswith("A verdict wants all of its seeds; missing: 16, 17 (4 minutes on two cores")
 
 
 def test_a_claim_counts_as_settled_by_its_latest_series(tmp_path, tables):
@@ -201,4 +203,4 @@ def test_beside_every_open_row_stands_why_and_what_it_would_take():
     assert still_open
     for row in still_open:
         assert why.get(row.key) or why.get(row.name), row.key
-        assert "80% power" in settled_by(row), row.key
+        assert ("missing: " if row.missing else "80% power") in settled_by(row), row.key
