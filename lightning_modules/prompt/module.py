@@ -61,8 +61,8 @@ class PromptTuning(SavesWhatTrains):
 
     def setup(self, stage: str) -> None:
         # Before a checkpoint is restored: whoever goes on, or loads what was trained, scores by the same phrases.
-        if (data := getattr(self.trainer, "datamodule", None)) is not None:
-            self.backbone.embed_phrases(data.common)
+        # A datamodule of a user's own may have no `common`: phrases are embedded with the first batch then.
+        self.backbone.embed_phrases(getattr(getattr(self.trainer, "datamodule", None), "common", {}))
 
     def forward(self, batch: Batch) -> Tensor:
         """Class scores [B, C]."""
