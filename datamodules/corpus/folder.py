@@ -9,6 +9,7 @@ from datamodules import jsons
 from datamodules.corpus.sources import Documents
 from datamodules.files import kind_of, lines
 from datamodules.files import text as whole
+from lightning_modules.common.files import stamp
 
 READ = (".txt", ".jsonl", ".json", ".txt.gz", ".jsonl.gz", ".json.gz", ".parquet")
 # A document that is more than this part of its domain is cut, so that every split gets some; none is cut below SHORTEST.
@@ -28,7 +29,7 @@ class FolderSource:
 
     def description(self) -> dict[str, Any]:
         files = [f for files in self._domains().values() for f in files]
-        stats = {str(f.relative_to(self.path)): [f.stat().st_size, f.stat().st_mtime_ns] for f in files}
+        stats = {str(f.relative_to(self.path)): stamp(f) for f in files}
         return {"source": "folder", "version": 2, "path": str(self.path), "field": self.field, "files": stats}
 
     def documents(self) -> Documents:

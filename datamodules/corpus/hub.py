@@ -9,7 +9,7 @@ from typing import Any
 
 from datamodules.corpus.sources import Documents
 from lightning_modules.common.digests import digest
-from lightning_modules.common.files import write_atomically
+from lightning_modules.common.files import stamp, write_atomically
 from lightning_modules.common.say import say
 
 # Documents between two marks: what a killed reading reads again at most.
@@ -29,7 +29,7 @@ def _own_files(entry: Mapping[str, Any]) -> dict[str, list[int]]:
     for path in named:
         inside = path.rglob("*") if path.is_dir() else map(Path, glob.iglob(str(path), recursive=True))
         found |= {file for file in [path, *inside] if file.is_file()}
-    return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(found)}
+    return {str(file): stamp(file) for file in sorted(found)}
 
 
 class HubSource:

@@ -146,7 +146,12 @@ def rows(claims: Mapping[str, Claim], runs: Mapping[str, Run], kept: Mapping[str
 
     kept: rows of an earlier table by their key (`kept.load`); one with as many seeds as `runs` have stands in their place.
     """
-    measured = [_measured(name, claim, trial, runs) for name, claim in claims.items() for trial in claim.trials]
+    lengths = {"small": {run.info.run_id: minutes(run) for run in runs.values()}, "gpu": shares(runs.values())}
+    measured = [
+        _measured(name, claim, trial, runs, lengths[trial.scale])
+        for name, claim in claims.items()
+        for trial in claim.trials
+    ]
     for number, row in enumerate(measured):
         old = (kept or {}).get(row.key)
         if old and old.values and len(old.values) >= len(row.values):
@@ -209,7 +214,7 @@ def judgeable(
     )
 
 
-def _measured(name: str, claim: Claim, trial: Trial, runs: Mapping[str, Run]) -> Row:
+def _measured(name: str, claim: Claim, trial: Trial, runs: Mapping[str, Run], lengths: Mapping[str, float]) -> Row:
     values: dict[int, dict[str, float]] = {}
     ids: dict[int, dict[str, str]] = {}
     found: dict[str, Run] = {}
@@ -226,7 +231,6 @@ def _measured(name: str, claim: Claim, trial: Trial, runs: Mapping[str, Run]) ->
         if len(own) == len(claim.arms):
             values[seed], ids[seed] = own, own_ids
     row = judgeable(name, claim, trial, values, ids)
-    lengths = shares(runs.values()) if trial.scale == "gpu" and found else {r: minutes(run) for r, run in found.items()}
     used = sorted({run for by_arm in row.runs.values() for run in by_arm.values()})
     return row._replace(
         origin=Origin(

@@ -46,6 +46,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stamp(path: Path) -> list[int]:
+    """Bytes and time of change: what a file too large to be read through is known by."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
 def model_files(folder: Path) -> dict[str, str]:
     """Name -> SHA-256 of what a model's folder computes by: weights, configs, and its tokenizer's or processor's files."""
     kinds = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")

@@ -224,10 +224,14 @@ class HubBackbone:
 
     def key(self) -> dict[str, Any]:
         """All that what it computes depends on; of a hub name the commit, as a branch moves on."""
-        taken = {"head": self.head, "random_init": self.random_init}
-        if not Path(self.name).is_dir():
-            return {"hub": self.name, "revision": self._commit or self.revision, **taken}
-        return {"files": model_files(Path(self.name)), **taken}
+        return {**self._content, "head": self.head, "random_init": self.random_init}
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        """Which files it is of: those of a folder take seconds to read through, and every prompt asks."""
+        if Path(self.name).is_dir():
+            return {"files": model_files(Path(self.name))}
+        return {"hub": self.name, "revision": self._commit or self.revision}
 
     @property
     def _commit(self) -> str | None:

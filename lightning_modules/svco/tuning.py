@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
-import torch
 from safetensors.torch import load_file
 
 from datamodules.scenes.datamodule import PairsDataModule, Source
@@ -86,10 +85,7 @@ class Arm(NamedTuple):
             _train(place, copied, objective=self.objective, lr=self.lr, settings=self.settings)
 
         folder = made(**self.kept(), make=make, thing=self.thing())
-        # Arms that were kept before weights were safetensors are not trained again.
-        old = folder / "trained.pt"
-        state = torch.load(old, weights_only=True) if old.is_file() else load_file(folder / TRAINED)
-        copied.load_state_dict(state, strict=False)
+        copied.load_state_dict(load_file(folder / TRAINED), strict=False)
         return copied.eval(), json.loads((folder / "validation.json").read_text())
 
 

@@ -9,6 +9,7 @@ from datamodules.corpus import CorpusDataModule, SyntheticSource
 from lightning_modules.moe.head import Head
 from lightning_modules.moe.module import MoELM
 from lightning_modules.moe.pretrained import pretrained_moe
+from tests import hub
 from tests.families.moe import built, families
 from tests.moe.toy import fit
 
@@ -82,14 +83,8 @@ def test_a_tokenizer_of_more_words_is_refused_by_name(olmoe, tmp_path):
 
 
 def test_a_hub_name_and_its_revision_are_found_in_the_local_cache(olmoe, tmp_path, monkeypatch):
-    from huggingface_hub import constants
-
-    kept = tmp_path / "models--somebody--olmoe-tiny"
-    shutil.copytree(olmoe, kept / "snapshots" / ("a" * 40))
-    (kept / "refs").mkdir()
-    (kept / "refs" / "v2").write_text("a" * 40)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    place = hub.snapshot(monkeypatch, tmp_path, "somebody/olmoe-tiny", revision="v2", commit="a" * 40)
+    shutil.copytree(olmoe, place)
     named = dict(pretrained="somebody/olmoe-tiny", revision="v2")
     model = pretrained_moe(**named, tokenizer="somebody/olmoe-tiny", dtype="bfloat16", attention="eager")
     assert model.dtype == torch.bfloat16

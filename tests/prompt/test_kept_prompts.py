@@ -3,6 +3,7 @@
 import torch
 
 from lightning_modules.prompt.prompts import Prompts
+from tests import hub
 from tests.prompt import tiny, toy
 
 
@@ -33,15 +34,8 @@ def test_a_tokenizer_that_reads_otherwise_is_another_backbone(tmp_path):
 
 
 def test_a_hub_name_is_known_by_its_commit(tmp_path, monkeypatch):
-    from huggingface_hub import constants
-
-    kept = tmp_path / "models--somebody--bert"
-    (kept / "refs").mkdir(parents=True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     keys = []
     for commit in ("a" * 40, "b" * 40):
-        tiny.save("bert", kept / "snapshots" / commit)
-        (kept / "refs" / "main").write_text(commit)
+        tiny.save("bert", hub.snapshot(monkeypatch, tmp_path, "somebody/bert", revision="main", commit=commit))
         keys.append(tiny.HubBackbone(name="somebody/bert").key())
     assert [key["revision"] for key in keys] == ["a" * 40, "b" * 40]

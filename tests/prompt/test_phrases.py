@@ -1,18 +1,15 @@
 """An encoder without a head scores by its classes' phrases: the frozen model's, whatever is hooked, trained or loaded."""
 
 import pytest
-import pytorch_lightning as pl
 import torch
 
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.prompts import Prompts
-from lightning_modules.prompt.tuners import Adapter, BitFit, FullFineTuning, LoRA
+from lightning_modules.prompt.tuners import BitFit
 from lightning_modules.skill_neurons.hooks import Perturbation
 from lightning_modules.skill_neurons.prompt_study import accuracy
 from lightning_modules.skill_neurons.single_neurons import answered
 from tests.prompt import tiny, toy
-
-TUNERS = {"bitfit": BitFit, "adapter": Adapter, "lora": LoRA, "full": FullFineTuning}
 
 
 @pytest.fixture
@@ -45,22 +42,17 @@ def test_noise_on_neurons_leaves_the_phrases_alone(spec):
     assert torch.equal(scores(noisy, data, prompt), expected)
 
 
-def trainer(steps, **settings):
-    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
-    return pl.Trainer(max_steps=steps, use_distributed_sampler=False, **quiet | settings)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TUNERS)
+@pytest.mark.parametrize("name", tiny.TUNERS)
 def test_a_tuned_model_that_is_read_back_scores_as_it_did_when_it_was_tuned(spec, name, tmp_path):
     tuning = toy.TUNING | {"steps": 6, "lr": 0.05}
     prompts = Prompts(backbone=spec, source=tiny.Reviews(), tuning=tuning, cache=str(tmp_path), length=3)
-    module = PromptTuning(backbone=spec, tuner=TUNERS[name](), lr=0.05)
+    module = PromptTuning(backbone=spec, tuner=tiny.TUNERS[name](), lr=0.05)
     data = prompts.data("reviews")
-    trainer(6, enable_checkpointing=False).fit(module, prompts.datamodule("reviews", seed=0))
+    tiny.trainer(6).fit(module, prompts.datamodule("reviews", seed=0))
     module.export(tmp_path / "tuned", datamodule=data)
     prompts.path = lambda *_, **__: tmp_path / "tuned"
-    again = prompts.tuned("reviews", seed=0, tuner=TUNERS[name]())
+    again = prompts.tuned("reviews", seed=0, tuner=tiny.TUNERS[name]())
     expected = scores(module.backbone, data)
     assert torch.equal(scores(again.backbone, data), expected)
     # By the tuned model's own phrases it would answer otherwise, so the equality above can fail.
@@ -72,7 +64,7 @@ def test_a_tuned_model_that_is_read_back_scores_as_it_did_when_it_was_tuned(spec
 def test_phrases_are_embedded_before_a_trainer_casts_the_weights(spec, precision):
     data = tiny.data(spec, prompt_length=0)
     module = PromptTuning(backbone=spec, tuner=BitFit(), lr=0.05)
-    trainer(2, enable_checkpointing=False, precision=precision).fit(module, data)
+    tiny.trainer(2, precision=precision).fit(module, data)
     (own,) = module.backbone._prototypes.values()
     clean = spec.load()
     clean.embed_phrases(data.common)
@@ -85,7 +77,7 @@ def test_a_training_that_goes_on_is_the_one_that_was_not_stopped(spec, tmp_path)
     def tuned(steps, **settings):
         torch.manual_seed(0)
         module = PromptTuning(backbone=spec, tuner=BitFit(), lr=0.05)
-        fit = trainer(steps, enable_checkpointing=False)
+        fit = tiny.trainer(steps)
         fit.fit(module, tiny.data(spec, prompt_length=0), weights_only=True, **settings)
         return module, fit
 

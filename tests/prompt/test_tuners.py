@@ -1,15 +1,13 @@
 """Every tuner on every family: it trains, it alone trains, and a frozen backbone stays what it was."""
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
 
 from lightning_modules.prompt.module import PromptTuning
-from lightning_modules.prompt.tuners import Adapter, BitFit, FullFineTuning, LoRA, SoftPrompt
+from lightning_modules.prompt.tuners import Adapter, BitFit, LoRA, SoftPrompt
 from tests.prompt import tiny
 
-TUNERS = {"bitfit": BitFit, "adapter": Adapter, "lora": LoRA, "full": FullFineTuning}
 NO_BIAS = ("llama", "t5", "t5_gated")
 
 
@@ -20,17 +18,12 @@ def spec(request, tmp_path_factory):
     return found
 
 
-def trainer(steps: int) -> pl.Trainer:
-    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
-    return pl.Trainer(max_steps=steps, accelerator="cpu", use_distributed_sampler=False, **quiet)
-
-
 @pytest.mark.slow
 def test_a_soft_prompt_is_all_that_trains(spec, tmp_path):
     module = PromptTuning(backbone=spec, tuner=SoftPrompt(length=3), lr=0.05)
     data = tiny.data(spec)
     start, before = module.tuner.weight.detach().clone(), module.backbone.fingerprint()
-    fit = trainer(3)
+    fit = tiny.trainer(3)
     fit.fit(module, data)
     (group,) = fit.optimizers[0].param_groups
     assert len(group["params"]) == 1 and group["params"][0] is module.tuner.weight
@@ -57,13 +50,13 @@ def test_a_changed_backbone_fails_the_run(spec):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TUNERS)
+@pytest.mark.parametrize("name", tiny.TUNERS)
 def test_a_tuner_trains_and_leaves_the_rest_alone(spec, name, tmp_path):
     if name == "bitfit" and spec.family in NO_BIAS:
         with pytest.raises(ValueError, match="tuner=bitfit: .* has no bias to train; the nearest is lora"):
             PromptTuning(backbone=spec, tuner=BitFit())
         return
-    module = PromptTuning(backbone=spec, tuner=TUNERS[name](), lr=0.02)
+    module = PromptTuning(backbone=spec, tuner=tiny.TUNERS[name](), lr=0.02)
     data = tiny.data(spec, prompt_length=0)
     (batch,) = tiny.batches(data, "train", 64)
     trained, before = module.trained(), module.backbone.fingerprint()
@@ -84,7 +77,7 @@ def test_a_tuner_trains_and_leaves_the_rest_alone(spec, name, tmp_path):
     assert (module.backbone.fingerprint() == before) == (name != "full")
     assert module.count_parameters()["trained"] == sum(p.numel() for p in trained.values())
     # What a checkpoint holds is enough to go on from.
-    fresh = PromptTuning(backbone=spec, tuner=TUNERS[name]())
+    fresh = PromptTuning(backbone=spec, tuner=tiny.TUNERS[name]())
     fresh.load_state_dict(module.state_dict())
     assert torch.allclose(fresh(batch), module(batch), atol=1e-6)
     module.export(tmp_path, datamodule=data)

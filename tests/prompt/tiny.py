@@ -3,6 +3,7 @@
 from functools import cache
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -10,6 +11,7 @@ from datamodules.tasks import TaskDataModule
 from datamodules.tasks.task import Task
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.backbones import HubBackbone
+from lightning_modules.prompt.tuners import Adapter, BitFit, FullFineTuning, LoRA
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 CLASSES = ("good", "bad")
@@ -17,6 +19,7 @@ NOUNS = ("film", "plot", "cast", "score", "scene", "end")
 MOODS = (("fine", "warm", "bright"), ("dull", "cold", "grim"))
 WORDS = (*SPECIAL, *CLASSES, "well", "made", "-", "the", "is", "it", "was", *NOUNS, *MOODS[0], *MOODS[1])
 POSITIONS, WIDTH, FFN, LAYERS = 40, 16, 24, 3
+TUNERS = {"bitfit": BitFit, "adapter": Adapter, "lora": LoRA, "full": FullFineTuning}
 FAMILIES = ("bert", "roberta", "deberta_v2", "deberta_tied", "distilbert", "gpt2", "llama", "t5", "t5_gated")
 
 
@@ -84,6 +87,11 @@ class Reviews:
 
 def data(spec: HubBackbone, **settings) -> TaskDataModule:
     return TaskDataModule(source=Reviews(), task="reviews", backbone=spec, **dict(prompt_length=3, batch=8) | settings)
+
+
+def trainer(steps: int, **settings) -> pl.Trainer:
+    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+    return pl.Trainer(max_steps=steps, accelerator="cpu", use_distributed_sampler=False, **quiet, **settings)
 
 
 def batches(module: TaskDataModule, split: str, size: int) -> list[dict]:
