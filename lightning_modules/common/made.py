@@ -24,24 +24,37 @@ def place_of(*, folder: Path, key: Any) -> Path:
     return folder / digest(key)
 
 
-def made(*, folder: Path, key: Any, make: Callable[[Path], dict[str, Any] | None], thing: Thing | None = None) -> Path:
+def made(
+    *,
+    folder: Path,
+    key: Any,
+    make: Callable[[Path], dict[str, Any] | None],
+    thing: Thing | None = None,
+    fits: Callable[[Path], bool] | None = None,
+) -> Path:
     """`folder`/DIGEST of what `make` writes for `key`; made under a lock, beside its place, when it is not there.
 
-    What `make` returns stands in the manifest. thing: what whoever watches the run is told that it is. Raises ValueError
-    naming the file when one of an earlier make has another checksum now, OSError when the disk is full.
+    What `make` returns stands in the manifest. thing: what whoever watches the run is told that it is. fits: whether what
+    is there still goes with what `key` only names; else it is made anew. Raises ValueError naming the file when one of an
+    earlier make has another checksum now, OSError when the disk is full.
     """
     told = watcher() if thing else Watcher()
     target = told.place(place_of(folder=folder, key=key))
     thing = replace(thing or Thing("", ""), place=target)
-    with (
-        contextlib.nullcontext() if thing.is_kept else waited(target.with_name(f"{target.name}.lock"), what=str(target))
-    ):
-        if thing.is_kept:
+
+    def is_there() -> bool:
+        if not thing.is_kept:
+            return False
+        verify(target)
+        return fits is None or fits(target)
+
+    there = is_there()
+    with contextlib.nullcontext() if there else waited(target.with_name(f"{target.name}.lock"), what=str(target)):
+        if there or is_there():
             told.found(thing)
         else:
             with told.making(thing):
                 _make(target, key, make)
-    verify(target)
     return target
 
 

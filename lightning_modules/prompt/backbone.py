@@ -149,6 +149,11 @@ class Backbone(nn.Module):
         if prompt is None and "prompt_at" in batch:
             prompt = self._kept(batch)
         if prompt is not None:
+            if (length := prompt.shape[-2]) != (kept := batch.get("kept", length)):
+                raise ValueError(
+                    f"a prompt of {length} tokens where data.template keeps {kept}; expected {{prompt}} in data.template, and "
+                    "tuner.length and data.prompt_length as prompt.length."
+                )
             ids = ids.index_fill(1, torch.arange(at, at + prompt.shape[-2], device=ids.device), self._filler)
         asked = {"input_ids": ids, "attention_mask": batch["attention_mask"]}
         if _can_cache(type(module).forward):

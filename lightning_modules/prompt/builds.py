@@ -13,25 +13,35 @@ from datamodules.tasks.words import tokens_of
 from lightning_modules.common.choices import check_choice
 from lightning_modules.prompt.backbones import HubBackbone, LanguageBackbone
 from lightning_modules.prompt.prompt_file import PromptFile
-from lightning_modules.prompt.prompts import Prompts
+from lightning_modules.prompt.prompts import Prompts, refuse_no_place
 from lightning_modules.prompt.tuners import INITS, Adapter, BitFit, FullFineTuning, LoRA, SoftPrompt
 from lightning_modules.runtime.preflight.building import UNKNOWN
 
 
 def choices_are_known(cfg: DictConfig) -> Iterator[str]:
-    yield from _choice("prompt.init", cfg.prompt.init, INITS)
+    yield from _said(check_choice, "prompt.init", cfg.prompt.init, INITS)
     if cfg.data.verbaliser is not None:
-        yield from _choice("data.verbaliser", cfg.data.verbaliser, VERBALISERS)
+        yield from _said(check_choice, "data.verbaliser", cfg.data.verbaliser, VERBALISERS)
 
 
-def _choice(key: str, found: str, expected: Any) -> Iterator[str]:
+def _said(check: Callable[..., Any], *given: Any) -> Iterator[str]:
     try:
-        check_choice(key, found, expected)
+        check(*given)
     except ValueError as error:
         yield str(error)
 
 
-CHECKS = (choices_are_known,)
+def prompt_has_its_place(cfg: DictConfig) -> Iterator[str]:
+    """Of a run of tuning; `Prompts` of a study see to it themselves."""
+    if cfg.get("study") or not cfg.tuner._target_.endswith(f".{SoftPrompt.__name__}"):
+        return
+    if cfg.data.template is not None:
+        yield from _said(refuse_no_place, cfg.data.template)
+    if cfg.tuner.length != (kept := cfg.data.prompt_length):
+        yield f"tuner.length is {cfg.tuner.length}; expected data.prompt_length, which is {kept}: prompt.length sets both."
+
+
+CHECKS = (choices_are_known, prompt_has_its_place)
 
 
 class Unfetched:

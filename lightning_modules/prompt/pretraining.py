@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from lightning_modules.common import metric_names as names
 from lightning_modules.common.optimizer import adamw_with_schedule
+from lightning_modules.common.say import say
 from lightning_modules.training.inner import inner_trainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from datamodules.ordered import OrderedDataModule
 
 
 class Settings(TypedDict):
@@ -26,6 +29,17 @@ class Settings(TypedDict):
 # The run of `experiment=prompt/pretrain` and the automatic one take the same: their weights are the same.
 TRAINER = {"gradient_clip_val": 1.0}
 OPTIMIZER: Settings = {"warmup_steps": 100, "weight_decay": 0.01, "betas": (0.9, 0.98)}
+# All of a trainer that weights depend on.
+MATTERS = (
+    "max_steps",
+    "precision",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "accumulate_grad_batches",
+    "world_size",
+    "limit_train_batches",
+    "overfit_batches",
+)
 
 
 class Pretrained(Protocol):
@@ -38,7 +52,7 @@ class Pretrained(Protocol):
 
     def tokenizer(self) -> Any: ...
 
-    def data(self) -> pl.LightningDataModule: ...
+    def data(self) -> "OrderedDataModule": ...
 
     def keep(self, trained: Path) -> Path: ...
 
@@ -83,11 +97,17 @@ class MaskedLM(pl.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         return adamw_with_schedule(module=self.model, total_steps=steps, lr=self.spec.lr, **OPTIMIZER)
 
-    def export(self, folder: Path, *, datamodule: Any) -> Path:
-        """A folder for AutoModelForMaskedLM and AutoTokenizer; kept for `LanguageBackbone.load` too."""
+    def export(self, folder: Path, *, datamodule: "OrderedDataModule") -> Path:
+        """A folder for AutoModelForMaskedLM and AutoTokenizer; kept for `LanguageBackbone.load` too, if it is the same."""
         self.save(folder)
-        # What later runs of every precision take is trained in float32.
-        if self.trainer.max_steps == self.spec.steps and self.trainer.precision == "32-true":
+        asked, own = automatic(self.spec), self.trainer
+        other = [name for name in MATTERS if getattr(own, name) != getattr(asked, name)]
+        if datamodule.fingerprint() != self.spec.data().fingerprint():
+            other.append("data")
+        if other or own.global_step != self.spec.steps:
+            told = ", ".join(other) or f"{own.global_step} of {self.spec.steps} steps"
+            say(f"Not kept as the backbone of later runs, which take it as backbone=hub backbone.name={folder}: {told}.")
+        else:
             self.spec.keep(folder)
         return folder
 
@@ -96,11 +116,14 @@ class MaskedLM(pl.LightningModule):
         self.spec.tokenizer().save_pretrained(folder)
 
 
+def automatic(spec: Pretrained) -> pl.Trainer:
+    """What trains `spec` when it is first needed: in float32, as one backbone serves runs of every precision."""
+    return inner_trainer(max_steps=spec.steps, precision="32-true", **TRAINER)
+
+
 def pretrain(spec: Pretrained, folder: Path) -> None:
     """Train `spec` from its seed and write it to `folder`."""
-    # One backbone serves runs of every precision.
-    trainer = inner_trainer(max_steps=spec.steps, precision="32-true", **TRAINER)
     with torch.random.fork_rng():
         module = MaskedLM(backbone=spec)
-        trainer.fit(module, datamodule=spec.data())
+        automatic(spec).fit(module, datamodule=spec.data())
     module.save(folder)

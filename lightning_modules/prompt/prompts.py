@@ -11,8 +11,9 @@ from datamodules.tasks.datamodule import Source, TaskDataModule
 from lightning_modules.common.bounds import Count, Positive
 from lightning_modules.common.choices import check_choice
 from lightning_modules.common.digests import number_of
-from lightning_modules.common.made import made, place_of
+from lightning_modules.common.made import made, manifest, place_of
 from lightning_modules.common.making import Thing
+from lightning_modules.common.say import say
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.prompt_file import PromptFile
@@ -21,6 +22,14 @@ from lightning_modules.prompt.tuners import DRAWN, SoftPrompt, Tuner
 from lightning_modules.training.inner import device, inner_trainer, precision, seeded
 
 VERSION = 2
+
+
+def refuse_no_place(template: str) -> None:
+    """ValueError for a template in which a soft prompt would be put over the first words."""
+    if "{prompt}" not in template:
+        raise ValueError(
+            f"data.template is {template!r}; expected {{prompt}} in it, before {{text}}: that is where the soft prompt stands."
+        )
 
 
 class Loaded:
@@ -71,6 +80,8 @@ class Prompts:
         self.spec, self.source, self.tuning, self.cache = backbone, source, dict(tuning), Path(cache)
         self.length, self.init, self.template, self.verbaliser = length, init, template, verbaliser
         check_choice("prompts.starts", starts, ("shared", "own"))
+        if template is not None:
+            refuse_no_place(template)
         self.eval_batch, self.together, self.starts = eval_batch, together, starts
         self.start, self.runs, self.tracking_uri = start or {}, runs or {}, tracking_uri
         given = [f"prompt.{key}" for key, value in self.start.items() if value is not None]
@@ -90,6 +101,11 @@ class Prompts:
     @cached_property
     def backbone(self) -> Backbone:
         return self.spec.load().to(device())
+
+    @cached_property
+    def _weights(self) -> str:
+        """What the backbone is: its key only names how it was made, and made elsewhere it rounds otherwise."""
+        return self.backbone.fingerprint()
 
     def untrained(self) -> Backbone:
         """The same architecture with random weights: the control that shows what pretraining brings."""
@@ -139,18 +155,40 @@ class Prompts:
         if trial < len(self.runs.get(task, ())):
             run = self.runs[task][trial]
             found = PromptFile.of_run(run, self.tracking_uri)
-            if found.about["task"] != task:
-                raise ValueError(f"prompts.runs: run {run} tuned {found.about['task']}; expected a run of {task}.")
+            self._refuse_other(found, task, run)
             found.check(self.backbone, length=self.length)
             return found
         return PromptFile.load(self.path(task, seed=seed))
+
+    def _refuse_other(self, found: PromptFile, task: str, run: str) -> None:
+        """ValueError where a run tuned another task, or asked it otherwise than its prompt is asked here."""
+        if (tuned := found.about.get("task")) != task:
+            raise ValueError(f"prompts.runs: run {run} tuned {tuned}; expected a run of {task}.")
+        data = self.data(task)
+        asked = {
+            "template": ("data.template", data.template.pattern),
+            "verbaliser": ("data.verbaliser", data.verbaliser),
+            "data": ("data.source", data.task.fingerprint()),
+        }
+        for name, (key, here) in asked.items():
+            if (there := found.about.get(name)) != here:
+                raise ValueError(
+                    f"prompts.runs: run {run} tuned {task} with another {key} ({there!r}; here it is {here!r}): its prompt "
+                    f"is none of this study's. Expected a run with the same, or {key} as that run has it."
+                )
 
     def path(self, task: str, *, seed: int, tuner: Tuner | None = None, lr: Positive | None = None) -> Path:
         """Folder with what `tuner` (a soft prompt) trained; trains it when it is not there."""
         own = tuner is None and lr is None
         tuner, tuning, data = self._asked(task, seed, tuner, lr)
 
-        def make(place: Path) -> None:
+        kept = self._kept(seed, tuner, tuning, data, together=own)
+        place = place_of(**kept)
+        thing = self._thing(task, seed, tuner, tuning, place)
+
+        def make(place: Path) -> dict[str, Any]:
+            if thing.is_kept:
+                say(f"{thing.kind} {thing.label}: kept of another backbone than this one ({self._weights}); tuned anew.")
             if self.together > 1 and own and (task, seed) not in self._tuned:
                 self._tune_together(task, seed)
             module = self._tuned.pop((task, seed), None) if own else None
@@ -159,9 +197,13 @@ class Prompts:
                     module = self._module(tuner, tuning)
                     inner_trainer(max_steps=tuning["steps"]).fit(module, datamodule=data)
             module.export(place, datamodule=data, tell=False)
+            return {"backbone": module.before}
 
-        kept = self._kept(seed, tuner, tuning, data, together=own)
-        return made(**kept, make=make, thing=self._thing(task, seed, tuner, tuning, place_of(**kept)))
+        def fits(place: Path) -> bool:
+            about = PromptFile.load(place).about if isinstance(tuner, SoftPrompt) else manifest(place)
+            return about.get("backbone") == self._weights
+
+        return made(**kept, make=make, thing=thing, fits=fits)
 
     def thing(self, task: str, *, seed: int, tuner: Tuner | None = None, lr: Positive | None = None) -> Thing:
         """What `path` trains."""
@@ -239,7 +281,8 @@ class Prompts:
         return module.to(device())
 
     def _module(self, tuner: Tuner, tuning: dict[str, Any]) -> PromptTuning:
-        # A prompt stands beside the model and changes nothing in it; the others do.
-        backbone = Loaded(self.backbone) if isinstance(tuner, SoftPrompt) else self.spec
+        # A prompt stands beside the model and changes nothing in it; the others do, and a trainer that casts weights.
+        beside = isinstance(tuner, SoftPrompt) and (precision() == "32-true" or precision().endswith("-mixed"))
+        backbone = Loaded(self.backbone) if beside else self.spec
         settings = {name: value for name, value in tuning.items() if name not in ("steps", "batch")}
         return PromptTuning(backbone=backbone, tuner=tuner, **settings)

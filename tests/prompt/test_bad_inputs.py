@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from lightning_modules.prompt.backbone import Backbone
+from lightning_modules.prompt.builds import prompt_has_its_place
 from lightning_modules.prompt.families import down_projections
 from lightning_modules.prompt.prompt_file import PromptFile
+from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.prompt.tuners import Adapter, SoftPrompt
 from tests.prompt import tiny
 
@@ -114,6 +117,33 @@ MISFITS = (
 def test_a_template_that_does_not_fit(spec, template, length, message):
     with pytest.raises(ValueError, match=message):
         tiny.data(spec, template=template, prompt_length=length).prepare_data()
+
+
+def test_a_prompt_without_a_place_of_its_length_is_never_put_over_words(spec, tmp_path):
+    nowhere = "{mask}{text}{sep}"
+    with pytest.raises(ValueError, match="data.template is '{mask}{text}{sep}'; expected {prompt} in it"):
+        Prompts(backbone=spec, source=tiny.Reviews(), tuning={}, cache=str(tmp_path), template=nowhere)
+    backbone, prompt = spec.load(), torch.zeros(3, tiny.WIDTH)
+    for settings, kept in ((dict(template=nowhere), 0), (dict(prompt_length=2), 2), (dict(prompt_length=4), 4)):
+        (batch,) = tiny.batches(tiny.data(spec, **settings), "test", 64)
+        with pytest.raises(ValueError, match=f"a prompt of 3 tokens where data.template keeps {kept}; expected {{prompt}}"):
+            backbone.scores(batch, prompt)
+
+
+@pytest.mark.parametrize(
+    ("data", "tuner", "said"),
+    [
+        ({}, {}, []),
+        ({"template": "{mask}{text}"}, {}, ["data.template is '{mask}{text}'; expected {prompt} in it"]),
+        ({"template": "{mask}{text}"}, {"_target_": "tuners.LoRA"}, []),
+        ({}, {"length": 32}, ["tuner.length is 32; expected data.prompt_length, which is 16"]),
+    ],
+)
+def test_a_run_whose_prompt_has_no_place_is_refused_before_anything_is_made(data, tuner, said):
+    given = {"data": {"template": None, "prompt_length": 16}, "tuner": {"_target_": "tuners.SoftPrompt", "length": 16}}
+    cfg = OmegaConf.merge(given, {"data": data, "tuner": tuner, "study": None})
+    found = list(prompt_has_its_place(cfg))
+    assert len(found) == len(said) and all(f.startswith(s) for f, s in zip(found, said, strict=True))
 
 
 def test_texts_longer_than_the_positions_are_cut(spec):

@@ -175,6 +175,20 @@ def test_a_study_takes_a_runs_prompt_and_trains_the_other_trials(tmp_path, logge
         toy.prompts(tmp_path, runs={"sentiment_fil": [run]}, tracking_uri=uri)
 
 
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("data.template", {"template": "{prompt}{text}{mask}{sep}"}),
+        ("data.verbaliser", {"verbaliser": "sum"}),
+        ("data.source", {"source": toy.language(train=50)}),
+    ],
+)
+def test_a_runs_prompt_that_was_asked_otherwise_is_refused(key, settings, tmp_path, logged):
+    run, _, uri = logged
+    with pytest.raises(ValueError, match=f"prompts.runs: run {run} tuned {TASK} with another {key} .*; here it is "):
+        toy.prompts(tmp_path, runs={TASK: [run]}, tracking_uri=uri, **settings).prompt(TASK, seed=1)
+
+
 def test_every_way_to_begin(tmp_path, logged):
     run, _, uri = logged
     backbone, kept = toy.spec(tmp_path).load(), toy.prompts(tmp_path).path(TASK, seed=7)
