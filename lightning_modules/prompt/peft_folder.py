@@ -56,7 +56,8 @@ def save_prompt(prompt: Tensor, folder: Path, *, kind: str, model: Any) -> Path:
         token_dim=width,
         # Of an encoder-decoder the encoder's input alone.
         num_transformer_submodules=1,
-        num_attention_heads=text.num_attention_heads,
+        # PEFT asks for a number, of Mamba too, and reads it for no prompt.
+        num_attention_heads=getattr(text, "num_attention_heads", 1),
         num_layers=text.num_hidden_layers,
         base_model_name_or_path=model.config._name_or_path or None,
         inference_mode=True,

@@ -28,7 +28,7 @@ def refuse_no_place(template: str) -> None:
     """ValueError for a template in which a soft prompt would be put over the first words."""
     if "{prompt}" not in template:
         raise ValueError(
-            f"data.template is {template!r}; expected {{prompt}} in it, before {{text}}: that is where the soft prompt stands."
+            f"data.template is {template!r}; expected {{prompt}} in it, before {{text}}, where the soft prompt stands."
         )
 
 
@@ -188,13 +188,15 @@ class Prompts:
 
         def make(place: Path) -> dict[str, Any]:
             if thing.is_kept:
-                say(f"{thing.kind} {thing.label}: kept of another backbone than this one ({self._weights}); tuned anew.")
+                say(
+                    f"{thing.kind} {thing.label}: kept of another backbone than this one ({self._weights}); tuned anew."
+                )
             if self.together > 1 and own and (task, seed) not in self._tuned:
                 self._tune_together(task, seed)
             module = self._tuned.pop((task, seed), None) if own else None
             if module is None:
                 with seeded(seed):
-                    module = self._module(tuner, tuning)
+                    module = self.module(tuner, tuning)
                     inner_trainer(max_steps=tuning["steps"]).fit(module, datamodule=data)
             module.export(place, datamodule=data, tell=False)
             return {"backbone": module.before}
@@ -220,7 +222,7 @@ class Prompts:
             other = self._expected.pop(0)
             if other not in self._tuned and not self.thing(other[0], seed=other[1]).is_kept:
                 datas.setdefault(other, self.datamodule(other[0], seed=other[1]))
-        modules = {each: self._module(self.started(each[0], seed=each[1]), self.tuning) for each in datas}
+        modules = {each: self.module(self.started(each[0], seed=each[1]), self.tuning) for each in datas}
         with seeded(seed):
             training = TunedTogether(list(modules.values()), list(datas.values()))
             inner_trainer(max_steps=self.tuning["steps"]).fit(training, training.steps(self.tuning["steps"]))
@@ -275,12 +277,13 @@ class Prompts:
     def tuned(self, task: str, *, seed: int, tuner: Tuner, lr: Positive | None = None) -> PromptTuning:
         """A module with what `tuner` trained in it, on a backbone of its own."""
         folder = self.path(task, seed=seed, tuner=tuner, lr=lr)
-        module = self._module(tuner, self.tuning)
+        module = self.module(tuner, self.tuning)
         module.backbone.embed_phrases(self.data(task).common)
         module.load_export(folder)
         return module.to(device())
 
-    def _module(self, tuner: Tuner, tuning: dict[str, Any]) -> PromptTuning:
+    def module(self, tuner: Tuner, tuning: dict[str, Any]) -> PromptTuning:
+        """What trains `tuner` with these settings."""
         # A prompt stands beside the model and changes nothing in it; the others do, and a trainer that casts weights.
         beside = isinstance(tuner, SoftPrompt) and (precision() == "32-true" or precision().endswith("-mixed"))
         backbone = Loaded(self.backbone) if beside else self.spec

@@ -5,7 +5,7 @@ Shape legend: P prompt tokens, H hidden width, R rank or bottleneck.
 """
 
 import copy
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ INITS = (*DRAWN, "text", "file", "run")
 
 
 class Tuner(nn.Module):
-    """Base of all: no prompt, nothing attached."""
+    """Base of all: no prompt, nothing attached. Its parameters are float32, whatever the backbone's are."""
 
     length = 0
 
@@ -85,7 +85,7 @@ class SoftPrompt(Tuner):
         self.weight: nn.Parameter
 
     def attach(self, backbone: Backbone) -> None:
-        self.weight = nn.Parameter(self._start(backbone))
+        self.weight = nn.Parameter(self._start(backbone).float())
 
     def prompt(self) -> Tensor:
         return self.weight
@@ -140,13 +140,20 @@ class Hooked(Tuner):
         for name, module in self.chosen(backbone).items():
             addition = self.addition(module)
             self.additions[name.replace(".", "/")] = addition
-            module.register_forward_hook(lambda _m, _a, out, addition=addition: out + addition(out))
+            module.register_forward_hook(partial(_added, addition))
 
     def chosen(self, backbone: Backbone) -> dict[str, nn.Module]:
         raise NotImplementedError
 
     def addition(self, module: nn.Module) -> nn.Module:
         raise NotImplementedError
+
+
+def _added(addition: nn.Module, module: nn.Module, _: Any, out: Tensor) -> Tensor:
+    """In the addition's precision, and out in the module's where a frozen model is in half of it."""
+    inside, outside = (next(each.parameters()).dtype for each in (addition, module))
+    found = out + addition(out.to(inside))
+    return found if inside == outside else found.to(outside)
 
 
 class Shift(nn.Module):
@@ -173,17 +180,30 @@ class Bottleneck(nn.Module):
         return self.up(torch.relu(self.down(out)))
 
 
+# How families call norms of their own.
+NORMS = ("LayerNorm", "RMSNorm", "NoNorm")
+
+
 class BitFit(Hooked):
     """Every bias of the backbone trains, as a delta beside it (Ben Zaken et al. 2022). The LM head's stay."""
 
     def chosen(self, backbone: Backbone) -> dict[str, nn.Module]:
-        found = {
-            n: m for n, m in backbone.model.base_model.named_modules() if isinstance(getattr(m, "bias", None), Tensor)
-        }
+        """ValueError where there is no bias, or one that its module does not add to the last dimension of what it gives."""
+        from transformers.pytorch_utils import Conv1D
+
+        model = type(backbone.model).__name__
+        modules = dict(backbone.model.base_model.named_modules())
+        # GPT-2's kin keep their causal mask under this name, as a buffer.
+        found = {n: m for n, m in modules.items() if isinstance(getattr(m, "bias", None), nn.Parameter)}
         if not found:
-            raise ValueError(
-                f"tuner=bitfit: {type(backbone.model).__name__} has no bias to train; the nearest is lora."
-            )
+            raise ValueError(f"tuner=bitfit: {model} has no bias to train; the nearest is lora.")
+        for name, module in found.items():
+            kind = type(module).__name__
+            if not isinstance(module, nn.Linear | Conv1D | nn.LayerNorm) and not kind.endswith(NORMS):
+                raise ValueError(
+                    f"tuner=bitfit: {model} has the bias of a {kind} at {name}; expected those of linear layers and norms "
+                    "alone. The nearest is lora."
+                )
         return found
 
     def addition(self, module: nn.Module) -> nn.Module:
@@ -232,6 +252,8 @@ class LoRA(Tuner):
             fan_in_fan_out=conv,
         )
         inject_adapter_in_model(config, body)
+        for weight in self.trained(backbone).values():
+            weight.data = weight.data.float()
         self._config = config
 
     def save_for_peft(self, folder: Path, backbone: Backbone) -> None:
@@ -252,7 +274,7 @@ class FullFineTuning(Tuner):
     """Every weight of the backbone trains: the one tuner under which it is not frozen."""
 
     def attach(self, backbone: Backbone) -> None:
-        backbone.requires_grad_(True)
+        backbone.float().requires_grad_(True)
 
     def trained(self, backbone: Backbone) -> dict[str, nn.Parameter]:
         return dict(backbone.model.named_parameters())

@@ -116,7 +116,7 @@ def perturbation_figure(
     return figure
 
 
-def origin_figure(groups: Mapping[str, Mapping[str, Sequence[float]]], *, chance: float = float("nan")) -> Figure:
+def origin_figure(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """panel -> bar -> values over tasks: means with intervals, every task a dot."""
     figure, axes = panels(1, len(groups), size=(3.9, 3.2), title="Where skill neurons come from")
     for axis, (title, bars) in zip(axes[0], groups.items(), strict=True):

@@ -25,6 +25,7 @@ class Origin(Intervention):
     """
 
     outcome = "best_neurons_by_prompt"
+    hard_prompts = True
 
     def __init__(self, *, learning_rates: Mapping[str, Positive], **shared: Any) -> None:
         super().__init__(**shared)
@@ -62,8 +63,8 @@ class Origin(Intervention):
                 whole = accuracy(module.backbone, data, None, examples=self.examples)
                 hurt.setdefault(name, {}).setdefault("unperturbed", []).append(whole)
                 for arm, masks in self.masks(task, share=self.share).items():
-                    values = [self.perturbed(module.backbone, task, None, m, self.kinds[0], found) for m in masks]
-                    hurt[name].setdefault(arm, []).append(mean(values))
+                    value = self.perturbed(module.backbone, task, None, masks, self.kinds[0], found)
+                    hurt[name].setdefault(arm, []).append(value)
             desk.say(f"{task}: best neuron " + ", ".join(f"{kind} {value:.3f}" for kind, value in own.items()))
         desk.table("best_neurons_by_prompt", rows)
         tuners = [{"tuner": n, **{arm: str(mean_ci(v)) for arm, v in arms.items()}} for n, arms in hurt.items()]

@@ -57,17 +57,21 @@ class Intervention(PromptStudy):
         firsts = list({self.skills[other]: other for other in reversed(others)}.values())
         return {
             "skill neurons": [own],
-            "random neurons": [sn.random_like(own, seed=draw) for draw in range(self.draws)],
-            "other skills' neurons": [self.skill_neurons(other, share=share) for other in firsts],
+            "random neurons": [sn.random_like(own, seed=self.drawn(task, draw)) for draw in range(self.draws)],
+            "other skills' neurons": [sn.select_like(self.predictivity(other)[0], own) for other in firsts],
         }
 
     def perturbed(
-        self, model: Backbone, task: str, prompt: Tensor | None, mask: Tensor, kind: str, found: sn.Moments
+        self, model: Backbone, task: str, prompt: Tensor | None, masks: Sequence[Tensor], kind: str, found: sn.Moments
     ) -> float:
-        """Test accuracy; `found` are the neurons' moments in this model with this prompt."""
-        scale = found.std_LF if self.unit == "std" else None
-        see = Perturbation(mask_LF=mask, kind=kind, alpha=self.alpha, scale_LF=scale, mean_LF=found.mean_LF)
-        return accuracy(model, self.prompts.data(task), prompt, see=see, examples=self.examples)
+        """Test accuracy, mean over an arm's masks; `found` are the neurons' moments in this model with this prompt."""
+        scale, data = found.std_LF if self.unit == "std" else None, self.prompts.data(task)
+        shared = dict[str, Any](kind=kind, alpha=self.alpha, scale_LF=scale, mean_LF=found.mean_LF)
+        values = []
+        for number, mask in enumerate(masks):
+            see = Perturbation(mask_LF=mask, seed=self.drawn(task, number), **shared)
+            values.append(accuracy(model, data, prompt, see=see, examples=self.examples))
+        return mean(values)
 
 
 class Perturb(Intervention):
@@ -86,15 +90,11 @@ class Perturb(Intervention):
                 for share in self.shares:
                     for arm, masks in self.masks(task, share=share).items():
                         for kind in self.kinds:
-                            values = (
-                                [whole]
-                                if share == 0
-                                else [self.perturbed(self.backbone, task, prompt, mask, kind, found) for mask in masks]
-                            )
-                            curves[kind].setdefault(arm, {}).setdefault(share, []).append(mean(values))
-                            rows.append(
-                                {"task": task, "kind": kind, "neurons": arm, "share": share, "accuracy": mean(values)}
-                            )
+                            value = whole
+                            if share > 0:
+                                value = self.perturbed(self.backbone, task, prompt, masks, kind, found)
+                            curves[kind].setdefault(arm, {}).setdefault(share, []).append(value)
+                            rows.append({"task": task, "kind": kind, "neurons": arm, "share": share, "accuracy": value})
             own = [row for row in rows if row["task"] == task and row["share"] > 0]
             shown = {
                 arm: mean([row["accuracy"] for row in own if row["neurons"] == arm]) for arm in curves[self.kinds[0]]

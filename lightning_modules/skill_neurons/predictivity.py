@@ -153,6 +153,14 @@ def select(pred_LF: Tensor, *, share: float, rank_within: str = "layer") -> Tens
     return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True).view_as(pred_LF)
 
 
+def select_like(pred_LF: Tensor, mask_LF: Tensor) -> Tensor:
+    """Bool mask [L, F] of as many top neurons in every layer as `mask_LF` has there."""
+    found = torch.zeros_like(mask_LF)
+    for layer, count in enumerate(mask_LF.sum(1).tolist()):
+        found[layer, pred_LF[layer].argsort(descending=True, stable=True)[:count]] = True
+    return found
+
+
 def tied_share(pred_LF: Tensor, mask_LF: Tensor, *, rank_within: str = "layer") -> float:
     """Share of the selected neurons that tie with one left out: how far the choice rests on the tie-break."""
     tied = 0

@@ -4,6 +4,7 @@ Rules fixed beforehand: neurons are chosen on the validation split and judged on
 mean over `trials` prompts tuned from different seeds; the null permutes the validation labels.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.tasks.datamodule import TaskDataModule
 from lightning_modules.common.bounds import Count, Share, Whole
-from lightning_modules.common.digests import digest, digest_of_weights
+from lightning_modules.common.digests import digest, digest_of_weights, number_of
 from lightning_modules.common.made import made
 from lightning_modules.common.making import Thing
 from lightning_modules.prompt.backbone import Backbone
@@ -43,6 +44,8 @@ class PromptStudy:
 
     # Labellings that p-values come from, and the table of what the study does to neurons.
     p_values, outcome = 0, ""
+    # Whether it asks with the words of each task's hint too.
+    hard_prompts = False
 
     def __init__(
         self,
@@ -64,8 +67,14 @@ class PromptStudy:
         self._baselines: dict[tuple[str, str, Backbone], Tensor] = {}
 
     def prepare(self) -> None:
+        """ValueError for what is wrong with a task, before anything is tuned."""
         for task in self.tasks:
             self.prompts.data(task).prepare_data()
+            if self.hard_prompts and not self.prompts.data(task).task.hint.strip():
+                raise ValueError(
+                    f"task {task}: data.source.hint is empty; expected the words that this study takes for its hard prompt, "
+                    "such as 'it was'."
+                )
 
     def needs(self) -> list[Thing]:
         """All that is trained for it, in the order it is asked for."""
@@ -94,6 +103,10 @@ class PromptStudy:
     def seeds(self) -> list[int]:
         return [1000 * self.seed + trial for trial in range(self.trials)]
 
+    def drawn(self, task: str, draw: int) -> int:
+        """The seed of a random choice: other in every task and study, the same in all arms that are compared."""
+        return number_of(f"{self.seed}|{task}|{draw}")
+
     def tuned(self, task: str) -> list[Tensor]:
         """A prompt [P, H] per trial."""
         return [self.prompts.prompt(task, seed=seed, trial=t).weight for t, seed in enumerate(self.seeds())]
@@ -108,6 +121,8 @@ class PromptStudy:
     def predictivity(self, task: str, *, kind: str = "tuned", backbone: Backbone | None = None) -> Tensor:
         """[1 + permutations, L, F], mean over trials; row 0 with the true labels, the others the null.
 
+        A permutation is the same in every trial: the mean over independent ones is a narrower null than that of one prompt.
+
         kind: `tuned`, `random` (untrained vocabulary words) or `hard` (the task's hint in words). It is kept by content
         under `cache`/neurons, and taken by every later study.
         """
@@ -115,7 +130,7 @@ class PromptStudy:
         if key not in self._found:
             model = backbone or self.backbone
             starts = self.starts(task, kind, model)
-            labellings = {"seeds": self.seeds()[: len(starts)], "permutations": self.permutations}
+            labellings = {"seed": self.seed, "permutations": self.permutations}
             found = self.kept(
                 "predictivity", task, starts, model, labellings, lambda: [self.measured(task, kind, starts, model)]
             )
@@ -164,10 +179,10 @@ class PromptStudy:
                 classes=len(data.task.classes),
                 permutations=self.permutations,
                 balanced=self.balanced,
-                seed=seed,
+                seed=self.seed,
                 baseline=self.baseline_LPF(task, prompt, backbone),
             )
-            for prompt, seed in zip(prompts, self.seeds(), strict=False)
+            for prompt in prompts
         ]
         return torch.stack(found).mean(0)
 
@@ -232,7 +247,6 @@ def accuracy(
     prompt: Tensor | None,
     *,
     split: str = "test",
-    sites: Sequence[nn.Module] | None = None,
     see: See | None = None,
     examples: int | None = None,
 ) -> float:
@@ -241,7 +255,7 @@ def accuracy(
     for batch in backbone.batches(data.fixed(split)):
         if examples is not None and seen >= examples:
             break
-        with hooked(sites or backbone.sites(), see or (lambda layer, x: None)):
+        with hooked(backbone.sites(), see) if see else contextlib.nullcontext():
             scores_BC = backbone.scores(batch, prompt)
         right += (scores_BC.argmax(1) == batch["labels"]).sum()
         seen += len(scores_BC)

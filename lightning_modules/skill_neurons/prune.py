@@ -16,12 +16,11 @@ from lightning_modules.prompt.tuners import SoftPrompt
 from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons import figures as draw
 from lightning_modules.skill_neurons import predictivity as sn
-from lightning_modules.skill_neurons.perturb import Intervention
-from lightning_modules.skill_neurons.prompt_study import accuracy, mean
+from lightning_modules.skill_neurons.prompt_study import PromptStudy, accuracy, mean
 from lightning_modules.skill_neurons.removal import keep_mask, parameters_left, pruned
 
 
-class Prune(Intervention):
+class Prune(PromptStudy):
     """Keep a task's skill neurons in the top layers, remove the others, tune the prompt on (section 6.1).
 
     Args:
@@ -42,6 +41,14 @@ class Prune(Intervention):
     ) -> None:
         super().__init__(**shared)
         self.keep, self.top_layers, self.retune, self.rounds = list(keep), top_layers, retune, rounds
+
+    def prepare(self) -> None:
+        """ValueError for more layers than the backbone has."""
+        super().prepare()
+        if self.top_layers > (there := self.prompts.spec.layers):
+            raise ValueError(
+                f"study.top_layers is {self.top_layers}; expected at most {there}, the layers of the backbone."
+            )
 
     def needs(self) -> list[Thing]:
         """Every prompt again on every pruned model."""
@@ -72,17 +79,19 @@ class Prune(Intervention):
         rows: list[dict[str, Any]] = []
         for task in self.tasks:
             data = self.prompts.data(task)
-            for seed, prompt in zip(self.seeds(), self.tuned(task), strict=True):
+            # The whole model's phrases, which the pruned ones take.
+            self.backbone.embed_phrases(data.common)
+            for trial, (seed, prompt) in enumerate(zip(self.seeds(), self.tuned(task), strict=True)):
                 means = sn.moments(self.backbone, data.fixed("train"), prompt).mean_LF
                 whole.append(accuracy(self.backbone, data, prompt))
                 for share in self.keep:
                     own = self.skill_neurons(task, share=share)
-                    arms = {"skill neurons": own, "random neurons": sn.random_like(own, seed=seed)}
+                    arms = {"skill neurons": own, "random neurons": sn.random_like(own, seed=self.drawn(task, trial))}
                     for arm, mask in arms.items():
                         keep = keep_mask(mask, layers=self.top_layers)
                         small = pruned(self.backbone.model, keep_LF=keep, mean_LF=means)
                         left[share] = parameters_left(self.backbone.model, small)
-                        smaller = Backbone(small, self.backbone.tokenizer)
+                        smaller = self.backbone.with_model(small)
                         at_once = accuracy(smaller, data, prompt)
                         again = self.retuned(smaller, task, prompt, seed, share=share, arm=arm)
                         after = accuracy(smaller, data, again)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def keep_mask(mask_LF: Tensor, *, layers: int) -> Tensor:
     """All neurons of the lower layers and those of `mask_LF` in the top `layers`."""
+    assert layers <= len(mask_LF), f"{layers} of {len(mask_LF)} layers"
     kept = mask_LF.clone()
     kept[: len(kept) - layers] = True
     return kept

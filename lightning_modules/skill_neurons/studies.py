@@ -62,16 +62,9 @@ class SkillNeurons(PromptStudy):
             return super().measured(task, kind, prompts, backbone)
         # The pass that p-values take anyway.
         data = self.prompts.data(task)
-        found = [
-            predictivity_of(
-                one,
-                permuted_labels(data.examples("val").labels, permutations=self.permutations, seed=seed),
-                classes=len(data.task.classes),
-                balanced=self.balanced,
-            )
-            for one, seed in zip(self.signs(task), self.seeds(), strict=True)
-        ]
-        return torch.stack(found).mean(0)
+        labels_RN = permuted_labels(data.examples("val").labels, permutations=self.permutations, seed=self.seed)
+        shared = dict[str, Any](classes=len(data.task.classes), balanced=self.balanced)
+        return torch.stack([predictivity_of(one, labels_RN, **shared) for one in self.signs(task)]).mean(0)
 
     def significance(self, task: str) -> Significance | None:
         if task not in self._significance and self.p_values:

@@ -51,6 +51,10 @@ class FiniteLoss(pl.Callback):
         self._read()
         check_weights(pl_module, trainer.global_step)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._read()
+        check_weights(pl_module, trainer.global_step)
+
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:

@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_modules.common.making import watcher
+from lightning_modules.training.finite_loss import FiniteLoss
 from lightning_modules.training.resume_point import random_state, set_random_state
 
 
@@ -98,13 +99,16 @@ def logs_are_read(module: pl.LightningModule) -> bool:
 
 
 def inner_trainer(*, max_steps: int, **settings: Any) -> InnerTrainer:
-    """`max_steps` steps on one device (`on_machine_of`), no validation unless `settings` ask for it."""
+    """`max_steps` steps on one device (`on_machine_of`), no validation unless `settings` ask for it.
+
+    One whose loss or weights are no numbers raises: what it trained would be kept.
+    """
     told = Told(max_steps)
     if cap := watcher().cap:
         max_steps = min(max_steps, cap)
         if "val_check_interval" in settings:
             settings["val_check_interval"] = min(settings["val_check_interval"], cap)
-    callbacks = [*settings.pop("callbacks", ()), told]
+    callbacks = [*settings.pop("callbacks", ()), FiniteLoss(), told]
     return _quiet(max_steps=max_steps, callbacks=callbacks, **_MACHINE.get().settings | settings)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_modules.common.making import Thing, watcher
 from lightning_modules.prompt.module import PromptTuning
-from lightning_modules.prompt.prompts import Loaded, Prompts
+from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.skill_neurons.prompt_study import accuracy
 from lightning_modules.training.inner import inner_trainer, seeded
 
@@ -16,7 +16,7 @@ Curve = dict[int, float]
 
 
 class Cadence(pl.Callback):
-    """Validation accuracy every `every` steps, the start (step 0) included."""
+    """Validation accuracy every `every` steps, the start (step 0) and the end included."""
 
     def __init__(self, every: int, data: Any) -> None:
         self.every, self.data = every, data
@@ -27,6 +27,10 @@ class Cadence(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: PromptTuning, *_: Any) -> None:
         if trainer.global_step % self.every == 0:
+            self._measure(trainer.global_step, module)
+
+    def on_train_end(self, trainer: pl.Trainer, module: PromptTuning) -> None:
+        if trainer.global_step not in self.found:
             self._measure(trainer.global_step, module)
 
     def _measure(self, step: int, module: PromptTuning) -> None:
@@ -50,9 +54,8 @@ def curve(prompts: Prompts, task: str, *, seed: int, start: Tensor | None, caden
     """
     tuner = prompts.soft(seed=seed)
     watch = Cadence(cadence, prompts.data(task))
-    settings = {name: value for name, value in prompts.tuning.items() if name not in ("steps", "batch")}
     with seeded(seed), watcher().making(thing(prompts, task, seed=seed, cadence=cadence, arm=arm)):
-        module = PromptTuning(backbone=Loaded(prompts.backbone), tuner=tuner, **settings)
+        module = prompts.module(tuner, prompts.tuning)
         if start is not None:
             with torch.no_grad():
                 tuner.weight.copy_(start)

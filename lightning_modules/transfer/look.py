@@ -3,13 +3,14 @@
 Shape legend: P prompt tokens, H hidden width, V words of the vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_modules.prompt.backbone import Backbone
+from lightning_modules.prompt.families import word_embedding
 
 KIND, TITLE = "matrix", "Which prompt answers which task"
 
@@ -21,8 +22,12 @@ def matrix_page(
     matrices: Mapping[str, Any],
     words: Mapping[str, list[list[tuple[str, float]]]],
     name: str,
+    controls: Collection[str] = (),
 ) -> dict[str, Any]:
-    """matrices: measure -> [targets, sources or more]; columns after the tasks are the random and the hard prompt."""
+    """matrices: measure -> [targets, sources or more]; columns after the tasks are the random and the hard prompt.
+
+    controls: tasks that no mean is of.
+    """
     sources = [*tasks, "random prompt", "hard prompt"]
     plain = {
         n: [[_number(v) for v in row] + [None] * (len(sources) - len(row)) for row in _rows(m)]
@@ -30,9 +35,9 @@ def matrix_page(
     }
     kinds = [[kind(target, source, skills) for source in sources] for target in tasks]
     away: dict[str, list[float]] = {k: [] for k in KINDS}
-    for row, names in zip(plain["relative"], kinds, strict=True):
-        for value, k in zip(row, names, strict=True):
-            if k in away and value is not None:
+    for target, row, names in zip(tasks, plain["relative"], kinds, strict=True):
+        for source, value, k in zip(sources, row, names, strict=True):
+            if k in away and value is not None and not {target, source} & set(controls):
                 away[k].append(value)
     said = [f"{k} {sum(values) / len(values):.2f}" for k, values in away.items() if values]
     return {
@@ -60,8 +65,7 @@ def kind(target: str, source: str, skills: Mapping[str, str]) -> str:
 @torch.no_grad()
 def nearest_words(backbone: Backbone, prompt_PH: Tensor, *, most: int = 5) -> list[list[tuple[str, float]]]:
     """For each prompt token the words whose embeddings point most nearly its way, with the cosine."""
-    embeddings = backbone.model.get_input_embeddings()
-    table_VH = torch.nn.functional.normalize(embeddings.weight.float(), dim=1)
+    table_VH = torch.nn.functional.normalize(word_embedding(backbone.model).weight.float(), dim=1)
     cosine_PV = torch.nn.functional.normalize(prompt_PH.float().to(table_VH.device), dim=1) @ table_VH.T
     values, ids = cosine_PV.topk(most, dim=1)
     words = [[backbone.tokenizer.decode([i]) for i in row] for row in ids.tolist()]

@@ -15,6 +15,7 @@ from datamodules.tasks.datamodule import TaskDataModule
 from lightning_modules.common.bounds import Count, Positive
 from lightning_modules.common.choices import check_choice
 from lightning_modules.prompt.backbone import Backbone
+from lightning_modules.prompt.families import word_embedding
 from lightning_modules.training.inner import inner_trainer, seeded
 from lightning_modules.transfer.stacked import stacked_accuracy
 
@@ -113,7 +114,8 @@ def train_projector(*, steps: Count, seed: int, **settings: Any) -> Projector:
     """`settings` are `ProjectorTraining`'s but for the projector, and `variant` and `hidden` of the projector."""
     variant, hidden = settings.pop("variant", "flat"), settings.pop("hidden", 64)
     source, target = settings["prompts_NPH"], settings["backbone"]
-    scale = float(target.model.get_input_embeddings().weight.std())
+    # What the embedding gives, which in some families it scales.
+    scale = float(target.words(torch.arange(len(word_embedding(target.model).weight))).float().std())
     with seeded(seed):
         projector = Projector(
             length=source.shape[1],

@@ -91,6 +91,8 @@ class Matrix(PromptStudy):
 class Transfer(Matrix):
     """The matrix (figure 3 of Su et al.)."""
 
+    hard_prompts = True
+
     def run(self, desk: Desk) -> dict[str, float]:
         metrics, means = self.transferred(desk)
         self.page(desk, means)
@@ -127,7 +129,14 @@ class Transfer(Matrix):
         def make() -> dict[str, Any]:
             words = {t: look.nearest_words(self.backbone, self.tuned(t)[0]) for t in self.tasks} if desk.text else {}
             name = f"prompts of {len(self.tasks)} tasks, {self.trials} trial{'s' * (self.trials > 1)}"
-            return look.matrix_page(tasks=self.tasks, skills=self.skills, matrices=matrices, words=words, name=name)
+            return look.matrix_page(
+                tasks=self.tasks,
+                skills=self.skills,
+                matrices=matrices,
+                words=words,
+                name=name,
+                controls=self.controls,
+            )
 
         desk.page(look.KIND, look.TITLE, make)
 

@@ -11,6 +11,7 @@ from tests.prompt import tiny
 
 KINDS = {"gpt2": "AutoModelForCausalLM", "llama": "AutoModelForCausalLM", "t5_gated": "AutoModelForSeq2SeqLM"}
 KINDS_OF_LORA = {**KINDS, "bert": "AutoModelForMaskedLM"}
+KINDS_OF_PROMPTS = {**KINDS, "mamba": "AutoModelForCausalLM"}
 
 
 def tuned(family, folder, tuner, **settings):
@@ -50,14 +51,16 @@ def theirs(model, batch, *, length):
 
 
 @pytest.mark.parametrize(
-    ("family", "template"), [*((family, None) for family in KINDS), ("llama", "{prompt}{bos}{text}{mask}")]
+    ("family", "template"),
+    [*((family, None) for family in KINDS_OF_PROMPTS), ("llama", "{prompt}{bos}{text}{mask}")],
 )
 def test_a_prompt_of_ours_scores_the_same_in_peft(family, template, tmp_path):
     module, data = tuned(family, tmp_path, SoftPrompt(length=3), template=template)
     (batch,) = tiny.batches(data, "test", 8)
     with torch.no_grad():
         ours = module(batch)
-    torch.testing.assert_close(theirs(adapted(KINDS[family], tmp_path), batch, length=3), ours, rtol=1e-4, atol=1e-5)
+    found = theirs(adapted(KINDS_OF_PROMPTS[family], tmp_path), batch, length=3)
+    torch.testing.assert_close(found, ours, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", KINDS_OF_LORA)

@@ -126,6 +126,8 @@ def test_the_host_waits_for_no_step(spec, tuner):
     # Weights are read once, before the first step: what is frozen is compared with that.
     once = ("training/inner.py", "common/digests.py")
     waits = {place: n for place, n in pretended.waits.items() if not any(name in place for name in once)}
+    # Whether the loss and the weights are numbers, when all steps are done.
+    assert [waits.pop(place) for place in list(waits) if "training/finite_loss.py" in place] == [1, 1]
     assert list(waits.values()) == [6] and "prompt/backbone.py" in next(iter(waits))
 
 

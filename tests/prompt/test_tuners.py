@@ -4,8 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.tuners import Adapter, BitFit, LoRA, SoftPrompt
+from lightning_modules.training.inner import inner_trainer
 from tests.prompt import tiny
 
 NO_BIAS = ("llama", "t5", "t5_gated")
@@ -91,3 +93,70 @@ def test_an_adapter_sees_every_layer_and_lora_no_head(spec):
     module = PromptTuning(backbone=spec, tuner=LoRA(rank=2))
     assert not any("lm_head" in n or "vocab_" in n or ".cls." in n for n in module.trained())
     assert len(module.backbone.sites()) == tiny.LAYERS
+
+
+def half(family, folder, dtype):
+    tiny.network(family).to(dtype).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_checkpoint_in_half_precision_is_loaded_in_the_one_asked_for(tmp_path):
+    """float32 unless the config says otherwise, and what is kept of either is not the other's."""
+    plain = tiny.HubBackbone(name=tiny.save("bert", tmp_path / "plain"))
+    saved = half("bert", tmp_path / "half", torch.bfloat16)
+    whole, low = (tiny.HubBackbone(name=saved, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    for spec, dtype in ((whole, torch.float32), (low, torch.bfloat16)):
+        assert spec.load().model.dtype == dtype
+        untrained = tiny.HubBackbone(name=saved, dtype=spec.dtype, random_init=True)
+        assert untrained.load().model.dtype == dtype
+    assert whole.key() != low.key()
+    # A checkpoint that is loaded as it is has the key that it always had.
+    assert "dtype" not in plain.key() and "dtype" not in low.key()
+    with pytest.raises(ValueError, match="backbone.dtype is 'float8'; expected one of float32, bfloat16, float16"):
+        tiny.HubBackbone(name=saved, dtype="float8")
+
+
+@pytest.mark.parametrize("name", ["soft", *tiny.TUNERS])
+def test_tuners_train_in_float32_on_a_model_in_half_precision(name, tmp_path):
+    spec = tiny.HubBackbone(name=half("gpt2", tmp_path, torch.float16), dtype="float16")
+    tuner = SoftPrompt(length=3) if name == "soft" else tiny.TUNERS[name]()
+    module = PromptTuning(backbone=spec, tuner=tuner, lr=1e-5)
+    before = {n: p.detach().clone() for n, p in module.trained().items()}
+    inner_trainer(max_steps=2).fit(module, datamodule=tiny.data(spec))
+    after = module.trained()
+    assert {p.dtype for p in after.values()} == {torch.float32}
+    assert all(p.isfinite().all() for p in after.values())
+    assert any(not torch.equal(p, before[n]) for n, p in after.items())
+
+
+def of_config(kind, config):
+    import transformers
+
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+    common = dict(vocab_size=len(tiny.WORDS), pad_token_id=1, bos_token_id=0, eos_token_id=2)
+    model = getattr(transformers, kind)(
+        getattr(transformers, f"{config.pop('name')}Config")(**common, **sizes | config)
+    )
+    return Backbone(model, tiny.tokenizer())
+
+
+def test_bitfit_takes_biases_that_are_weights():
+    """A causal mask has the name of one in GPT-Neo."""
+    layers = dict(name="GPTNeo", num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]])
+    backbone, tuner = of_config("GPTNeoForCausalLM", layers), BitFit()
+    masks = [n for n, m in backbone.model.named_modules() if "bias" in dict(m.named_buffers(recurse=False))]
+    assert masks
+    tuner.attach(backbone)
+    biases = sum(n.endswith("bias") for n, _ in backbone.model.base_model.named_parameters())
+    assert len(tuner.additions) == biases > 0
+    backbone.model(input_ids=torch.tensor([[5, 6]])).logits.sum().backward()
+    assert all(p.grad is not None for p in tuner.parameters())
+
+
+def test_bitfit_refuses_biases_of_other_modules_by_name():
+    backbone = of_config("ConvBertForMaskedLM", dict(name="ConvBert", embedding_size=32))
+    with pytest.raises(
+        ValueError, match="tuner=bitfit: ConvBertForMaskedLM has the bias of a .* at .*; expected those"
+    ):
+        BitFit().attach(backbone)

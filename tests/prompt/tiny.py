@@ -43,6 +43,7 @@ def network(family: str):
     distil = dict(dim=WIDTH, n_layers=LAYERS, n_heads=2, hidden_dim=FFN, max_position_embeddings=POSITIONS)
     gpt2 = dict(n_embd=WIDTH, n_layer=LAYERS, n_head=2, n_inner=FFN, n_positions=POSITIONS, initializer_range=0.3)
     t5 = dict(d_model=WIDTH, d_kv=8, d_ff=FFN, num_layers=LAYERS, num_heads=2, decoder_start_token_id=1)
+    mamba = dict(hidden_size=WIDTH, state_size=4, num_hidden_layers=LAYERS, initializer_range=0.3)
     # FLAN-T5's blocks; its head is not its embedding.
     gated = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False)
     made = {
@@ -52,6 +53,7 @@ def network(family: str):
         "deberta_tied": (t.DebertaV2ForMaskedLM, t.DebertaV2Config, bert | deberta | dict(legacy=False)),
         "distilbert": (t.DistilBertForMaskedLM, t.DistilBertConfig, common | distil | dict(initializer_range=0.3)),
         "gpt2": (t.GPT2LMHeadModel, t.GPT2Config, common | gpt2),
+        "mamba": (t.MambaForCausalLM, t.MambaConfig, common | mamba),
         "llama": (t.LlamaForCausalLM, t.LlamaConfig, bert | dict(num_key_value_heads=1)),
         "t5": (t.T5ForConditionalGeneration, t.T5Config, common | t5),
         "t5_gated": (t.T5ForConditionalGeneration, t.T5Config, common | t5 | gated),

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import re
 from collections import Counter
 
@@ -221,6 +222,45 @@ def test_prompts_go_from_any_hugging_face_model_to_any_other(source, target, tmp
     arms = ("random_prompt", "flat_distance", "flat_task", "per_token_distance", "per_token_task")
     kinds = ("trained_on", "unseen_same_skill")
     assert set(metrics) == {f"prompt/{arm}_{kind}" for arm in arms for kind in kinds}
+
+
+def test_more_layers_than_there_are_are_refused_before_anything_is_tuned(tmp_path):
+    for family in ("t5", "bert"):
+        spec = tiny.HubBackbone(name=tiny.save(family, tmp_path / family))
+        prompts = Prompts(backbone=spec, source=Two(), tuning=toy.TUNING, cache=str(tmp_path), length=3)
+        Prune(prompts=prompts, tasks=["first"], top_layers=tiny.LAYERS).prepare()
+        with pytest.raises(ValueError, match="study.top_layers is 4; expected at most 3, the layers of the backbone"):
+            Prune(prompts=prompts, tasks=["first"], top_layers=4).prepare()
+    assert toy.spec(tmp_path).layers == len(toy.spec(tmp_path).load().sites())
+
+
+def test_a_pruned_encoder_scores_by_the_whole_ones_phrases(tmp_path, monkeypatch):
+    spec = tiny.HubBackbone(name=tiny.save("bert", tmp_path / "bert"), head="none")
+    prompts = Prompts(backbone=spec, source=Two(), tuning=toy.TUNING, cache=str(tmp_path), length=3)
+    study = Prune(
+        prompts=prompts, tasks=["first"], trials=1, permutations=0, keep=[0.1], top_layers=2, retune=1, rounds=1
+    )
+    seen = []
+    monkeypatch.setattr(study, "retuned", lambda smaller, task, prompt, *_, **__: seen.append(smaller) or prompt)
+    study.run(Desk(folder=tmp_path, page=False))
+    (batch,) = tiny.batches(prompts.data("first"), "test", 64)
+    whole = prompts.backbone._prototype(batch)
+    assert len(seen) == 2 and all(torch.equal(smaller._prototype(batch), whole) for smaller in seen)
+
+
+@pytest.mark.parametrize(("kind", "settings"), [(Transfer, {}), (Origin, {"learning_rates": {}})])
+def test_a_task_without_a_hint_is_named_before_anything_is_tuned(kind, settings, tmp_path):
+    class Mute(Two):
+        def task(self, name):
+            task = super().task(name)
+            return task if name == "first" else dataclasses.replace(task, hint=" ")
+
+    spec = tiny.HubBackbone(name=tiny.save("bert", tmp_path / "bert"))
+    prompts = Prompts(backbone=spec, source=Mute(), tuning=toy.TUNING, cache=str(tmp_path), length=3)
+    with pytest.raises(ValueError, match="task second: data.source.hint is empty; expected the words"):
+        kind(prompts=prompts, tasks=["first", "second"], **settings).prepare()
+    kind(prompts=prompts, tasks=["first"], **settings).prepare()
+    SkillNeurons(prompts=prompts, tasks=["second"]).prepare()
 
 
 def test_what_is_not_there_is_refused(cache):

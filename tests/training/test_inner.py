@@ -1,10 +1,13 @@
 """Trainings inside a run take place where the run's own trainer would."""
 
+import contextlib
+
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from lightning_modules.training.finite_loss import NonFiniteLossError
 from lightning_modules.training.inner import Machine, device, inner_trainer, on_machine_of, precision
 from tests import pretended
 
@@ -53,3 +56,27 @@ def test_each_process_takes_a_device_of_its_own(rank, devices, own, monkeypatch)
         monkeypatch.setenv("LOCAL_RANK", rank)
     assert Machine({"accelerator": "cuda", "devices": devices}).settings["devices"] == own
     assert Machine({"accelerator": "cpu", "devices": devices}).settings["devices"] == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", "another"])
+def test_a_training_whose_loss_is_no_number_is_no_result(device):
+    class Broken(Line):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * (float("nan") if batch_idx else 1)
+
+    with contextlib.ExitStack() as machine:
+        if device == "another":
+            machine.enter_context(pretended.machine())
+            machine.enter_context(on_machine_of({"strategy": pretended.strategy(), "accelerator": "gpu"}))
+        trainer = inner_trainer(max_steps=2)
+        with pytest.raises(NonFiniteLossError, match="step 1: stopped before"):
+            trainer.fit(Broken(), DataLoader(torch.ones(4, 1)))
+
+
+def test_a_last_step_that_makes_a_weight_infinite_is_no_result():
+    class Wild(Line):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=float("inf"))
+
+    with pytest.raises(NonFiniteLossError, match="weight layer.weight is not finite after optimizer step 1"):
+        inner_trainer(max_steps=1).fit(Wild(), DataLoader(torch.ones(4, 1)))

@@ -1,5 +1,7 @@
 """What the page of prompt transfer says equals the matrices."""
 
+from types import SimpleNamespace
+
 import torch
 
 from lightning_modules.transfer import look
@@ -7,12 +9,12 @@ from lightning_modules.transfer import look
 TASKS, SKILLS = ["a", "b", "c"], {"a": "x", "b": "x", "c": "y"}
 
 
-def drawn():
+def drawn(**settings):
     relative = torch.tensor([[1.0, 0.8, 0.4, 0.5, float("nan")], [0.9, 1.0, 0.5, 0.5, 0.6], [0.3, 0.4, 1.0, 0.5, 0.6]])
     indicator = torch.tensor([[1.0, 0.7, 0.1], [0.7, 1.0, 0.2], [0.1, 0.2, 1.0]])
     words = {"a": [[(" great", 0.9), ("<b>bad", 0.1)]], "b": [], "c": []}
     matrices = {"accuracy": relative * 0.8, "relative": relative, "on": indicator}
-    return look.matrix_page(tasks=TASKS, skills=SKILLS, matrices=matrices, words=words, name="one")
+    return look.matrix_page(tasks=TASKS, skills=SKILLS, matrices=matrices, words=words, name="one", **settings)
 
 
 def test_cells_are_those_of_the_matrices():
@@ -21,6 +23,10 @@ def test_cells_are_those_of_the_matrices():
     assert found["matrices"]["relative"][0] == [1.0, 0.8, 0.4, 0.5, None]
     assert found["matrices"]["on"][2] == [0.1, 0.2, 1.0, None, None]
     assert "same type 0.85, another type 0.40" in found["verdict"]
+    # No mean is of a control: b is neither asked nor answers.
+    without = drawn(controls={"b"})
+    assert "same type" not in without["verdict"] and "another type 0.35" in without["verdict"]
+    assert without["matrices"] == found["matrices"]
 
 
 def test_the_words_nearest_to_a_prompt_are_those_it_is_made_of():
@@ -31,9 +37,12 @@ def test_the_words_nearest_to_a_prompt_are_those_it_is_made_of():
     class Toy:
         tokenizer = Tokenizer()
         model = torch.nn.Module()
+        # Of two tables a prompt stands in the encoder's.
+        model.config = SimpleNamespace(is_encoder_decoder=True)
 
-    table = torch.nn.Embedding(20, 8)
-    Toy.model.get_input_embeddings = lambda: table
+    table, other = torch.nn.Embedding(20, 8), torch.nn.Embedding(20, 8)
+    Toy.model.get_input_embeddings = lambda: other
+    Toy.model.get_encoder = lambda: SimpleNamespace(get_input_embeddings=lambda: table)
     (first, second) = look.nearest_words(Toy(), table.weight[[7, 3]] * 2.5, most=2)
     assert first[0] == ("w7", 1.0)
     assert second[0] == ("w3", 1.0)

@@ -8,11 +8,14 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from lightning_modules.look import page
+from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.backbones import HubBackbone
 from lightning_modules.skill_neurons.hooks import hooked
 from lightning_modules.skill_neurons.prompt_study import accuracy
+from lightning_modules.transfer import checks
 from lightning_modules.transfer import indicators as ind
 from lightning_modules.transfer.curves import curve, speed_ups
 from lightning_modules.transfer.projector import VARIANTS, Projector, ProjectorTraining, train_projector
@@ -215,12 +218,41 @@ def test_distance_minimising_finds_the_targets(prompts, tmp_path):
     assert left < 0.1 * settings["targets_NPG"].square().mean()
 
 
+def test_a_projector_begins_at_the_spread_of_what_the_embedding_gives():
+    """Gemma's embedding multiplies its table by the root of the width."""
+    import transformers as t
+
+    sizes = dict(hidden_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
+    common = dict(vocab_size=len(tiny.WORDS), pad_token_id=1, intermediate_size=24, max_position_embeddings=64)
+    target = Backbone(t.Gemma2ForCausalLM(t.Gemma2Config(**common, **sizes)), tiny.tokenizer())
+    table = target.model.get_input_embeddings().weight
+    sources, targets = torch.zeros(1, 3, 8), torch.zeros(1, 3, 64)
+    settings = dict(backbone=target, prompts_NPH=sources, targets_NPG=targets, data=[], objective="distance", lr=1e-9)
+    made = train_projector(steps=1, seed=0, **settings)
+    assert torch.allclose(made.norm.weight, (8 * table.std()).expand(64), rtol=1e-3)
+
+
 def test_a_transferred_start_begins_at_its_zero_shot_score(prompts):
     start = prompts.prompt("number_film", seed=1).weight
     found = curve(prompts, "sentiment_film", seed=2, start=start, cadence=2, arm="a start")
     assert list(found) == [0, 2, 4]
     zero_shot = stacked_accuracy(prompts.backbone, prompts.data("sentiment_film"), start[None], split="val")
     assert found[0] == pytest.approx(float(zero_shot))
+
+
+@pytest.mark.parametrize(("cadence", "steps"), [(2, [0, 2, 4]), (3, [0, 3, 4]), (9, [0, 4])])
+def test_a_tunings_last_accuracy_is_that_of_its_last_step(prompts, cadence, steps):
+    found = curve(prompts, "sentiment_film", seed=2, start=None, cadence=cadence, arm="vanilla")
+    assert list(found) == steps
+    tuned = prompts.prompt("sentiment_film", seed=2).weight
+    assert found[4] == accuracy(prompts.backbone, prompts.data("sentiment_film"), tuned, split="val")
+    speed_ups(found, found, tolerance=0.01)
+
+
+def test_a_cadence_that_no_tuning_reaches_is_refused():
+    for cadence, said in ((4, []), (5, ["study.cadence is 5; expected at most tuning.steps, which is 4."])):
+        cfg = OmegaConf.create({"study": {"cadence": cadence}, "tuning": {"steps": 4}})
+        assert list(checks.tuning_is_measured_on_its_way(cfg)) == said
 
 
 def test_speed_ups_are_censored_and_never_divide_by_zero():
