@@ -160,6 +160,10 @@ class Prompts:
             return found
         return PromptFile.load(self.path(task, seed=seed))
 
+    def of_trials(self, task: str, seeds: Sequence[int]) -> list[PromptFile]:
+        """The tuned prompt of each trial, whose seed it is."""
+        return [self.prompt(task, seed=seed, trial=trial) for trial, seed in enumerate(seeds)]
+
     def _refuse_other(self, found: PromptFile, task: str, run: str) -> None:
         """ValueError where a run tuned another task, or asked it otherwise than its prompt is asked here."""
         if (tuned := found.about.get("task")) != task:

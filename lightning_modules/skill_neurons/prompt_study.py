@@ -109,7 +109,7 @@ class PromptStudy:
 
     def tuned(self, task: str) -> list[Tensor]:
         """A prompt [P, H] per trial."""
-        return [self.prompts.prompt(task, seed=seed, trial=t).weight for t, seed in enumerate(self.seeds())]
+        return [prompt.weight for prompt in self.prompts.of_trials(task, self.seeds())]
 
     def baseline_LPF(self, task: str, prompt: Tensor, backbone: Backbone) -> Tensor:
         """Of the task's training texts under `prompt`: a pass over them, once."""

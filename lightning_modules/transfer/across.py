@@ -26,7 +26,7 @@ class Across(Matrix):
 
     Args:
         source_prompts: of the other model. train_tasks: whose prompts the projector learns from.
-        variant, hidden, projector_lr, steps: of the projector.
+        hidden, projector_lr, steps: of the projector.
     """
 
     def __init__(
@@ -34,14 +34,12 @@ class Across(Matrix):
         *,
         source_prompts: Prompts,
         train_tasks: Sequence[str],
-        variant: str = "flat",
         hidden: Count = 64,
         projector_lr: Positive = 3e-3,
         steps: Count = 400,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        check_choice("study.variant", variant, pj.VARIANTS)
         if source_prompts.length != self.prompts.length:
             raise ValueError(
                 f"source_prompts.length is {source_prompts.length}; expected prompt.length={self.prompts.length}: a "
@@ -50,13 +48,13 @@ class Across(Matrix):
         for name in train_tasks:
             check_choice("study.train_tasks", name, self.tasks)
         self.source_prompts, self.train_tasks = source_prompts, list(train_tasks)
-        self.variant, self.hidden, self.projector_lr, self.steps = variant, hidden, projector_lr, steps
+        self.hidden, self.projector_lr, self.steps = hidden, projector_lr, steps
 
     def sources(self, task: str) -> Tensor:
         """The other model's prompts of `task`, [trials, P, H]."""
-        return stack([self.source_prompts.prompt(task, seed=s, trial=t) for t, s in enumerate(self.seeds())])
+        return stack(self.source_prompts.of_trials(task, self.seeds()))
 
-    def projector(self, *, objective: str, variant: str | None = None) -> pj.Projector:
+    def projector(self, *, objective: str, variant: str) -> pj.Projector:
         data = [self.prompts.datamodule(t, seed=s) for t in self.train_tasks for s in self.seeds()]
         targets_NPG = stack([f for t in self.train_tasks for f in self.files(t)])
         prompts_NPH = torch.cat([self.sources(t) for t in self.train_tasks])
@@ -64,7 +62,7 @@ class Across(Matrix):
             return pj.train_projector(
                 steps=self.steps,
                 seed=self.seed,
-                variant=variant or self.variant,
+                variant=variant,
                 hidden=self.hidden,
                 backbone=self.backbone,
                 prompts_NPH=prompts_NPH,
@@ -74,11 +72,10 @@ class Across(Matrix):
                 lr=self.projector_lr,
             )
 
-    def projecting(self, *, objective: str, variant: str | None = None) -> Thing:
-        name = f"{variant or self.variant} {objective}"
+    def projecting(self, *, objective: str, variant: str) -> Thing:
         why = "it takes the other model's prompts to this one"
         ask = partial(self.projector, objective=objective, variant=variant)
-        return Thing("projector", name, f"seed {self.seed}", self.steps, why, ask=ask)
+        return Thing("projector", f"{variant} {objective}", f"seed {self.seed}", self.steps, why, ask=ask)
 
     def kind(self, task: str) -> str:
         if task in self.train_tasks:
@@ -152,6 +149,7 @@ class Tpt(Across):
     Args:
         targets: tasks tuned. cadence: steps between evaluations. tolerance: below the best that counts as converged.
         other_model: whether tuning from its projected prompts is tried too; without it nothing of that model is made.
+        variant: of the projector.
     """
 
     def __init__(
@@ -161,13 +159,15 @@ class Tpt(Across):
         cadence: Count = 10,
         tolerance: Share = 0.01,
         other_model: bool = True,
+        variant: str = "flat",
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
+        check_choice("study.variant", variant, pj.VARIANTS)
         for name in targets:
             check_choice("study.targets", name, self.tasks)
         self.targets, self.cadence, self.tolerance = list(targets), cadence, tolerance
-        self.other_model = other_model
+        self.other_model, self.variant = other_model, variant
 
     def similar(self, target: str) -> str | None:
         """The task whose prompts it is started from, of the same skill; None when there is none."""
@@ -180,7 +180,8 @@ class Tpt(Across):
         if self.other_model:
             here = [*self.train_tasks, *here]
             there = list(dict.fromkeys([*self.train_tasks, *self.targets]))
-            elsewhere = [*self.source_prompts.needs(there, self.seeds()), self.projecting(objective="task")]
+            projector = self.projecting(objective="task", variant=self.variant)
+            elsewhere = [*self.source_prompts.needs(there, self.seeds()), projector]
         tunings = [
             thing(self.prompts, target, seed=seed, cadence=self.cadence, arm=arm)
             for target in self.targets
@@ -194,7 +195,7 @@ class Tpt(Across):
         ]
 
     def run(self, desk: Desk) -> dict[str, float]:
-        projector = self.projector(objective="task") if self.other_model else None
+        projector = self.projector(objective="task", variant=self.variant) if self.other_model else None
         curves: dict[str, dict[str, list[Curve]]] = {}
         rows: list[dict[str, Any]] = []
         for target in self.targets:

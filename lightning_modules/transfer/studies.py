@@ -45,7 +45,7 @@ class Matrix(PromptStudy):
         self.controls = set(controls)
 
     def files(self, task: str) -> list[PromptFile]:
-        return [self.prompts.prompt(task, seed=seed, trial=t) for t, seed in enumerate(self.seeds())]
+        return self.prompts.of_trials(task, self.seeds())
 
     @cached_property
     def scores(self) -> dict[str, Tensor]:
@@ -73,17 +73,24 @@ class Matrix(PromptStudy):
             **{kind: scores[kind] / own for kind in ("random", "hard")},
         }
 
+    @cached_property
+    def plain(self) -> np.ndarray:
+        """Which tasks are no controls, [tasks]."""
+        return np.array([task not in self.controls for task in self.tasks])
+
+    @cached_property
+    def cells(self) -> dict[str, np.ndarray]:
+        """`indicators.choices` without controls, [targets, sources] each."""
+        plain = self.plain[:, None] & self.plain
+        return {kind: cells & plain for kind, cells in ind.choices(self.skills, self.tasks).items()}
+
     def groups(self, relative: dict[str, Tensor]) -> dict[str, list[float]]:
         """Relative performance by kind of source: a value per trial, the mean over cells."""
-        plain = torch.tensor([task not in self.controls for task in self.tasks])
-        cells = {
-            k: torch.from_numpy(c) & plain[:, None] & plain for k, c in ind.choices(self.skills, self.tasks).items()
-        }
         found = {
-            "within type": relative["tuned"][cells["within"]].mean(0),
-            "across types": relative["tuned"][cells["across"]].mean(0),
-            "random prompt": relative["random"][plain].mean(0),
-            "hard prompt": relative["hard"][plain].mean(0),
+            "within type": relative["tuned"][self.cells["within"]].mean(0),
+            "across types": relative["tuned"][self.cells["across"]].mean(0),
+            "random prompt": relative["random"][self.plain].mean(0),
+            "hard prompt": relative["hard"][self.plain].mean(0),
         }
         return {kind: values.tolist() for kind, values in found.items()}
 
@@ -165,15 +172,13 @@ class Indicators(Transfer):
     def run(self, desk: Desk) -> dict[str, float]:
         metrics, means = self.transferred(desk)
         relative = self.relative["tuned"].numpy()
-        plain = np.array([task not in self.controls for task in self.tasks])
-        chosen = {k: c & plain[:, None] & plain for k, c in ind.choices(self.skills, self.tasks).items()}
         transfer = relative.mean(2)
         rows, points = [], {}
         probes = [self.probes(trial) for trial in range(self.trials)]
         for name in self.names:
             matrix = np.mean([ind.indicator_matrix(p, name) for p in probes], axis=0)
             points[name] = (matrix, transfer)
-            for kind, cells in chosen.items():
+            for kind, cells in self.cells.items():
                 found = ind.correlation(matrix, transfer, cells, draws=self.draws, seed=self.seed)
                 rows.append({"indicator": name, "cells": kind, **found})
                 metrics[f"prompt/rho_{name}_{kind}"] = found["rho"]
@@ -182,8 +187,8 @@ class Indicators(Transfer):
         self.page(desk, means | {name: matrix for name, (matrix, _) in points.items()})
         figure = draw.indicators_figure(
             points,
-            within=chosen["within"],
-            across=chosen["across"],
+            within=self.cells["within"],
+            across=self.cells["across"],
             rho={n: metrics[f"prompt/rho_{n}_all"] for n in points},
         )
         desk.figure("indicators", figure)
