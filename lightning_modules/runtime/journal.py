@@ -14,6 +14,8 @@ from typing import Any
 from lightning_modules.common.files import private
 
 Entry = dict[str, Any]
+# Tag of a run: how long its processes ran, in seconds. Between its start and its end there may be pauses.
+RUNNING = "running_seconds"
 
 
 class Journal:
@@ -72,6 +74,20 @@ class Journal:
             for key, _value, _time, step in entry.get("points", ()):
                 steps[key] = max(step, steps.get(key, -1))
         return steps
+
+    def running_seconds(self, *, until: float) -> float:
+        """Of all processes of the run, of the last until a moment (seconds since 1970).
+
+        Each counts to the last that it told, so what lies between a kill and the next start is not in it.
+        """
+        total, last = 0.0, None
+        for _, entry in self.entries():
+            now = entry["points"][-1][2] / 1000 if entry.get("points") else entry.get("time")
+            if now is None:
+                continue
+            total += now - last if last is not None and entry["kind"] != "start" else 0.0
+            last = now
+        return total + until - (until if last is None else last)
 
     def kinds(self, *kinds: str) -> Iterator[tuple[str, Entry]]:
         """(kind, entry) of every entry of these kinds."""

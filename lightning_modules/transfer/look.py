@@ -12,6 +12,8 @@ from torch import Tensor
 from lightning_modules.prompt.backbone import Backbone
 
 KIND, TITLE = "matrix", "Which prompt answers which task"
+# Prompts that nothing trained: noise, and words as a person would write them, which is no null.
+RANDOM, HARD = "random prompt", "hard prompt"
 
 
 def matrix_page(
@@ -23,7 +25,7 @@ def matrix_page(
     name: str,
 ) -> dict[str, Any]:
     """matrices: measure -> [targets, sources or more]; columns after the tasks are the random and the hard prompt."""
-    sources = [*tasks, "random prompt", "hard prompt"]
+    sources = [*tasks, RANDOM, HARD]
     plain = {
         n: [[_number(v) for v in row] + [None] * (len(sources) - len(row)) for row in _rows(m)]
         for n, m in matrices.items()
@@ -46,12 +48,12 @@ def matrix_page(
     }
 
 
-KINDS = ("same type", "another type", "untrained")
+KINDS = ("same type", "another type", RANDOM)
 
 
 def kind(target: str, source: str, skills: Mapping[str, str]) -> str:
-    if source not in skills:
-        return "untrained"
+    if source in (RANDOM, HARD):
+        return source
     if source == target:
         return "its own"
     return "same type" if skills[source] == skills[target] else "another type"

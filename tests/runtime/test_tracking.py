@@ -49,6 +49,24 @@ def test_points_params_and_the_end_arrive(tmp_path, uri):
     assert run.info.run_name == "a run"
 
 
+def test_a_pause_between_a_kill_and_the_next_start_is_no_time_of_the_run(tmp_path, uri, monkeypatch):
+    now = [10_000.0]
+    monkeypatch.setattr(tracking.time, "time", lambda: now[0])
+    first = tracker(tmp_path / "run", uri)
+    now[0] += 60
+    first.log_metrics({"x": 1.0}, 1)
+    first.courier._stop_asked.set()
+    first.courier.join()
+    now[0] += 8 * 3600
+    second = tracker(tmp_path / "run", uri)
+    now[0] += 30
+    second.log_metrics({"x": 2.0}, 2)
+    now[0] += 5
+    second.end("FINISHED")
+    run = MlflowClient(uri).get_run(second.run_id)
+    assert float(run.data.tags["running_seconds"]) == pytest.approx(95)
+
+
 def test_a_resumed_run_logs_no_point_twice_and_notes_changed_parameters(tmp_path, uri):
     first = tracker(tmp_path / "run", uri)
     first.params({"a": "1", "b": "2"})
