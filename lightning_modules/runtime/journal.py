@@ -56,13 +56,37 @@ class Journal:
 
     @property
     def delivered(self) -> int:
-        return int(self._done.read_text()) if self._done.is_file() else 0
+        """Byte up to which all is delivered; 0 where that is no line's end of this journal.
+
+        A machine that died may have kept the mark and lost lines that were told before it.
+        """
+        offset = int(self._done.read_text()) if self._done.is_file() else 0
+        if not 0 < offset <= self.path.stat().st_size:
+            return 0
+        with open(self.path, "rb") as file:
+            file.seek(offset - 1)
+            return offset if file.read(1) == b"\n" else 0
+
+    @property
+    def torn(self) -> bool:
+        """Whether something was delivered, and how much is not known any more."""
+        return self._done.is_file() and self.delivered == 0
 
     def mark(self, offset: int) -> None:
-        """Everything before `offset` has been delivered."""
+        """Everything before `offset` has been delivered; the journal is on the disk before it says so."""
+        os.fsync(self._file.fileno())
         beside = self._done.with_suffix(".new")
         beside.write_text(str(offset))
         os.replace(beside, self._done)
+
+    @property
+    def aside(self) -> Path:
+        """Entries that the tracking server refuses, each with its reason."""
+        return self.path.with_name("tracking.refused.jsonl")
+
+    def set_aside(self, entry: Entry, reason: str) -> None:
+        with open(self.aside, "a", opener=private) as file:
+            file.write(json.dumps({**entry, "refused": reason}) + "\n")
 
     def pending(self) -> Iterator[tuple[int, Entry]]:
         return self.entries(self.delivered)

@@ -131,7 +131,8 @@ class Tracker(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         step = step or 0
         now = int(time.time() * 1000)
-        fresh = {key: float(value) for key, value in metrics.items() if step > self._seen.get(key, -1)}
+        named = {naming.lawful(key): value for key, value in metrics.items()}
+        fresh = {key: float(value) for key, value in named.items() if step > self._seen.get(key, -1)}
         if fresh:
             self._seen |= dict.fromkeys(fresh, step)
             self.journal.append("metrics", points=[[key, value, now, step] for key, value in fresh.items()])
@@ -143,6 +144,9 @@ class Tracker(Logger):
         """FINISHED, FAILED or KILLED; tells where to deliver from when the server is away."""
         if reason:
             self.tags({"failure_reason": reason})
+        elif self.resumed:
+            # Why it stopped before is no reason of how it ended.
+            self.tags({"failure_reason": ""})
         self.tags({RUNNING: f"{self.journal.running_seconds(until=time.time()):.1f}"})
         self.journal.append("end", status=status, time=time.time())
         # A Ctrl-C within an import may leave that module's lock taken, and the thread waits for it for ever.
