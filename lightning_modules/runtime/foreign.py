@@ -59,7 +59,7 @@ def all_runs(client: MlflowClient, experiments: Sequence[str], which: str) -> It
     token = None
     while experiments:
         order = ["attributes.start_time ASC"]
-        page = client.search_runs(experiments, which, max_results=PAGE, order_by=order, page_token=token)
+        page = client.search_runs(list(experiments), which, max_results=PAGE, order_by=order, page_token=token)
         yield from page
         if not (token := page.token):
             return
