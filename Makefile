@@ -136,7 +136,7 @@ files: $(READY) ## awkward files of every reader, read or refused in words; writ
 lock: $(READY) ## does the lock resolve on Python 3.11, 3.12 and 3.13, Linux and macOS arm64 (asks the index, installs nothing); writes docs/results/lock.json
 	FACET_RESULTS=1 $(BIN)/python -m tests.lock
 
-claims: $(READY) ## every claim of the papers tried, goes on where it was stopped: make claims S=moe C=moe/global_lowers_ppl SCALE=gpu SERIES=confirmation (or later); PLAN=1: what that takes, by plan, into docs/results/claims_costs.json
+claims: $(READY) ## the first series of the papers' claims, goes on where it was stopped: make claims S=moe C=moe/global_lowers_ppl SCALE=gpu SERIES=confirmation (or later); PLAN=1: what that takes, by plan, into docs/results/claims_costs.json
 	$(BIN)/python -m lightning_modules.claims.run --systems $(S) --claims "$(C)" --scale $(SCALE) --series $(SERIES)$(if $(PLAN), --plan)
 
 report: $(READY) ## the claims table from the runs that MLflow has; writes docs/results/claims.md and .json; KEEP=1: with the rows that stand there

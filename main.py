@@ -111,7 +111,7 @@ def _start() -> int:
 def _do(arguments: list[str], cfg: DictConfig | None) -> int:
     from lightning_modules.common.lock import held
     from lightning_modules.common.say import say
-    from lightning_modules.runtime import begun, preflight, records
+    from lightning_modules.runtime import begun, preflight, records, sync
 
     if cfg is None:
         main()
@@ -145,6 +145,7 @@ def _do(arguments: list[str], cfg: DictConfig | None) -> int:
             # Here as well as in a run, which takes seconds of imports before it could say so.
             if records.result(place):
                 say(f"Already done: {place}/{records.RESULT} (fresh=true runs it again).")
+                sync.catch_up(place)
                 return 0
         if rank() == 0 and "FACET_SWEEP" not in os.environ and not sys.stderr.isatty():
             say(f"Run in {place}. First Lightning is loaded, which takes some seconds.")

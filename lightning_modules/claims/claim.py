@@ -13,6 +13,7 @@ from lightning_modules.runtime import identity
 
 SYSTEMS = ("moe", "prompt", "transfer", "svco")
 SERIES = ("first", "confirmation", "later")
+DATA = ("synthetic", "real")
 Text = Annotated[str, MinLen(1)]
 
 
@@ -106,8 +107,14 @@ class Claim(Strict):
             raise ValueError(f"arms.{unused[0]} has no weight in contrast")
         if not any(self.contrast.values()):
             raise ValueError("contrast has only zeros")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds has one twice: {list(self.seeds)}")
+        for where, seeds in (("seeds", self.seeds), *(("trials.seeds", self.seeds_of(t)) for t in self.trials)):
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"{where} has one twice: {list(seeds)}")
+        places = [(t.experiment, t.scale, t.series) for t in self.trials]
+        if twice := [place for place in places if places.count(place) > 1]:
+            raise ValueError(
+                f"trials has two at {', '.join(twice[0])}; expected one of each experiment, scale and series"
+            )
         for trial in self.trials:
             if wrong := [name for name in trial.metrics if name not in self.arms]:
                 raise ValueError(f"trials.metrics.{wrong[0]} is no arm{nearest(wrong[0], list(self.arms))}")
@@ -150,15 +157,16 @@ class Claim(Strict):
         return math.fsum(weight * values[name] for name, weight in self.contrast.items())
 
 
-def jobs(
-    claims: Iterable[Claim], *, scale: str, series: str = "first", data: Iterable[str] = ("synthetic", "real")
-) -> list[Job]:
-    """Every run that the claims need for a series at a scale, each once, seed by seed so that a broken one is balanced."""
+def jobs(claims: Iterable[Claim], *, scale: str, series: str | None = "first", data: Iterable[str] = DATA) -> list[Job]:
+    """Every run that the claims need for a series at a scale, each once, seed by seed so that a broken one is balanced.
+
+    series: None for all of them.
+    """
     wanted = [
         (place, job)
         for claim in claims
         for trial in claim.trials
-        if (trial.scale, trial.series) == (scale, series) and trial.data in data
+        if trial.scale == scale and series in (None, trial.series) and trial.data in data
         for place, seed in enumerate(claim.seeds_of(trial))
         for arm in claim.arms
         if (job := claim.job(trial, arm, seed))

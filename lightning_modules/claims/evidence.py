@@ -13,10 +13,15 @@ from mlflow.entities import Run
 from lightning_modules.claims import power
 from lightning_modules.claims import statistics as st
 from lightning_modules.claims.claim import SERIES, Claim, Trial
+from lightning_modules.claims.claim import jobs as every_job
 from lightning_modules.claims.costs import Planned
+from lightning_modules.common.choices import nearest
+from lightning_modules.runtime.begun import who
+from lightning_modules.runtime.foreign import all_runs, metrics_of
+from lightning_modules.runtime.identity import identifies
+from lightning_modules.runtime.journal import RUNNING
 from lightning_modules.runtime.provenance import NOT_KEPT
 
-PAGE = 1000
 # Runs of a scale that go on side by side, for which minutes are counted once: one on each of two cores. Of those on a GPU a
 # run's minutes are its share already.
 AT_ONCE = {"small": 2, "gpu": 1}
@@ -57,8 +62,10 @@ class Row(NamedTuple):
     """A claim at one trial.
 
     values, runs: seed -> arm -> measurement and MLflow run id, of seeds whose every arm is measured. missing: the other
-    seeds. finding: None without any seed. p_holm: corrected over the rows of the same paper, scale, data and series
-    (and of the same seeds, in a later series).
+    seeds; numberless: what is wrong with the number of those of them that ran all the same. finding: None without any
+    seed. p_holm, against_holm: of the finding's two tests, corrected over all rows that are declared for the same paper,
+    scale, data and series (and the same seeds, in a later series), whether they have runs or not; nan until all seeds
+    are there. The verdict looks at p_holm and at the other test as it is.
     """
 
     name: str
@@ -70,6 +77,8 @@ class Row(NamedTuple):
     finding: st.Finding | None
     p_holm: float
     verdict: str
+    against_holm: float = math.nan
+    numberless: Mapping[int, str] = {}
     origin: Origin = Origin()
     strength: Strength | None = None
     planned: Planned | None = None
@@ -107,25 +116,15 @@ class Row(NamedTuple):
 
 def finished(client: MlflowClient) -> dict[str, Run]:
     """Every finished run by the name of its run directory (the tag `folder`); the newest where there are several."""
-    found: dict[str, Run] = {}
-    for experiment in client.search_experiments():
-        token = None
-        while True:
-            page = client.search_runs(
-                [experiment.experiment_id],
-                "attributes.status = 'FINISHED'",
-                max_results=PAGE,
-                order_by=["attributes.start_time ASC"],
-                page_token=token,
-            )
-            found |= {run.data.tags["folder"]: run for run in page if "folder" in run.data.tags}
-            token = page.token
-            if not token:
-                break
-    return found
+    everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = all_runs(client, everywhere, "attributes.status = 'FINISHED'")
+    return {run.data.tags["folder"]: run for run in found if "folder" in run.data.tags}
 
 
 def minutes(run: Run) -> float:
+    """That it ran, without the pauses of one that was stopped and went on; of a run of before this was kept, with them."""
+    if RUNNING in run.data.tags:
+        return float(run.data.tags[RUNNING]) / 60
     return (run.info.end_time - run.info.start_time) / 60_000
 
 
@@ -138,7 +137,7 @@ def shares(runs: Collection[Run]) -> dict[str, float]:
         going = [name for name, start, stop in spans if start <= begin and end <= stop]
         for name in going:
             found[name] += (end - begin) / 60_000 / len(going)
-    return found
+    return {run.info.run_id: min(found[run.info.run_id], minutes(run)) for run in runs}
 
 
 def rows(claims: Mapping[str, Claim], runs: Mapping[str, Run], kept: Mapping[str, Row] | None = None) -> list[Row]:
@@ -146,11 +145,11 @@ def rows(claims: Mapping[str, Claim], runs: Mapping[str, Run], kept: Mapping[str
 
     kept: rows of an earlier table by their key (`kept.load`); one with as many seeds as `runs` have stands in their place.
     """
-    lengths = {"small": {run.info.run_id: minutes(run) for run in runs.values()}, "gpu": shares(runs.values())}
+    on_gpu = {job.folder for job in every_job(claims.values(), scale="gpu", series=None)}
+    lengths = {run.info.run_id: minutes(run) for run in runs.values()}
+    lengths |= shares([run for folder, run in runs.items() if folder in on_gpu])
     measured = [
-        _measured(name, claim, trial, runs, lengths[trial.scale])
-        for name, claim in claims.items()
-        for trial in claim.trials
+        _measured(name, claim, trial, runs, lengths) for name, claim in claims.items() for trial in claim.trials
     ]
     for number, row in enumerate(measured):
         old = (kept or {}).get(row.key)
@@ -158,17 +157,19 @@ def rows(claims: Mapping[str, Claim], runs: Mapping[str, Run], kept: Mapping[str
             measured[number] = old
     families: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for number, row in enumerate(measured):
-        if row.finding is not None:
-            families[_family(row)].append(number)
+        families[_family(row)].append(number)
     for members in families.values():
-        p_for = [found.p_for for n in members if (found := measured[n].finding)]
-        for place, (number, p_holm) in enumerate(zip(members, st.holm(p_for), strict=True)):
-            measured[number] = _judged(measured[number], p_holm, others=p_for[:place] + p_for[place + 1 :])
+        whole = [measured[n].finding if not measured[n].missing else None for n in members]
+        p_for, p_against = ([getattr(found, side, math.nan) for found in whole] for side in ("p_for", "p_against"))
+        corrected = zip(members, st.holm(p_for), st.holm(p_against), strict=True)
+        for place, (number, p_holm, against_holm) in enumerate(corrected):
+            row = measured[number]._replace(p_holm=p_holm, against_holm=against_holm)
+            measured[number] = _judged(row, others=p_for[:place] + p_for[place + 1 :])
     return measured
 
 
 def _family(row: Row) -> tuple[Any, ...]:
-    """Rows that Holm corrects together: of a later series those that were declared together, which have the same seeds.
+    """Rows that Holm corrects together, run or not: of a later series those declared together, which have the same seeds.
 
     Whatever is declared after them has others, and would judge them anew.
     """
@@ -215,9 +216,11 @@ def judgeable(
 
 
 def _measured(name: str, claim: Claim, trial: Trial, runs: Mapping[str, Run], lengths: Mapping[str, float]) -> Row:
+    """ValueError where the runs of an arm are not of one config."""
     values: dict[int, dict[str, float]] = {}
     ids: dict[int, dict[str, str]] = {}
     found: dict[str, Run] = {}
+    by_arm: dict[str, dict[str, Mapping[str, str]]] = defaultdict(dict)
     for seed in claim.seeds_of(trial):
         own: dict[str, float] = {}
         own_ids: dict[str, str] = {}
@@ -225,35 +228,68 @@ def _measured(name: str, claim: Claim, trial: Trial, runs: Mapping[str, Run], le
             if given.value is not None:
                 own[arm] = given.value
             elif (job := claim.job(trial, arm, seed)) and (run := runs.get(job.folder)):
-                own[arm] = run.data.metrics.get(claim.metric_of(trial, arm), math.nan)
+                own[arm] = metrics_of(run).get(claim.metric_of(trial, arm), math.nan)
                 own_ids[arm] = run.info.run_id
                 found[run.info.run_id] = run
+                by_arm[arm][f"s{seed}"] = run.data.params
         if len(own) == len(claim.arms):
             values[seed], ids[seed] = own, own_ids
+    for arm, params in by_arm.items():
+        if told := _unlike(params):
+            raise ValueError(f"the runs of {name} at {trial.experiment} are not of one config: {arm} has {told}.")
     row = judgeable(name, claim, trial, values, ids)
     used = sorted({run for by_arm in row.runs.values() for run in by_arm.values()})
     return row._replace(
+        numberless={
+            seed: _wrong_number(claim, trial, own, {arm: found[run] for arm, run in ids[seed].items()})
+            for seed, own in values.items()
+            if seed not in row.values
+        },
         origin=Origin(
             commit=", ".join(sorted({found[run].data.tags.get("git.commit", "unknown")[:12] for run in used})),
             machine="; ".join(sorted({found[run].data.tags.get("machine", NOT_KEPT) for run in used})),
             minutes={run: lengths[run] for run in used},
             experiments={run: found[run].info.experiment_id for run in used},
-        )
+        ),
     )
 
 
-def _judged(row: Row, p_holm: float, *, others: list[float]) -> Row:
+def _unlike(params: Mapping[str, Mapping[str, str]]) -> str:
+    """Parameters in which runs that should differ in their seeds alone differ; of those that all have.
+
+    Which there are follows from the version of the project, and seeds are run weeks apart.
+    """
+    everywhere = set.intersection(*(set(own) for own in params.values()))
+    keys = [key for key in sorted(everywhere) if identifies(key) and not key.endswith("seed")]
+    kinds = {key: {own[key] for own in params.values()} for key in keys}
+    return "; ".join(
+        f"{key} ({who({run: own[key] for run, own in params.items()})})" for key in keys if len(kinds[key]) > 1
+    )
+
+
+def _wrong_number(claim: Claim, trial: Trial, own: Mapping[str, float], runs: Mapping[str, Run]) -> str:
+    """Why a seed that ran has no effect, by the first arm that says it."""
+    for arm, value in own.items():
+        metric = claim.metric_of(trial, arm)
+        if arm in runs and metric not in runs[arm].data.metrics:
+            return f"{arm} has no {metric}{nearest(metric, list(runs[arm].data.metrics))}"
+        if not math.isfinite(value) or (claim.transform == "log" and value <= 0):
+            return f"{arm}'s {metric} is {value:g}"
+    return "its effect is not finite"
+
+
+def _judged(row: Row, *, others: list[float]) -> Row:
     if row.finding is None:
         return row
     claim = row.claim
     needed = claim.needed(row.trial)
-    said = st.verdict(row.finding, p_holm=p_holm, rule=claim.rule, margin=claim.margin, needed=needed)
+    said = st.verdict(row.finding, p_holm=row.p_holm, rule=claim.rule, margin=claim.margin, needed=needed)
     rule, margin, effects = claim.rule, claim.margin, row.effects
-    spread, alpha = power.spread(effects), power.level(1 + sum(not math.isnan(p) for p in others))
+    spread, alpha = power.spread(effects), power.level(1 + len(others))
     strength = Strength(
         alpha,
         power.power(spread, len(effects), rule=rule, margin=margin, alpha=alpha),
         power.seeds_for(spread, rule=rule, margin=margin, alpha=alpha),
         power.sensitivity(effects, rule=rule, margin=margin, needed=needed, others=others),
     )
-    return row._replace(p_holm=p_holm, verdict=said, strength=strength)
+    return row._replace(verdict=said, strength=strength)

@@ -56,7 +56,8 @@ def _row(entry: Mapping[str, Any], claim: Claim, trial: Trial, path: Path) -> Ro
         fixed_in=entry["fixed_in"] or "",
         fixed_before_runs=entry["fixed_before_runs"],
     )
-    row = judgeable(entry["claim"], claim, trial, values, runs)._replace(origin=origin)
+    numberless = {int(seed): why for seed, why in entry.get("numberless", {}).items()}
+    row = judgeable(entry["claim"], claim, trial, values, runs)._replace(origin=origin, numberless=numberless)
     now = as_json(row)
     # Kept numbers under another margin, or another command, would pass for a claim that was fixed before its runs.
     if changed := next((f for f in FIXED if values and f in entry and entry[f] != now[f]), ""):

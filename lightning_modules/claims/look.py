@@ -55,10 +55,11 @@ def one(row: Row) -> dict[str, Any]:
         "effect": _number(found.effect),
         "low": _number(found.low) if found.n > 1 else None,
         "high": _number(found.high) if found.n > 1 else None,
-        "p": _number(row.p_holm),
+        "tests": told["tests"],
         "power": _number(row.strength.power) if row.strength else None,
         "seeds": row.seeds,
-        "missing": list(row.missing),
+        "missing": [seed for seed in row.missing if seed not in row.numberless],
+        "numberless": told["numberless"],
         "effects": [_number(effect) for effect in row.effects],
         "arms": [
             {

@@ -101,7 +101,7 @@ class Gallery:
         shown = {name: {a: row.arm(a) for a in row.claim.arms} for name, row in self.rows.items()}
         # The unit is the effect's: of a logarithm it says nothing of the arms.
         units = {
-            name: row.claim.unit if row.claim.transform == "none" else row.claim.metric.split("/")[1]
+            name: row.claim.unit if row.claim.transform == "none" else row.claim.metric.split("/")[-1]
             for name, row in self.rows.items()
         }
         return draw.arms_figure(shown, units=units, title="What each arm measured, by seed") if shown else None

@@ -44,8 +44,8 @@ def power(spread: float, n: int, *, rule: st.Rule, margin: float, alpha: float) 
     def both(chi: float) -> float:
         return float(stats.chi.pdf(chi, df) * (2 * stats.norm.cdf(distance - critical * chi / math.sqrt(df)) - 1))
 
-    # Beyond this sample deviation no mean is inside both bounds.
-    end = distance * math.sqrt(df) / critical
+    # Beyond this sample deviation no mean is inside both bounds; and where spread is small next to none is as large.
+    end = min(distance * math.sqrt(df) / critical, float(stats.chi.isf(1e-12, df)))
     middle = math.sqrt(df)
     return float(integrate.quad(both, 0, end, points=[middle] if middle < end else None, limit=200)[0])
 

@@ -146,6 +146,7 @@ def tally(found: Sequence[Row]) -> dict[str, int]:
 def steady(found: Sequence[Row]) -> dict[str, int]:
     """How many rows are decided, and how many of these are decided alike at half and at twice the margin.
 
+    fallen, firm: rows not reproduced, and those of them whose test stays below the level after Holm's correction.
     asked, settled: claims of the small scale by data, and those of them that their latest series decided.
     """
     decided = [row for row in found if row.strength and row.verdict != st.INCONCLUSIVE]
@@ -154,7 +155,15 @@ def steady(found: Sequence[Row]) -> dict[str, int]:
     measured.sort(key=lambda row: SERIES.index(row.trial.series))
     latest = {(row.name, row.trial.data): row.verdict for row in measured}
     settled = [verdict for verdict in latest.values() if verdict != st.INCONCLUSIVE]
-    return {"decided": len(decided), "alike": len(alike), "asked": len(latest), "settled": len(settled)}
+    fallen = [row for row in decided if row.verdict == st.NOT_REPRODUCED]
+    return {
+        "decided": len(decided),
+        "alike": len(alike),
+        "fallen": len(fallen),
+        "firm": sum(row.against_holm < st.ALPHA for row in fallen),
+        "asked": len(latest),
+        "settled": len(settled),
+    }
 
 
 def _effort(own: Sequence[Row]) -> str:

@@ -14,12 +14,14 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from threading import Lock
 
-from lightning_modules.claims.claim import SERIES, SYSTEMS, Claim, Job, jobs
+from omegaconf import DictConfig
+
+from lightning_modules.claims.claim import DATA, SERIES, SYSTEMS, Claim, Job, jobs
 from lightning_modules.claims.table import load_all
 from lightning_modules.common.choices import nearest
 from lightning_modules.runtime import records
@@ -60,6 +62,30 @@ class Board:
 def done(runs: Path) -> set[str]:
     """Names of the run directories below `runs` that have a result."""
     return {path.parent.name for path in runs.rglob(records.RESULT) if records.result(path.parent)}
+
+
+def begun_otherwise(wanted: Sequence[Job], *, runs: Path = RUNS) -> list[str]:
+    """A sentence for each job that is done and was begun with another config than the same command has now.
+
+    A setting is composed once: of its seeds the config differs in `seed` alone.
+    """
+    from lightning_modules.runtime import begun, config, preflight
+
+    folders = {path.parent.name: path.parent for path in runs.rglob(records.RESULT)}
+    known = [(job, folder) for job in wanted if (folder := folders.get(job.folder)) and records.begun(folder)]
+    config.register_resolvers(project=PROJECT)
+    composed: dict[tuple[str, ...], DictConfig] = {}
+    found = []
+    for job, folder in known:
+        if job.overrides not in composed:
+            ((_, composed[job.overrides]),) = preflight.every_job([*job.overrides, f"seed={job.seed}"])
+        cfg = composed[job.overrides].copy()
+        cfg.seed = job.seed
+        try:
+            begun.check(cfg, folder)
+        except ValueError as error:
+            found.append(str(error))
+    return found
 
 
 def run_all(wanted: Sequence[Job], *, together: int, runs: Path = RUNS, extra: Sequence[str] = ()) -> Board:
@@ -126,14 +152,15 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--claims", default="", help="table/name of some claims; default: all of the systems")
     parser.add_argument("--scale", default="small", choices=("small", "gpu"))
     parser.add_argument("--series", default="first", choices=SERIES)
-    parser.add_argument("--data", default="synthetic,real", help="kinds of data to run on")
+    parser.add_argument("--data", default=",".join(DATA), help="kinds of data to run on")
     parser.add_argument("--jobs", type=int, default=None, help="runs at a time; default: one a core, on gpu one")
     parser.add_argument("--plan", action="store_true", help="what the runs would take on this machine; runs none")
     given = parser.parse_args(argv)
-    given.systems = tuple(given.systems.split(","))
+    given.systems, given.data = tuple(given.systems.split(",")), tuple(given.data.split(","))
     given.claims = tuple(given.claims.split(",")) if given.claims else ()
-    if unknown := [name for name in given.systems if name not in SYSTEMS]:
-        parser.error(f"--systems {unknown[0]}: expected some of {', '.join(SYSTEMS)}")
+    for option, words, expected in (("systems", given.systems, SYSTEMS), ("data", given.data, DATA)):
+        if unknown := [word for word in words if word not in expected]:
+            parser.error(f"--{option} {unknown[0]}: expected some of {', '.join(expected)}")
     return given
 
 
@@ -142,6 +169,13 @@ def chosen(claims: dict[str, Claim], names: Sequence[str]) -> dict[str, Claim]:
     if wrong := [name for name in names if name not in claims]:
         raise ValueError(f"--claims {wrong[0]}: no such claim{nearest(wrong[0], list(claims))}")
     return {name: claims[name] for name in names or claims}
+
+
+def elsewhere(claims: Iterable[Claim], given: argparse.Namespace) -> str:
+    """Why a command has no run: where its claims are tried."""
+    places = sorted({(t.scale, t.series, t.data) for claim in claims for t in claim.trials})
+    told = "; ".join(f"SCALE={scale} SERIES={series} on {data} data" for scale, series, data in places)
+    return f"no claim asked for has a trial at SCALE={given.scale} SERIES={given.series}; there are {told}."
 
 
 def plan(wanted: Sequence[Job], *, scale: str) -> int:
@@ -159,10 +193,14 @@ def main(argv: Sequence[str]) -> int:
     given = arguments(argv)
     try:
         claims = chosen(load_all(given.systems), given.claims)
+        wanted = jobs(claims.values(), scale=given.scale, series=given.series, data=given.data)
+        if not wanted:
+            raise ValueError(elsewhere(claims.values(), given))
+        if other := [] if given.plan else begun_otherwise(wanted):
+            raise ValueError("\n".join(other))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    wanted = jobs(claims.values(), scale=given.scale, series=given.series, data=tuple(given.data.split(",")))
     if given.plan:
         return plan(wanted, scale=given.scale)
     together = given.jobs or (1 if given.scale == "gpu" else len(cores()))
@@ -179,10 +217,10 @@ def main(argv: Sequence[str]) -> int:
         return 2
     from lightning_modules.claims import report
 
-    report.main([])
+    told = report.main([])
     for job, reason in board.failed:
         print(f"failed: {job.command}: {reason}", file=sys.stderr)
-    return 1 if board.failed else 0
+    return 1 if board.failed else told
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def verdict(found: Finding, *, p_holm: float, rule: Rule, margin: float, needed:
     """The rule, fixed beforehand.
 
     reproduced: interval and corrected test are on the statement's side (a superiority is at least the margin too).
-    not reproduced: interval and test exclude the statement; of a superiority, any effect as large as the margin.
+    not reproduced: interval and test, by itself and not corrected, exclude the statement; of a superiority, any effect as
+    large as the margin.
     inconclusive: neither, or fewer than `needed` seeds.
 
     Five seeds make a bootstrap interval too narrow, which is why the t test has to agree.
@@ -83,13 +84,17 @@ def verdict(found: Finding, *, p_holm: float, rule: Rule, margin: float, needed:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction over a family of tests, in the order given; nan stays and does not count."""
+    """Holm's step-down correction over a family of tests, in the order given.
+
+    nan, of a test that belongs to the family and was not done yet, stays and counts: what is corrected does not hang on
+    what else happened to be run.
+    """
     p_P = np.asarray(p_values, dtype=float)
     adjusted_P = np.full(len(p_P), np.nan)
     order = [i for i in np.argsort(p_P) if not np.isnan(p_P[i])]
     running = 0.0
     for place, index in enumerate(order):
-        running = max(running, min(1.0, (len(order) - place) * p_P[index]))
+        running = max(running, min(1.0, (len(p_P) - place) * p_P[index]))
         adjusted_P[index] = running
     return adjusted_P.tolist()
 

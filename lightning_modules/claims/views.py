@@ -17,6 +17,8 @@ UI = "http://127.0.0.1:5000"
 def as_json(row: Row) -> dict[str, Any]:
     """A row with all that its verdict follows from; numbers that are not there are null.
 
+    p_holm: of the test that the statement stands, corrected; p_against: of the one that it falls, as the verdict takes it,
+    and p_against_holm corrected likewise. numberless: seed -> why a run of it has no number.
     power, power_alpha, seeds_for_80: `evidence.Strength`. sensitivity: the verdict at half and at twice the margin.
     minutes: of the row's runs on two cores, or on one GPU. minutes_planned, planned_on: by plan (`claims.costs`).
     fixed_in, fixed_before_runs, commit, machine: `evidence.Origin`.
@@ -48,10 +50,13 @@ def as_json(row: Row) -> dict[str, Any]:
         "contrast": dict(claim.contrast),
         "metrics": {arm: claim.metric_of(row.trial, arm) for arm, own in claim.arms.items() if own.value is None},
         "p_holm": number(row.p_holm),
+        "p_against": number(found.p_against) if found else None,
+        "p_against_holm": number(row.against_holm),
         "experiment": row.trial.experiment,
         "series": row.trial.series,
         "values": {str(seed): dict(values) for seed, values in row.values.items()},
         "seeds_missing": list(row.missing),
+        "numberless": {str(seed): why for seed, why in row.numberless.items()},
         "runs_of": {str(seed): dict(runs) for seed, runs in row.runs.items()},
         "power": number(strength.power) if strength else None,
         "power_alpha": strength.alpha if strength else None,
@@ -96,7 +101,8 @@ def view(row: Row, discussion: str, *, later: bool = False) -> dict[str, Any]:
         "effect": effect,
         "interval": interval,
         "seeds": f"{len(row.seeds)} of {len(row.seeds) + len(row.missing)}",
-        "p": "" if math.isnan(row.p_holm) else f"{row.p_holm:.2g}",
+        "tests": _tests(row),
+        "numberless": _numberless(row),
         "arms": arms,
         "commands": row.commands(),
         "links": links,
@@ -126,8 +132,9 @@ def settled_by(row: Row, *, later: bool = False) -> str:
         return "A later series decided it."
     claim, strength, seeds = row.claim, row.strength, len(row.seeds)
     if row.missing:
-        named = ", ".join(map(str, row.missing))
-        return f"A verdict wants all of its seeds; missing: {named} ({_cost(row, len(row.missing))})."
+        to_run = [seed for seed in row.missing if seed not in row.numberless]
+        named = f"; missing: {', '.join(map(str, to_run))} ({_cost(row, len(to_run))})" if to_run else ""
+        return f"A verdict wants all of its seeds{named}. {_numberless(row)}".strip()
     test = f"80% power at the margin beside the other claims (one-sided p < {strength.alpha:.2g})"
     if strength.seeds is None:
         return f"No number of seeds that could be run gives {test}: the effects of the seeds are too far apart."
@@ -142,6 +149,23 @@ def settled_by(row: Row, *, later: bool = False) -> str:
         fewer = power.seeds_for(power.spread(row.effects), rule=claim.rule, margin=seen, alpha=strength.alpha)
         told += f" Were the effect as large as seen here, {fewer} would do: {_cost(row, fewer)}." if fewer else ""
     return told
+
+
+def _numberless(row: Row) -> str:
+    """Of seeds that ran for nothing, which running them again would not change."""
+    reasons: dict[str, list[str]] = {}
+    for seed, why in row.numberless.items():
+        reasons.setdefault(why, []).append(str(seed))
+    return " ".join(f"Run, and without a number: {', '.join(seeds)} ({why})." for why, seeds in reasons.items())
+
+
+def _tests(row: Row) -> str:
+    """The p of the test that the verdict looked at: corrected for what stands, as it is for what falls."""
+    found = row.finding
+    if found is None or math.isnan(row.p_holm):
+        return "no test yet, as seeds are missing"
+    against = f"p = {found.p_against:.2g} against the statement (uncorrected; {row.against_holm:.2g} by Holm)"
+    return against if row.verdict == st.NOT_REPRODUCED else f"p = {row.p_holm:.2g} (Holm)"
 
 
 def _cost(row: Row, seeds: int) -> str:

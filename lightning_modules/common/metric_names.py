@@ -24,6 +24,14 @@ INNER, PROGRESS = "inner/", "progress/"
 CLOCKED = ("system/", "runtime/", TRAIN_TOKENS_PER_SECOND, "prompt/speed_up")
 CLOCKED_COLUMNS = ("speed-up",)
 
+# Words of metrics of which less is better; of any other more is.
+LESS = {"ppl", "ce", "loss", "nll", "lbl", "maxvio", "hallucination", "seconds"}
+
+
+def direction(metric: str) -> str:
+    """`minimize` or `maximize`, as a search has it: `val/ppl` is the better the smaller."""
+    return "minimize" if LESS & set(metric.rpartition("/")[2].split("_")) else "maximize"
+
 
 def per_domain(name: str, domain: str) -> str:
     """`val/ppl`, `python` -> `val/ppl_python`."""

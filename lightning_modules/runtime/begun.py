@@ -72,7 +72,7 @@ def mixed(settings: Mapping[str, Sequence[Path]]) -> list[str]:
         unlike = [key for key in keys if len({json.dumps(one.get(key)) for one in told}) > 1]
         if unlike:
             shown = [
-                f"{key} ({_who({run: one.get(key) for run, one in zip(kept, told, strict=True)})})"
+                f"{key} ({who({run: one.get(key) for run, one in zip(kept, told, strict=True)})})"
                 for key in unlike[:FEW]
             ]
             more = f" and {len(unlike) - FEW} keys more" if len(unlike) > FEW else ""
@@ -80,7 +80,7 @@ def mixed(settings: Mapping[str, Sequence[Path]]) -> list[str]:
     return found
 
 
-def _who(values: Mapping[str, Any]) -> str:
+def who(values: Mapping[str, Any]) -> str:
     """`0.1 in 8 runs, 0.2 in a-s9`, by the value that each run has."""
     runs = defaultdict(list)
     for run, value in values.items():

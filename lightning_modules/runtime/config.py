@@ -9,16 +9,18 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from lightning_modules.common.metric_names import direction
 from lightning_modules.runtime import composition, identity
 from lightning_modules.runtime.trust import CONF, PACKAGES, packages
 
 
 def register_resolvers(*, project: Path) -> None:
     """`${project:PATH}` is a path under the checkout; `${run_folder:OVERRIDES,SEED}` the name of a run's folder
-    (`identity`); `${gpu_precision:}` the widest mixed precision that the GPU has."""
+    (`identity`); `${gpu_precision:}` the widest mixed precision that the GPU has; `${direction:METRIC}` a search's."""
     OmegaConf.register_new_resolver("project", lambda path="": str(project / path), replace=True)
     OmegaConf.register_new_resolver("run_folder", identity.folder, replace=True)
     OmegaConf.register_new_resolver("gpu_precision", _gpu_precision, replace=True)
+    OmegaConf.register_new_resolver("direction", direction, replace=True)
     Plugins.instance().register(ConfOfPackages)
     composition.hasten()
 

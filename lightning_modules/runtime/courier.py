@@ -26,6 +26,8 @@ os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 quiet.loggers()
 
 BATCH = 1000
+# Codes of MLflow: a name or value that it does not take, a run that somebody deleted.
+REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
 RUN_TAG = "facet.run"
 
 
@@ -35,8 +37,12 @@ class Delivery:
     def __init__(self, journal: Journal, *, uri: str, run_id: str | None = None) -> None:
         self.journal, self.uri, self.run_id = journal, uri, run_id
         self._client: Any = None
-        # What was sent last may have arrived although nobody was told so.
+        # What MLflow takes neither now nor later, a sentence each.
+        self.refused: list[str] = []
+        # What was sent last may have arrived although nobody was told so; where the journal lost its end with the machine,
+        # all that is told again.
         self._doubtful = journal.existed
+        self._always_doubtful = journal.torn
 
     @property
     def client(self) -> Any:
@@ -56,14 +62,29 @@ class Delivery:
             if self.run_id is None and self.journal.delivered:
                 self.run_id = self._created_before()
             for offset, entry in merged(self.journal.pending()):
-                getattr(self, f"send_{entry['kind']}")(entry)
+                try:
+                    getattr(self, f"send_{entry['kind']}")(entry)
+                except Exception as error:
+                    if not self._is_refusal(error):
+                        raise
+                    # It would be refused for ever, and all behind it would wait.
+                    told = credentials.masked(" ".join(str(error).split()))[:300]
+                    self.refused.append(f"{entry['kind']}: {told}")
+                    self.journal.set_aside(entry, told)
                 self.journal.mark(offset)
-                self._doubtful = False
+                self._doubtful = self._always_doubtful
                 done += 1
         except Exception:
             self._doubtful = True
             raise
         return done
+
+    def _is_refusal(self, error: Exception) -> bool:
+        """Whether MLflow itself, not something on the way to it, will never take an entry."""
+        from mlflow.exceptions import MlflowException, RestException
+
+        itself = isinstance(error, RestException) or not self.uri.startswith("http")
+        return isinstance(error, MlflowException) and itself and error.error_code in REFUSED
 
     def _created_before(self) -> str:
         """The run that an earlier delivery of this journal created and had no time to write down."""
@@ -223,6 +244,7 @@ class Courier(threading.Thread):
         # Whoever wants something delivered now does it in a thread of its own.
         self._one = threading.Lock()
         self._stop_asked = threading.Event()
+        self._told = 0
         self.away = False
 
     def run(self) -> None:
@@ -238,6 +260,12 @@ class Courier(threading.Thread):
     def _attempt(self) -> bool:
         try:
             self.delivery.deliver()
+            if refused := self.delivery.refused[self._told :]:
+                self._told += len(refused)
+                more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+                self.say(
+                    f"MLflow refuses what this run tells it: {refused[0]}{more}; kept in {self.delivery.journal.aside}."
+                )
             self.after()
         except Exception as error:  # the server's absence has many names, and training goes on under each
             if not self.away:

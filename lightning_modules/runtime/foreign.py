@@ -1,18 +1,22 @@
-"""The config of a run as a tracking server keeps it: somebody else may have written it, so it is checked before it is used.
+"""What a tracking server keeps of runs. A config may be somebody else's work, so it is checked before it is used.
 
 It is resolved and plain, names what `trust` allows, and writes below the folders of this machine or not at all.
 """
 
+import math
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.runtime import schema, trust
 
+PAGE = 1000
 # Arguments of what a config may call that say where it writes.
 WRITES = ("folder", "dirpath", "cache", "cache_dir", "downloads", "default_root_dir")
 # Beginning of a class's name -> {argument of an older version: its name now, None where it went}.
@@ -48,6 +52,23 @@ def stored(client: MlflowClient, run_id: str) -> dict[str, Any]:
         if (isinstance(value, str) and "${" in value) or not isinstance(value, str | int | float | None):
             raise ValueError(f"config.yaml of run {run_id}: {path} is {value!r}; expected a plain value.")
     return plain
+
+
+def all_runs(client: MlflowClient, experiments: Sequence[str], which: str) -> Iterator[Run]:
+    """Every run of some experiments, by their ids, for which MLflow's filter `which` holds; the oldest first."""
+    token = None
+    while experiments:
+        order = ["attributes.start_time ASC"]
+        page = client.search_runs(list(experiments), which, max_results=PAGE, order_by=order, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
+
+
+def metrics_of(run: Run) -> dict[str, float]:
+    """A run's last point of every metric. A database gives infinity back as its largest number, and here it is one again."""
+    most = sys.float_info.max
+    return {name: math.copysign(math.inf, v) if abs(v) >= most else v for name, v in run.data.metrics.items()}
 
 
 def config_of(client: MlflowClient, run_id: str, *, folder: Path, here: DictConfig) -> DictConfig:

@@ -26,6 +26,9 @@ PRELOAD = "lightning_modules.runtime.preload"
 ASKING = (signal.SIGTERM, signal.SIGINT)
 # What multiprocessing says of a process whose server died before it.
 LOST = 255
+OURS = ("lightning_modules", "datamodules")
+# When the server was begun.
+_sources: frozenset[tuple[str, int, int]] | None = None
 
 
 def possible(cfg: DictConfig) -> bool:
@@ -38,6 +41,19 @@ def possible(cfg: DictConfig) -> bool:
     return sys.platform == "linux" and devices.accelerator_of(cfg) == "cpu" and devices.processes(cfg) == 1
 
 
+def sources() -> frozenset[tuple[str, int, int]]:
+    """Every file of ours that a job may import: name, when it was written, size."""
+    files = [path for room in OURS for path in (PROJECT / room).rglob("*.py")] + [PROJECT / "main.py"]
+    return frozenset((str(path), stat.st_mtime_ns, stat.st_size) for path in files if (stat := path.stat()))
+
+
+def up_to_date() -> bool:
+    """Whether a fork would run what stands on the disk: the server has imported what did when the sweep began, and a fork
+    of it imports the rest as it is now.
+    """
+    return _sources is None or _sources == sources()
+
+
 def begin(environment: dict[str, str]) -> None:
     """Start the server, unless it runs; jobs have its libraries, which read `environment` as they are loaded."""
     # joblib's workers say "loky", a way to start processes that a fork of the server knows nothing of.
@@ -46,6 +62,8 @@ def begin(environment: dict[str, str]) -> None:
     multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOAD])
     # It unblocks the two signals, so it has to be there before they are blocked.
     resource_tracker.ensure_running()
+    global _sources
+    _sources = _sources or sources()
     # The server outlives a wish to stop, which goes to the whole group of processes: it has to tell how its jobs ended.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
     path = os.pathsep.join([str(PROJECT), *filter(None, [environment.get("PYTHONPATH")])])

@@ -14,6 +14,8 @@ from typing import Any
 from lightning_modules.common.files import private
 
 Entry = dict[str, Any]
+# Tag of a run: how long its processes ran, in seconds. Between its start and its end there may be pauses.
+RUNNING = "running_seconds"
 
 
 class Journal:
@@ -54,13 +56,37 @@ class Journal:
 
     @property
     def delivered(self) -> int:
-        return int(self._done.read_text()) if self._done.is_file() else 0
+        """Byte up to which all is delivered; 0 where that is no line's end of this journal.
+
+        A machine that died may have kept the mark and lost lines that were told before it.
+        """
+        offset = int(self._done.read_text()) if self._done.is_file() else 0
+        if not 0 < offset <= self.path.stat().st_size:
+            return 0
+        with open(self.path, "rb") as file:
+            file.seek(offset - 1)
+            return offset if file.read(1) == b"\n" else 0
+
+    @property
+    def torn(self) -> bool:
+        """Whether something was delivered, and how much is not known any more."""
+        return self._done.is_file() and self.delivered == 0
 
     def mark(self, offset: int) -> None:
-        """Everything before `offset` has been delivered."""
+        """Everything before `offset` has been delivered; the journal is on the disk before it says so."""
+        os.fsync(self._file.fileno())
         beside = self._done.with_suffix(".new")
         beside.write_text(str(offset))
         os.replace(beside, self._done)
+
+    @property
+    def aside(self) -> Path:
+        """Entries that the tracking server refuses, each with its reason."""
+        return self.path.with_name("tracking.refused.jsonl")
+
+    def set_aside(self, entry: Entry, reason: str) -> None:
+        with open(self.aside, "a", opener=private) as file:
+            file.write(json.dumps({**entry, "refused": reason}) + "\n")
 
     def pending(self) -> Iterator[tuple[int, Entry]]:
         return self.entries(self.delivered)
@@ -72,6 +98,20 @@ class Journal:
             for key, _value, _time, step in entry.get("points", ()):
                 steps[key] = max(step, steps.get(key, -1))
         return steps
+
+    def running_seconds(self, *, until: float) -> float:
+        """Of all processes of the run, of the last until a moment (seconds since 1970).
+
+        Each counts to the last that it told, so what lies between a kill and the next start is not in it.
+        """
+        total, last = 0.0, None
+        for _, entry in self.entries():
+            now = entry["points"][-1][2] / 1000 if entry.get("points") else entry.get("time")
+            if now is None:
+                continue
+            total += now - last if last is not None and entry["kind"] != "start" else 0.0
+            last = now
+        return total + until - (until if last is None else last)
 
     def kinds(self, *kinds: str) -> Iterator[tuple[str, Entry]]:
         """(kind, entry) of every entry of these kinds."""

@@ -14,11 +14,15 @@ from mlflow import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.common import credentials
+from lightning_modules.common.digests import digest
 from lightning_modules.common.say import say
 from lightning_modules.look import page
 from lightning_modules.look.finished import Finished
 from lightning_modules.runtime import errors, foreign, known, logged_model, naming, quiet, records, sweep_look, trust
 from lightning_modules.runtime.replay import get_run
+
+# Bytes of a file's name that every file system takes, less what may be put behind it.
+LONGEST = 200
 
 
 def look(cfg: DictConfig) -> int:
@@ -39,7 +43,7 @@ def look(cfg: DictConfig) -> int:
             told = ", ".join(f"{name} shows {kind}" for kind, name in kinds.items())
             raise ValueError(f"look shows runs of one kind side by side; these are of several ({told}).")
     data = {"runs": [{**one, "name": name} for each, name in zip(pages, names, strict=True) for one in each["runs"]]}
-    path = Path(cfg.paths.runs) / "look" / "-".join(slug(str(name)) for name in cfg.look.runs) / page.LOOK
+    path = Path(cfg.paths.runs) / "look" / folder_of(list(map(str, cfg.look.runs))) / page.LOOK
     page.write(path, kind=pages[0]["kind"], title=pages[0]["title"], data=data, cache=Path(cfg.paths.cache))
     print(f"{path}: opens in any browser, without a network.", file=sys.stderr)
     # One without text would take the place of the run's own, which may not come again.
@@ -88,9 +92,8 @@ def finished(name: str, *, here: DictConfig, text: bool, own: Path | None) -> Fi
         except (MlflowException, OSError):
             raise ValueError(f"look={name}: the run kept no {wanted}, from which its page would be made.") from None
 
-    return Finished(
-        run.info.run_name, cfg, dict(run.data.metrics), artifact, _may_show(run.info.run_name, cfg, text), own
-    )
+    may_show = _may_show(run.info.run_name, cfg, text)
+    return Finished(run.info.run_name, cfg, foreign.metrics_of(run), artifact, may_show, own)
 
 
 def _of_folder(folder: Path, *, text: bool, own: Path | None) -> Finished:
@@ -145,6 +148,12 @@ def made(run: Finished) -> dict[str, Any]:
         "transfer and of S-VCO's objectives make one; such a run of before does so when its command is given again with "
         "fresh=true."
     )
+
+
+def folder_of(names: list[str]) -> str:
+    """Name of the folder of a page: those of its runs, as far as a file system takes them."""
+    whole = "-".join(map(slug, names))
+    return whole if len(whole.encode()) <= LONGEST else f"{len(names)}-runs-{digest(names)}"
 
 
 def slug(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_modules.common.digests import digest
 from lightning_modules.runtime.identity import identifies
 
 PROJECT = Path(__file__).parents[2]
@@ -21,6 +22,7 @@ COLUMNS = 84
 # Metrics of a sweep's own run: means over seeds, by metric and setting. MLflow draws a section of charts for each word
 # before the last slash, in the order of the alphabet.
 MEAN = "sweep/"
+LONGEST = 250  # characters that MLflow takes in a metric's name
 
 
 def version() -> str:
@@ -102,6 +104,15 @@ def apart() -> list[str]:
     return list(filter(None, os.environ.get(SWEPT, "").split(",")))
 
 
+def lawful(metric: str) -> str:
+    """A metric's name as MLflow takes it: another character is its number (`ppl_C++`: `ppl_C-2b-2b`), a long name is cut.
+
+    No two of a run's become one.
+    """
+    name = re.sub(r"[^/\w.\- :]", lambda found: f"-{ord(found[0]):x}", metric).strip()
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 17]}-{digest(name)}"
+
+
 def means(
     groups: Mapping[str, list[dict[str, Any]]], metrics: Sequence[str], *, apart: Sequence[str]
 ) -> dict[str, float]:
@@ -119,5 +130,5 @@ def means(
             values = [run["metrics"][metric] for run in runs if metric in run["metrics"]]
             told = short[name].replace("=", ":").translate(str.maketrans("", "", "{}[]'\",+~()"))
             if values:
-                found[f"{MEAN}{metric} {told}".rstrip()[:250]] = sum(values) / len(values)
+                found[lawful(f"{MEAN}{metric} {told}")] = sum(values) / len(values)
     return found

@@ -18,6 +18,8 @@ from lightning_modules.runtime.journal import Journal
 from lightning_modules.runtime.owner import PARENT_RUN
 
 SWEEP = "FACET_SWEEP"
+# Beside a sweep's jobs: the folders of those that the last command went through.
+THIS_COMMAND = "this_command.txt"
 STOPPED = {sign * number + more for number in (signal.SIGINT, signal.SIGTERM) for sign, more in ((1, 128), (-1, 0))}
 # Seconds for which a sweep's picture is good enough while jobs go on ending; at the end it is drawn anew.
 DRAWN_WITHIN = 30.0
@@ -75,15 +77,28 @@ def note(
     line = {"folder": folder.name, "overrides": overrides, "status": status, "reason": reason}
     with FileLock(sweep / ".lock"):
         known = status == "done" and line in sweep_report.said(sweep)
+        append(sweep / THIS_COMMAND, folder.name)
         if not known:
-            with open(sweep / "sweep.jsonl", "a") as file:
-                file.write(json.dumps(line) + "\n")
+            append(sweep / sweep_report.JOBS, json.dumps(line))
             tell(cfg, sweep)
     if status != "done":
         return float("nan")
     result = records.result(folder)
     assert result is not None, f"{folder} is done and has no {records.RESULT}"
     return result["metrics"].get(cfg.objective_metric, float("nan"))
+
+
+def append(path: Path, line: str) -> None:
+    """On a line of its own: what stands before it may be torn, where a machine died while it was written."""
+    torn = path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
+    with open(path, "a") as file:
+        file.write("\n" * bool(torn) + line + "\n")
+
+
+def of_this_command(sweep: Path) -> set[str]:
+    """Folders of the jobs that it went through; what earlier commands left undone is not its failure."""
+    path = sweep / THIS_COMMAND
+    return set(path.read_text().split("\n")) if path.is_file() else set()
 
 
 def tell(cfg: DictConfig, sweep: Path) -> None:

@@ -2,9 +2,11 @@
 
 import os
 import socket
+from collections.abc import Mapping
 
 import psutil
 
+from lightning_modules.common.lock import CLOCK, place
 from lightning_modules.runtime.courier import Delivery
 
 PARENT_RUN = "FACET_PARENT_RUN"
@@ -12,15 +14,25 @@ PARENT_RUN = "FACET_PARENT_RUN"
 
 def owner() -> dict[str, str]:
     """Which process a RUNNING run belongs to, so that a dead one can be told from a busy one."""
-    return {"facet.host": socket.gethostname(), "facet.pid": str(os.getpid()), "facet.started": started(os.getpid())}
+    began = str(psutil.Process().create_time())
+    return {
+        "facet.host": socket.gethostname(),
+        "facet.place": place(),
+        "facet.pid": str(os.getpid()),
+        "facet.started": began,
+    }
 
 
-def started(pid: int) -> str:
-    """When a process began, '' when it is no more: a process number alone comes round again."""
+def lives(tags: Mapping[str, str]) -> bool:
+    """Whether the owner that `tags` name is there, as far as this process can see: of another container it cannot."""
+    if tags.get("facet.place", place()) != place():
+        return True
     try:
-        return str(psutil.Process(pid).create_time())
+        began = psutil.Process(int(tags["facet.pid"])).create_time()
     except psutil.NoSuchProcess:
-        return ""
+        return False
+    # A process number alone comes round again.
+    return abs(began - float(tags["facet.started"])) < CLOCK
 
 
 def reap(delivery: Delivery, experiment: str) -> list[str]:
@@ -31,8 +43,7 @@ def reap(delivery: Delivery, experiment: str) -> list[str]:
     query = f"attributes.status = 'RUNNING' and tags.`facet.host` = '{socket.gethostname()}'"
     dead = []
     for run in delivery.client.search_runs([found.experiment_id], query):
-        tags = run.data.tags
-        if started(int(tags["facet.pid"])) != tags["facet.started"]:
+        if not lives(run.data.tags):
             reason = "the process died without a word: killed, or out of memory"
             delivery.client.set_tag(run.info.run_id, "failure_reason", reason)
             delivery.client.set_terminated(run.info.run_id, status="FAILED")

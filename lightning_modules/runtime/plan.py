@@ -1,5 +1,6 @@
 """What a run or study would take: `python main.py ... plan=true` trains nothing but a few timed steps, and keeps nothing."""
 
+import gc
 import tempfile
 import time
 from collections.abc import Iterable
@@ -65,6 +66,11 @@ def plan(cfg: DictConfig, earlier: set[tuple[str, ...]]) -> Found:
     """
     quiet.hush()
     hub.ask_its_cache_where_it_is_away(cfg)
+    # What the job before this one held is no memory of this one.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     timed = not devices.missing(cfg)

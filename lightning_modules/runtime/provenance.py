@@ -109,8 +109,8 @@ def git(*args: str) -> str:
     """Output of git in this checkout, or '' where there is no git or no checkout."""
     try:
         done = subprocess.run(
-            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=30
+            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, errors="replace", timeout=30
         )
-    except OSError:
+    except (OSError, subprocess.SubprocessError):  # a file system may be too slow for it
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -30,6 +30,7 @@ from lightning_modules.runtime import (
     quiet,
     ranks,
     records,
+    sync,
     tracking,
 )
 from lightning_modules.runtime import console as console_log
@@ -69,7 +70,10 @@ def _run(
 ) -> dict[str, Any]:
     if first and not cfg.fresh and (done := records.result(folder)):
         say(f"Already done: {folder}/{records.RESULT} (fresh=true runs it again).")
+        sync.catch_up(folder)
         return done
+    # Of the code that is imported: a run goes on for hours, and the checkout may be another by its end.
+    commit = provenance.commit() if first else ""
     if first:
         if cfg.fresh:
             clear(folder)
@@ -86,6 +90,7 @@ def _run(
         watched = making.watched_by(teller) if first else contextlib.nullcontext()
         with watched, on_machine_of(cfg.trainer), memory.out_of_memory_told(cfg):
             result = _work(cfg, folder=folder, tracker=tracker, resume=resume, expected=expected)
+            result |= {"commit": commit, "machine": provenance.machine()}
             teller.summary()
         if first:
             _finish(result, folder=folder, tracker=tracker, as_model=cfg.logger is not None and cfg.logger.get("model"))
@@ -204,7 +209,7 @@ def _fit_and_test(
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         trainer.test(module, datamodule=datamodule, ckpt_path=best or None, verbose=False, weights_only=True)
         metrics |= _scalars(trainer.callback_metrics)
-    result = {"metrics": metrics, "steps": trainer.global_step, **provenance.origin()}
+    result: dict[str, Any] = {"metrics": metrics, "steps": trainer.global_step}
     if cfg.export and hasattr(module, "export"):
         gather(module)
         if trainer.is_global_zero:
@@ -232,10 +237,10 @@ def _study(
         for thing in things:
             assert thing.ask, thing
             thing.ask()
-        return {"metrics": {}, **provenance.origin()}
+        return {"metrics": {}}
     metrics = study.run(desk)
     desk.metrics(metrics)
-    return {"metrics": metrics, **provenance.origin()}
+    return {"metrics": metrics}
 
 
 def _finish(result: dict[str, Any], *, folder: Path, tracker: tracking.Tracker | None, as_model: bool | None) -> None:

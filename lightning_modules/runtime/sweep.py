@@ -29,7 +29,7 @@ from rich.markup import escape
 from lightning_modules.common import credentials
 from lightning_modules.common.files import write_atomically
 from lightning_modules.common.lock import held
-from lightning_modules.runtime import begun, devices, errors, forks, naming, outcome, provenance, records, slurm
+from lightning_modules.runtime import begun, devices, errors, forks, naming, outcome, provenance, records, slurm, sync
 from lightning_modules.runtime.cluster import Cluster, Job
 from lightning_modules.runtime.courier import Delivery
 from lightning_modules.runtime.journal import Journal
@@ -109,6 +109,10 @@ def start(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     folder = Path(cfg.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[SWEEP] = str(folder)
+    (folder / outcome.THIS_COMMAND).unlink(missing_ok=True)
+    if sought := cfg.hydra.sweeper.get("direction"):
+        least = {"minimize": "smallest", "maximize": "largest"}.get(str(sought), str(sought))
+        console.print(f"A search for the {least} {cfg.objective_metric}.", highlight=False)
     if cfg.logger is None or not cfg.logger.get("tracking_uri"):
         return
     parent = records.sweep(folder) or {"run_id": None}
@@ -148,6 +152,7 @@ def job(cfg: DictConfig) -> Job | float:
         except ValueError as error:  # it is another's, or a record is damaged: the job would stop at it
             return outcome.note(cfg, folder, overrides, status="failed", reason=str(error))
         if done:
+            sync.catch_up(folder)
             console.print(
                 f"Already done: {name} ({folder}/{records.RESULT}).", soft_wrap=True, markup=False, highlight=False
             )
@@ -161,7 +166,7 @@ def job(cfg: DictConfig) -> Job | float:
     (folder / "failure.txt").unlink(missing_ok=True)
     # Side by side, jobs would write over each other's progress bars; what they say is in their console.log.
     output = subprocess.DEVNULL if together != 1 else None
-    if forks.possible(cfg):
+    if forks.possible(cfg) and forks.up_to_date():
         wish.job = forks.Fork(command, environment=environment(together), silent=together != 1)
     else:
         wish.job = subprocess.Popen(command, env=environment(together), stdout=output, stderr=output)
@@ -219,13 +224,16 @@ def finish(cfg: DictConfig) -> int:
     from lightning_modules.runtime import sweep_report
 
     folder = Path(os.environ[SWEEP])
-    left = sweep_report.not_done(folder)
+    mine = outcome.of_this_command(folder)
+    left = [entry for entry in sweep_report.not_done(folder) if entry["folder"] in mine]
     for entry in left:
         console.print(
             escape(f"{entry['status']}: {' '.join(entry['overrides'])}: {entry['reason']}"), style="red", soft_wrap=True
         )
     if left:
         console.print(f"{len(left)} of the sweep's jobs not done; the same command runs them again.")
+    if earlier := len(sweep_report.not_done(folder)) - len(left):
+        console.print(f"Of earlier commands {earlier} not done either, which {folder}/report.md names.", soft_wrap=True)
     for sentence in sweep_report.mixed(folder, sweep_report.settings(folder)):
         console.print(escape(f"No mean of these: {sentence}"), style="red", soft_wrap=True)
     if sweep_report.jobs(folder):

@@ -25,7 +25,8 @@ def sweep_page(
     """entries: as `sweep_report.jobs` has them. Numbers have six significant digits. text: False leaves out the reasons of
     jobs that failed, which may quote the data.
 
-    estimates: metric -> for each setting mean, half width of its 95% interval (None for one seed) and number of seeds.
+    estimates: metric -> for each setting mean, half width of its 95% interval (None for one seed), number of seeds with a
+    finite value, and of all that are done.
     """
     done = [entry for entry in entries if "metrics" in entry]
     groups = by_setting(done)
@@ -37,12 +38,12 @@ def sweep_page(
     settings = [{"name": setting, "values": _apart(runs[0]["overrides"], common)} for setting, runs in groups.items()]
     return {
         "name": name,
-        "verdict": verdict(groups, objective, jobs=len(entries)),
+        "verdict": verdict(groups, objective, entries=entries),
         "metrics": kept,
         "metrics_in_all": len(metrics),
         "keys": list(dict.fromkeys(key for setting in settings for key in setting["values"])),
         "settings": settings,
-        "estimates": {m: [_estimate(_values(runs, m)) for runs in groups.values()] for m in kept},
+        "estimates": {m: [_estimate(_values(runs, m), len(runs)) for runs in groups.values()] for m in kept},
         "runs": [
             {
                 "setting": place,
@@ -62,11 +63,18 @@ def sweep_page(
     }
 
 
-def verdict(groups: dict[str, list[dict[str, Any]]], objective: str, *, jobs: int) -> str:
-    """The page's first sentences."""
+def verdict(groups: dict[str, list[dict[str, Any]]], objective: str, *, entries: Sequence[dict[str, Any]]) -> str:
+    """The page's first sentences. groups: by setting those of `entries` that are done."""
     done = sum(map(len, groups.values()))
-    said = f"{done} of {jobs} jobs done, in {len(groups)} settings."
-    found = {name: mean_ci(values) for name, runs in groups.items() if (values := _values(runs, objective))}
+    said = f"{done} of {len(entries)} jobs done, in {len(groups)} settings."
+    numbers = {name: _values(runs, objective) for name, runs in groups.items()}
+    tried = {name: len(runs) + _failed(entries, runs) for name, runs in groups.items()}
+    # Seeds that diverged or died are the worst of a setting: the mean of the others is not its.
+    torn = [name for name, values in numbers.items() if values and len(values) < tried[name]]
+    if torn:
+        told = ", ".join(f"{name} ({len(numbers[name])} of {tried[name]})" for name in torn)
+        said += f" Not compared, as seeds of them failed or have no finite {objective}: {told}."
+    found = {name: mean_ci(values) for name, values in numbers.items() if values and name not in torn}
     if len(found) < 2:
         return said
     low, high = (pick(found, key=lambda name: found[name].mean) for pick in (min, max))
@@ -104,19 +112,8 @@ def of_run(client: MlflowClient, parent: Run, *, text: bool = True) -> dict[str,
     run_id, folder = parent.info.run_id, Path(parent.data.tags.get("facet.run", ""))
     if (folder / "sweep.jsonl").is_file() and (records.sweep(folder) or {}).get("run_id") == run_id:
         return of_folder(folder, text=text) | {"name": parent.info.run_name}
-    jobs: dict[str, Run] = {}
-    token = None
-    while True:
-        found = client.search_runs(
-            [parent.info.experiment_id],
-            f"tags.`mlflow.parentRunId` = '{run_id}'",
-            order_by=["attributes.start_time ASC"],
-            page_token=token,
-        )
-        jobs |= {job.data.tags.get("folder", job.info.run_id): job for job in found}
-        token = found.token
-        if not token:
-            break
+    found = foreign.all_runs(client, [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    jobs = {job.data.tags.get("folder", job.info.run_id): job for job in found}
     finished = [job for job in jobs.values() if job.info.status == "FINISHED"]
     if not finished:
         raise ValueError(f"look={run_id}: no job of the sweep is done.")
@@ -138,7 +135,7 @@ def _entry(folder: str, job: Run) -> dict[str, Any]:
     overrides = naming.overrides_of(job.data.tags.get("mlflow.note.content", "")) or [job.info.run_name]
     entry = {"folder": folder, "overrides": overrides, "run_id": job.info.run_id, "reason": ""}
     if job.info.status == "FINISHED":
-        return entry | {"status": "done", "metrics": dict(job.data.metrics)}
+        return entry | {"status": "done", "metrics": foreign.metrics_of(job)}
     return entry | {"status": job.info.status.lower(), "reason": job.data.tags.get("failure_reason", "")}
 
 
@@ -161,15 +158,21 @@ def _seed(run: dict[str, Any]) -> str:
     return str(run["folder"]).rpartition("-s")[2]
 
 
+def _failed(entries: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> int:
+    """How many jobs of the setting of `runs` failed."""
+    own = set(filter(identifies, runs[0]["overrides"]))
+    return sum(e["status"] == "failed" and set(filter(identifies, e["overrides"])) == own for e in entries)
+
+
 def _values(runs: Sequence[dict[str, Any]], metric: str) -> list[float]:
     return [v for run in runs if math.isfinite(v := run["metrics"].get(metric, math.nan))]
 
 
-def _estimate(values: Sequence[float]) -> list[float | int | None] | None:
+def _estimate(values: Sequence[float], runs: int) -> list[float | int | None] | None:
     if not values:
         return None
     found = mean_ci(values)
-    return [_number(found.mean), _number(found.half_width), found.n]
+    return [_number(found.mean), _number(found.half_width), found.n, runs]
 
 
 def _number(value: float | None) -> float | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lightning_modules.common import credentials
 from lightning_modules.common.lock import HeldError, held
+from lightning_modules.common.say import say
 from lightning_modules.runtime import records
 from lightning_modules.runtime.courier import Delivery
 from lightning_modules.runtime.journal import Journal
@@ -24,26 +25,44 @@ def sync(folder: Path, *, uri: str | None = None) -> dict[str, int | str]:
     for path in sorted(folder.rglob("tracking.jsonl")):
         try:
             with held(path.parent / "lock"):
-                _deliver(path.parent, found, uri)
+                outcome = deliver(path.parent, uri=uri)
         except HeldError as other:
-            found[str(path.parent)] = f"not delivered: {other.holder} is at it and delivers by itself"
+            outcome = f"not delivered: {other.holder} is at it and delivers by itself"
+        if outcome:
+            found[str(path.parent)] = outcome
     return found
 
 
-def _deliver(folder: Path, found: dict[str, int | str], uri: str | None) -> None:
-    journal = Journal(folder)
-    if next(journal.pending(), None) is None:
-        return
-    start = next(entry for _, entry in journal.entries() if entry["kind"] == "start")
+def deliver(folder: Path, *, uri: str | None = None) -> int | str:
+    """What a run's journal still holds, to where it was logged last: the number of entries, or a sentence.
+
+    The run's folder is held by the caller.
+    """
+    if not (folder / "tracking.jsonl").is_file():
+        return 0
     try:
+        journal = Journal(folder)
+        if next(journal.pending(), None) is None:
+            return 0
+        *_, (_, start) = journal.kinds("start")
         known = records.run(folder) or {"uid": start["uid"], "run_id": None, "params": None}
         delivery = Delivery(journal, uri=credentials.keep(uri) if uri else start["uri"], run_id=known["run_id"])
-        found[str(folder)] = delivery.deliver()
+        done = delivery.deliver()
         records.write_run(folder, {**known, "run_id": delivery.run_id})
     except Exception as error:
-        found[str(folder)] = (
-            f"not delivered: {type(error).__name__}: {credentials.masked(str(error)).splitlines()[0][:200]}"
-        )
+        told = [*credentials.masked(str(error)).splitlines(), ""][0][:200]
+        return f"not delivered: {type(error).__name__}: {told}"
+    if delivery.refused:
+        return f"{done} entries delivered but for {len(delivery.refused)} that MLflow refuses ({delivery.refused[0]})"
+    return done
+
+
+def catch_up(folder: Path) -> None:
+    """Deliver what a run that is done was stopped before it had told MLflow, and say so."""
+    outcome = deliver(folder)
+    if outcome:
+        told = outcome if isinstance(outcome, str) else f"{outcome} entries delivered"
+        say(f"MLflow had not been told all of it: {told}.")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from lightning_modules.common import credentials
 from lightning_modules.runtime import logged_model, naming, records
 from lightning_modules.runtime.courier import Courier, Delivery
-from lightning_modules.runtime.journal import Journal
+from lightning_modules.runtime.journal import RUNNING, Journal
 from lightning_modules.runtime.owner import PARENT_RUN, owner, reap
 
 PARAM_LIMIT = 250
@@ -49,6 +49,7 @@ class Tracker(Logger):
         self._here, self._saving = False, threading.Lock()
         self.journal.append(
             "start",
+            time=time.time(),
             experiment=experiment,
             artifact_location=artifact_location,
             name=name,
@@ -130,7 +131,8 @@ class Tracker(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         step = step or 0
         now = int(time.time() * 1000)
-        fresh = {key: float(value) for key, value in metrics.items() if step > self._seen.get(key, -1)}
+        named = {naming.lawful(key): value for key, value in metrics.items()}
+        fresh = {key: float(value) for key, value in named.items() if step > self._seen.get(key, -1)}
         if fresh:
             self._seen |= dict.fromkeys(fresh, step)
             self.journal.append("metrics", points=[[key, value, now, step] for key, value in fresh.items()])
@@ -142,7 +144,11 @@ class Tracker(Logger):
         """FINISHED, FAILED or KILLED; tells where to deliver from when the server is away."""
         if reason:
             self.tags({"failure_reason": reason})
-        self.journal.append("end", status=status)
+        elif self.resumed:
+            # Why it stopped before is no reason of how it ended.
+            self.tags({"failure_reason": ""})
+        self.tags({RUNNING: f"{self.journal.running_seconds(until=time.time()):.1f}"})
+        self.journal.append("end", status=status, time=time.time())
         # A Ctrl-C within an import may leave that module's lock taken, and the thread waits for it for ever.
         if not self.courier.close(patience=PATIENCE if status == "KILLED" else None):
             print(f"tracking server away at the end: `make sync` delivers {self.journal.path} when it is back.")

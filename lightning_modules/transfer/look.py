@@ -13,6 +13,8 @@ from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import word_embedding
 
 KIND, TITLE = "matrix", "Which prompt answers which task"
+# Prompts that nothing trained: noise, and words as a person would write them, which is no null.
+RANDOM, HARD = "random prompt", "hard prompt"
 
 
 def matrix_page(
@@ -28,7 +30,7 @@ def matrix_page(
 
     controls: tasks that no mean is of.
     """
-    sources = [*tasks, "random prompt", "hard prompt"]
+    sources = [*tasks, RANDOM, HARD]
     plain = {
         n: [[_number(v) for v in row] + [None] * (len(sources) - len(row)) for row in _rows(m)]
         for n, m in matrices.items()
@@ -51,12 +53,12 @@ def matrix_page(
     }
 
 
-KINDS = ("same type", "another type", "untrained")
+KINDS = ("same type", "another type", RANDOM)
 
 
 def kind(target: str, source: str, skills: Mapping[str, str]) -> str:
-    if source not in skills:
-        return "untrained"
+    if source in (RANDOM, HARD):
+        return source
     if source == target:
         return "its own"
     return "same type" if skills[source] == skills[target] else "another type"

@@ -62,6 +62,14 @@ def test_a_claim_takes_what_its_table_shares(tmp_path):
         ({"contrast": {"a": 1}}, "arms.b has no weight"),
         ({"contrast": {"a": 0, "b": 0}}, "only zeros"),
         ({"seeds": [1, 2, 3, 4, 4]}, "one twice"),
+        (
+            {"trials": [{**claims.FIELDS["trials"][0], "series": "later", "seeds": [21, 22, 23, 24, 24]}]},
+            "trials.seeds has one twice",
+        ),
+        (
+            {"trials": [claims.FIELDS["trials"][0], {**claims.FIELDS["trials"][0], "run": ["threads=1"]}]},
+            "trials has two at moe/scope, small, first",
+        ),
         ({"rule": "better"}, "rule is 'better'"),
         (
             {"trials": [{**claims.FIELDS["trials"][0], "metrics": {"aa": "x"}}]},

@@ -50,6 +50,13 @@ def test_power_is_the_share_of_simulated_series(rule, n, alpha, spread):
     assert power.power(spread, n, rule=rule, margin=0.1, alpha=alpha) == pytest.approx(expected, abs=0.025)
 
 
+@pytest.mark.parametrize("spread", [1e-3, 1e-6, 1e-9])
+def test_an_equivalence_whose_seeds_hardly_differ_is_seen(spread):
+    """The integral's peak lies far below its end there, and was passed over."""
+    assert power.power(spread, 5, rule="equivalence", margin=0.01, alpha=0.05) == pytest.approx(1.0, abs=1e-6)
+    assert power.seeds_for(spread, rule="equivalence", margin=0.01, alpha=0.05) == 5
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.slow
 def test_the_simulated_test_is_the_one_of_the_verdict(rule):

@@ -4,6 +4,8 @@ import pytest
 
 from lightning_modules.claims import run
 from lightning_modules.claims.claim import Job
+from lightning_modules.runtime import begun, config, preflight
+from lightning_modules.runtime.sweep import PROJECT
 from tests.claims import claims
 
 
@@ -47,3 +49,39 @@ def test_one_claim_can_be_asked_for(tmp_path):
     assert given.claims == ("moe/global_lowers_ppl",)
     with pytest.raises(ValueError, match="the nearest is .moe/a_beats_b"):
         run.chosen({"moe/a_beats_b": claims.made(tmp_path)}, ("moe/a_beats_c",))
+
+
+def test_what_was_begun_with_another_config_is_not_done(tmp_path):
+    """A config file was edited since: the runs of before are another setting under the same name."""
+    job = Job(("debug=smoke", "balance=micro"), 11)
+    folder = tmp_path / "debug" / "smoke" / job.folder
+    folder.mkdir(parents=True)
+    config.register_resolvers(project=PROJECT)
+    ((_, cfg),) = preflight.every_job([*job.overrides, "seed=12"])
+    cfg.seed = 11
+    begun.keep(cfg, folder)
+    (folder / "result.json").write_text('{"metrics": {}}')
+    assert run.begun_otherwise([job], runs=tmp_path) == []
+    cfg.trainer.max_steps += 1
+    (folder / "begun.json").unlink()
+    begun.keep(cfg, folder)
+    (said,) = run.begun_otherwise([job], runs=tmp_path)
+    assert "trainer.max_steps was" in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--data", "rael"], "--data rael: expected some of synthetic, real"),
+        (["--systems", "mo"], "--systems mo: expected some of moe"),
+        (
+            ["--claims", "moe/exact_counts_beat_buffered"],
+            "no claim asked for has a trial at SCALE=small SERIES=first; there are SCALE=small SERIES=later on real data.",
+        ),
+    ],
+)
+def test_a_command_that_would_run_nothing_says_why(argv, told, capsys):
+    with pytest.raises(SystemExit) as left:
+        raise SystemExit(run.main(argv))
+    assert left.value.code == 2
+    assert told in capsys.readouterr().err

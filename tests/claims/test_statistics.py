@@ -88,7 +88,8 @@ def test_p_values_are_scipys_paired_test():
 
 def test_holm_is_the_textbook_example():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, math.nan, 0.01])[2] == pytest.approx(0.02)
+    # One that was not done yet belongs to the family all the same.
+    assert holm([0.5, math.nan, 0.01])[2] == pytest.approx(0.03)
     assert math.isnan(holm([0.5, math.nan, 0.01])[1])
 
 

@@ -34,6 +34,21 @@ def fork(folder, text, *words, silent=False, **environment):
 PYTHONS_OWN = "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 
 
+def test_a_fork_runs_no_code_that_was_edited_since_its_server_began(tmp_path, monkeypatch):
+    """Half of it would be what the server has imported, half what stands on the disk."""
+    module = tmp_path / "lightning_modules" / "a.py"
+    module.parent.mkdir()
+    module.write_text("one = 1")
+    (tmp_path / "main.py").touch()
+    monkeypatch.setattr(forks, "PROJECT", tmp_path)
+    monkeypatch.setattr(forks, "_sources", None)
+    assert forks.up_to_date()
+    monkeypatch.setattr(forks, "_sources", forks.sources())
+    assert forks.up_to_date()
+    module.write_text("two = 2, edited")
+    assert not forks.up_to_date()
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [

@@ -1,6 +1,7 @@
 """What a plan counts by arithmetic is what a training allocates; what the machine lacks, memory or time, is told."""
 
 import gc
+import weakref
 
 import pytest
 import torch
@@ -39,6 +40,25 @@ def planned(folder, *overrides):
     assert errors == []
     ((_, found),) = plan.plans(preflight.every_job(with_plan))
     return found
+
+
+def test_a_plan_counts_nothing_that_the_job_before_it_held(tmp_path, monkeypatch):
+    """A model and its trainer hold each other: they go when the collector comes, which may be after the next job's plan."""
+
+    class Held:
+        pass
+
+    held = Held()
+    held.itself, gone = held, weakref.ref(held)
+    del held
+    seen = []
+    monkeypatch.setattr(plan, "plan_run", lambda cfg: seen.append(gone()) or {})
+    gc.disable()
+    try:
+        plan.plan(composed(tmp_path), set())
+    finally:
+        gc.enable()
+    assert seen == [None]
 
 
 @pytest.mark.slow

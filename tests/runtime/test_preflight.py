@@ -66,6 +66,11 @@ MALFORMED = [
         ["experiment=prompt/project", "backbone@source_backbone=language_wide", "backbone@source_backbone=minilm"],
         ["backbone@source_backbone is given 2 times"],
     ),
+    # A search.
+    (
+        ["experiment=prompt/tune", "hydra/sweeper=search", "tuner.length=choice(4,8)"],
+        ["would choose by objective_metric=test/accuracy", "as objective_metric=val/accuracy"],
+    ),
     # Types.
     (["optimizer.lr=abc"], ["optimizer.lr is 'abc'", "number"]),
     (["seed=one"], ["seed is 'one'", "integer"]),
@@ -180,6 +185,16 @@ def test_what_is_right_passes(overrides):
     errors, cfg = preflight.examine(overrides)
     assert errors == []
     assert cfg is not None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "direction"),
+    [([], "minimize"), (["system=svco"], "maximize"), (["objective_metric=moe/maxvio_global"], "minimize")],
+)
+def test_a_search_goes_the_way_in_which_its_metric_is_better(overrides, direction):
+    with preflight.composing():
+        cfg = preflight.composed([*overrides, "hydra/sweeper=search"], [])
+    assert cfg.hydra.sweeper.direction == direction
 
 
 def test_an_option_that_changes_other_groups_is_told_with_them():

@@ -1,5 +1,7 @@
 """Where a result says that it was made."""
 
+import subprocess
+
 import torch
 
 from lightning_modules.runtime import provenance
@@ -22,3 +24,14 @@ def test_a_copy_without_its_history_is_told_its_commit(monkeypatch):
     monkeypatch.delenv("FACET_COMMIT")
     monkeypatch.setattr(provenance, "git", lambda *_: "")
     assert (provenance.head(), provenance.commit()) == ("", "unknown")
+
+
+def test_a_git_that_takes_too_long_or_writes_what_is_no_text_ends_no_run(monkeypatch):
+    def slow(*_, **__):
+        raise subprocess.TimeoutExpired("git", 30)
+
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", slow)
+    assert provenance.git("status") == ""
+    monkeypatch.setattr(subprocess, "run", lambda _, **given: run(["printf", r"caf\351"], **given))
+    assert provenance.git("diff") == "caf\N{REPLACEMENT CHARACTER}"

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from lightning_modules.common.tables import mean_ci
 from lightning_modules.look import page
-from lightning_modules.runtime import config, preflight, sweep, sweep_look, sweep_report
+from lightning_modules.runtime import config, foreign, preflight, sweep, sweep_look, sweep_report
+from lightning_modules.runtime import look as look_room
 from lightning_modules.runtime.look import look
 from tests.runtime.cli import PROJECT
 from tests.tracking import database
@@ -73,11 +74,11 @@ def test_estimates_are_those_of_the_seeds():
     for place, setting in enumerate(found["settings"]):
         own = [e for e in entries() if "metrics" in e and set(setting["name"].split()) <= set(e["overrides"])]
         estimate = mean_ci([e["metrics"]["test/ppl"] for e in own])
-        mean, half, seeds = found["estimates"]["test/ppl"][place]
+        mean, half, *seeds = found["estimates"]["test/ppl"][place]
         assert (mean, half, seeds) == (
             pytest.approx(estimate.mean, rel=1e-5),
             pytest.approx(estimate.half_width, rel=1e-5),
-            len(own),
+            [len(own), len(own)],
         )
         runs = [r for r in found["runs"] if r["setting"] == place]
         assert [r["seed"] for r in runs] == [str(s) for s in SEEDS[: len(own)]]
@@ -87,9 +88,8 @@ def test_estimates_are_those_of_the_seeds():
 
 def test_the_first_sentence_tells_whether_seeds_keep_the_ends_apart():
     said = drawn()["verdict"]
-    assert said.startswith(
-        "17 of 18 jobs done, in 6 settings. test/ppl is lowest with balance=global optimizer.lr=0.001 "
-    )
+    assert said.startswith("17 of 18 jobs done, in 6 settings. Not compared, as seeds of them failed ")
+    assert "test/ppl is lowest with balance=global optimizer.lr=0.001 " in said
     assert said.endswith("their intervals over seeds lie apart.")
     alike = entries(failed=False)
     for number, entry in enumerate(alike):
@@ -98,6 +98,44 @@ def test_the_first_sentence_tells_whether_seeds_keep_the_ends_apart():
     single = [e for e in entries() if e["folder"].endswith("-s1")]
     said = sweep_look.sweep_page(single, objective="test/ppl", name="x")["verdict"]
     assert said.endswith("of a setting with one seed nothing tells how far seeds lie apart.")
+
+
+@pytest.mark.parametrize("how", ["nan", "failed"])
+def test_what_is_left_of_a_setting_whose_seeds_diverged_is_not_its_mean(how):
+    """The two of three seeds that survive a rate that is too high are the lowest of all."""
+    found = entries(failed=False)
+    for entry in found:
+        if "optimizer.lr=0.01" in entry["overrides"] and "balance=micro" in entry["overrides"]:
+            entry["metrics"]["test/ppl"] = 20.0 + entry["folder"].endswith("-s2")
+    last = next(e for e in found if e["folder"].endswith("-s3") and e["metrics"]["test/ppl"] == 20.0)
+    if how == "nan":
+        last["metrics"]["test/ppl"] = math.nan
+    else:
+        found[found.index(last)] = {k: v for k, v in last.items() if k != "metrics"} | {"status": "failed"}
+    drawn = sweep_look.sweep_page(found, objective="test/ppl", name="x")
+    told = "Not compared, as seeds of them failed or have no finite test/ppl: balance=micro optimizer.lr=0.01 (2 of 3)."
+    assert told in drawn["verdict"]
+    assert "lowest with balance=global optimizer.lr=0.001 " in drawn["verdict"]
+    place = next(n for n, s in enumerate(drawn["settings"]) if s["name"] == "balance=micro optimizer.lr=0.01")
+    assert drawn["estimates"]["test/ppl"][place][2:] == [2, 3 if how == "nan" else 2]
+
+
+def test_infinity_comes_back_from_a_database_as_infinity(tmp_path):
+    """SQLite has none, and MLflow keeps the largest number in its place."""
+    client = MlflowClient(database(tmp_path))
+    run = client.create_run("0").info.run_id
+    for name, value in (("up", math.inf), ("down", -math.inf), ("nan", math.nan), ("one", 1.0)):
+        client.log_metric(run, name, value)
+    found = foreign.metrics_of(client.get_run(run))
+    assert (found["up"], found["down"], found["one"]) == (math.inf, -math.inf, 1.0)
+    assert math.isnan(found["nan"])
+
+
+def test_a_page_of_many_runs_has_a_name_that_a_file_system_takes():
+    names = [f"{number:032x}" for number in range(8)]
+    assert look_room.folder_of(names[:2]) == "-".join(names[:2])
+    assert len(look_room.folder_of(names)) < 255
+    assert look_room.folder_of(names) != look_room.folder_of(names[::-1])
 
 
 def test_many_metrics_are_sampled_and_the_page_says_so(monkeypatch):

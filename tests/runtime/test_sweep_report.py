@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lightning_modules.runtime import outcome, sweep_report
+from lightning_modules.runtime import sweep as runner
 
 
 @pytest.fixture
@@ -57,3 +58,26 @@ def test_the_sweeps_run_gets_the_picture_that_was_behind(sweep, monkeypatch):
     outcome.catch_up(CFG, sweep)
     outcome.catch_up(CFG, sweep)
     assert shown == [["report.md", "report.png"], ["report.md"], ["report.md", "report.png"]]
+
+
+def test_a_line_that_a_dying_machine_tore_stops_no_later_command(sweep):
+    ended(sweep, 1)
+    with open(sweep / "sweep.jsonl", "a") as file:
+        file.write('{"folder": "a-s9", "overr')
+    ended(sweep, 2)
+    assert [entry["folder"] for entry in sweep_report.said(sweep)] == ["a-s1", "a-s2"]
+
+
+def test_a_sweep_is_judged_by_the_jobs_of_its_own_command(sweep, monkeypatch, capsys):
+    """A rate that was given up after it failed makes no later sweep a failed one."""
+    cfg = OmegaConf.merge(CFG, {"logger": None, "look": {"page": False}, "hydra": {"sweep": {"dir": str(sweep)}}})
+    cfg.hydra.sweeper = {}
+    (sweep / "b-s1").mkdir()
+    runner.start(cfg)
+    outcome.note(CFG, sweep / "b-s1", ["optimizer.lr=1e9", "seed=1"], status="failed", reason="it diverged")
+    assert runner.finish(cfg) == 1
+    runner.start(cfg)
+    ended(sweep, 1)
+    assert runner.finish(cfg) == 0
+    assert "1 of 2 jobs done" in (sweep / "report.md").read_text()
+    assert "Of earlier commands 1 not done either" in " ".join(capsys.readouterr().err.split())

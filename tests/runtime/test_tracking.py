@@ -49,6 +49,24 @@ def test_points_params_and_the_end_arrive(tmp_path, uri):
     assert run.info.run_name == "a run"
 
 
+def test_a_pause_between_a_kill_and_the_next_start_is_no_time_of_the_run(tmp_path, uri, monkeypatch):
+    now = [10_000.0]
+    monkeypatch.setattr(tracking.time, "time", lambda: now[0])
+    first = tracker(tmp_path / "run", uri)
+    now[0] += 60
+    first.log_metrics({"x": 1.0}, 1)
+    first.courier._stop_asked.set()
+    first.courier.join()
+    now[0] += 8 * 3600
+    second = tracker(tmp_path / "run", uri)
+    now[0] += 30
+    second.log_metrics({"x": 2.0}, 2)
+    now[0] += 5
+    second.end("FINISHED")
+    run = MlflowClient(uri).get_run(second.run_id)
+    assert float(run.data.tags["running_seconds"]) == pytest.approx(95)
+
+
 def test_a_resumed_run_logs_no_point_twice_and_notes_changed_parameters(tmp_path, uri):
     first = tracker(tmp_path / "run", uri)
     first.params({"a": "1", "b": "2"})
@@ -93,6 +111,94 @@ def test_a_half_written_line_is_cut_off(tmp_path):
     again.append("metrics", points=[["x", 2.0, 0, 2]])
     assert [entry["points"][0][3] for _, entry in again.entries()] == [1, 2]
     assert again.last_steps() == {"x": 2}
+
+
+def test_a_name_that_mlflow_does_not_take_is_spelled_so_that_it_does(tmp_path, uri):
+    """Domains are called as folders are."""
+    made = tracker(tmp_path / "run", uri)
+    names = {"val/ppl_C++": 1.0, "val/ppl_C#": 2.0, "val/ppl_R (stats)": 3.0, "val/ppl_" + 300 * "x": 4.0}
+    made.log_metrics(names, 1)
+    made.end("FINISHED")
+    found = MlflowClient(uri).get_run(made.run_id)
+    assert found.info.status == "FINISHED"
+    assert sorted(found.data.metrics.values()) == [1.0, 2.0, 3.0, 4.0]
+    assert found.data.metrics["val/ppl_C-2b-2b"] == 1.0
+
+
+def test_what_mlflow_refuses_for_good_keeps_nothing_else_back(tmp_path, uri, capsys):
+    made = tracker(tmp_path / "run", uri)
+    made.journal.append("metrics", points=[["not+lawful", 1.0, 0, 1]])
+    made.tags({"after": "it"})
+    made.end("FINISHED")
+    said = capsys.readouterr().out
+    assert "MLflow refuses what this run tells it: metrics: " in said
+    assert "away" not in said
+    run = MlflowClient(uri).get_run(made.run_id)
+    assert (run.info.status, run.data.tags["after"]) == ("FINISHED", "it")
+    (kept,) = map(json.loads, (tmp_path / "run" / "tracking.refused.jsonl").read_text().splitlines())
+    assert kept["points"] == [["not+lawful", 1.0, 0, 1]]
+    assert sync.sync(tmp_path) == {}
+
+
+def test_a_journal_that_lost_its_end_with_the_machine_is_delivered_anew(tmp_path, uri):
+    """The mark is renamed into place, which a file system may keep before the lines that it counts."""
+    first = tracker(tmp_path / "run", uri)
+    for step in range(10):
+        first.log_metrics({"x": float(step)}, step)
+        first.courier.attempt()
+    first.courier._stop_asked.set()
+    first.courier.join()
+    path = tmp_path / "run" / "tracking.jsonl"
+    os.truncate(path, int(path.stat().st_size * 0.8))
+    assert Journal(tmp_path / "run").torn
+    second = tracker(tmp_path / "run", uri)
+    for step in range(5, 15):
+        second.log_metrics({"x": float(step)}, step)
+    second.end("FINISHED")
+    assert sorted({step for step, _ in history(uri, second.run_id, "x")}) == list(range(15))
+    assert len(history(uri, second.run_id, "x")) == 15
+    assert sync.sync(tmp_path) == {}
+
+
+def test_a_run_goes_to_where_it_was_logged_last(tmp_path, uri):
+    first = tracker(tmp_path / "run", "http://127.0.0.1:1")
+    first.courier._stop_asked.set()
+    first.courier.join()
+    first.journal.close()
+    second = tracker(tmp_path / "run", uri)
+    second.courier._stop_asked.set()
+    second.courier.join()
+    second.journal.close()
+    assert sync.deliver(tmp_path / "run") == 3
+    assert len(MlflowClient(uri).search_runs(["1"])) == 1
+
+
+def test_a_run_that_was_stopped_while_it_told_its_end_is_told_by_the_same_command(tmp_path, uri, capsys):
+    made = tracker(tmp_path / "run", uri)
+    made.log_metrics({"x": 1.0}, 1)
+    made.courier.attempt()
+    made.courier._stop_asked.set()
+    made.courier.join()
+    made.journal.append("end", status="FINISHED")
+    made.journal.close()
+    assert MlflowClient(uri).get_run(made.run_id).info.status == "RUNNING"
+    sync.catch_up(tmp_path / "run")
+    assert MlflowClient(uri).get_run(made.run_id).info.status == "FINISHED"
+    assert "MLflow had not been told all of it: 1 entries delivered." in capsys.readouterr().err
+    sync.catch_up(tmp_path / "run")
+    assert "MLflow" not in capsys.readouterr().err
+
+
+def test_one_journal_that_cannot_be_read_keeps_no_other_back(tmp_path, uri):
+    for name in ("a", "b"):
+        made = tracker(tmp_path / name, uri)
+        made.courier._stop_asked.set()
+        made.courier.join()
+        made.journal.close()
+    (tmp_path / "a" / "tracking.jsonl").write_text("no JSON\n")
+    outcome = sync.sync(tmp_path)
+    assert "not delivered: JSONDecodeError" in outcome[str(tmp_path / "a")]
+    assert outcome[str(tmp_path / "b")] == 1
 
 
 def free_port():
@@ -217,6 +323,28 @@ import os; os._exit(9)
     assert MlflowClient(uri).get_run(alive.run_id).info.status == "RUNNING"
     assert owner.reap(alive.delivery, "test/tracking") == []
     alive.end("FINISHED")
+
+
+@pytest.mark.parametrize("other", ["another container", "a clock that was set", "another process of this number"])
+def test_a_process_is_known_by_where_its_number_counts(other):
+    tags = owner.owner()
+    assert owner.lives(tags)
+    if other == "another container":
+        assert owner.lives({**tags, "facet.place": "host 1", "facet.pid": "999999999"}), "it cannot be seen from here"
+        assert not owner.lives({**tags, "facet.pid": "999999999"})
+    elif other == "a clock that was set":
+        assert owner.lives({**tags, "facet.started": str(float(tags["facet.started"]) + 2)})
+    else:
+        assert not owner.lives({**tags, "facet.started": str(float(tags["facet.started"]) - 3600)})
+
+
+def test_why_a_run_stopped_once_is_no_reason_of_its_end(tmp_path, uri):
+    first = tracker(tmp_path / "run", uri)
+    first.end("KILLED", reason="SIGTERM")
+    second = tracker(tmp_path / "run", uri)
+    second.end("FINISHED")
+    run = MlflowClient(uri).get_run(second.run_id)
+    assert (run.info.status, run.data.tags["failure_reason"]) == ("FINISHED", "")
 
 
 def test_a_job_killed_before_its_first_delivery_is_a_failed_run_of_its_sweep(tmp_path, uri):

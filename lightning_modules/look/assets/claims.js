@@ -52,8 +52,8 @@ function claimsOfRun(run, page) {
     const effects = el("div"), arms = el("div");
     const interval = r.low === null ? "no interval of one seed" : `95% interval ${r.low} to ${r.high}`;
     const facts = [["Paper", r.paper], ["Tried at", r.scale], ["Rule", r.rule], ["Effect", `${r.effect} ${r.unit}, ${interval}`],
-      ["Verdict", r.verdict + (r.p === null ? "" : `, p = ${r.p} after Holm`) + (r.power === null ? "" : `, power ${r.power} at the margin`)],
-      ["Seeds", r.seeds.join(", ") + (r.missing.length ? `; not run: ${r.missing.join(", ")}` : "")]];
+      ["Verdict", `${r.verdict}, ${r.tests}` + (r.power === null ? "" : `, power ${r.power} at the margin`)],
+      ["Seeds", r.seeds.join(", ") + (r.missing.length ? `; not run: ${r.missing.join(", ")}` : "") + (r.numberless ? `. ${r.numberless}` : "")]];
     put(one, el("h2", {}, r.title), el("p", {}, r.statement), el("ul", { class: "plain" }, facts.map(([k, v]) => el("li", {}, el("span", { class: "soft" }, `${k}: `), v))),
       el("div", { class: "two" }, el("div", {}, el("h3", {}, "The effect, seed by seed"), effects), el("div", {}, el("h3", {}, "What each arm measured"), arms)),
       table(["seed", "effect", ...r.arms.map((a) => a.name)], r.seeds.map((seed, i) => [String(seed), r.effects[i], ...r.arms.map((a) => a.values[i])])),

@@ -26,7 +26,7 @@ function sweepOfRun(run, page) {
     put(bar, choice("Metric", run.metrics, state.metric, again("metric")), choice("Against", against, state.against, again("against")),
       choice("Order", orders, state.order, again("order")));
     const places = ordered(estimates);
-    const rows = places.map((s) => [run.settings[s].name, estimates[s][2], estimates[s][0], estimates[s][1] ?? "one seed"]);
+    const rows = places.map((s) => [run.settings[s].name, estimates[s][2] < estimates[s][3] ? `${estimates[s][2]} of ${estimates[s][3]}, others not finite` : estimates[s][2], estimates[s][0], estimates[s][1] ?? "one seed"]);
     const runs = run.runs.filter((r) => r.values[state.metric] !== null);
     put(list, el("h2", {}, `${metric} by setting`), table(["setting", "seeds", "mean", "± 95% interval"], rows),
       el("details", {}, el("summary", {}, `All ${runs.length} runs`),

@@ -173,6 +173,14 @@ def objective_is_logged(cfg: DictConfig) -> Iterator[str]:
         yield f"objective_metric is {cfg.objective_metric!r}; expected split/name such as val/ppl."
 
 
+def a_search_leaves_the_test_set_alone(cfg: DictConfig) -> Iterator[str]:
+    if cfg.hydra.runtime.choices.get("hydra/sweeper") == "search" and cfg.objective_metric.startswith("test/"):
+        yield (
+            f"hydra/sweeper=search would choose by objective_metric={cfg.objective_metric}, and the best trial's number be "
+            f"no test any more; expected one of validation, as objective_metric=val/{cfg.objective_metric[5:]}."
+        )
+
+
 def metrics_are_spelled_right(cfg: DictConfig) -> Iterator[str]:
     """Of the splits, whose metrics have fixed names, and what is nearly one; packages of one's own log what they like."""
     if packages():
@@ -244,6 +252,7 @@ CHECKS = (
     trainer_keeps_to_the_steps,
     numbers_of_the_trainer,
     objective_is_logged,
+    a_search_leaves_the_test_set_alone,
     metrics_are_spelled_right,
     names_stay_inside,
     callbacks_are_known,
