@@ -195,7 +195,7 @@ COMMANDS = {
         "experiment=prompt/suggest",
         "experiment=prompt/suggest target=sentiment_flim",
         "experiment=prompt/suggest target=sentiment_film study.indicator=on_skill",
-        "experiment=prompt/tpt study.variant=deep",
+        "experiment=prompt/project study.variant=deep",
         "experiment=prompt/project study.train_tasks=[nothing]",
         "experiment=prompt/project source_prompts.length=8",
         "experiment=prompt/tpt study.targets=[nothing]",
