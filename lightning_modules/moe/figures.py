@@ -13,12 +13,13 @@ from torch import Tensor
 
 from lightning_modules.common.style import COLOURS, LINES, MARKERS, heatmap, panels, ticks
 from lightning_modules.common.tables import mean_ci
-from lightning_modules.moe.specialization import coactivation_LEE, selection_share_DLE, topk_score_DL
+from lightning_modules.moe.specialization import coactivation_LEE, selection_share_DLE, topk_score_DL, with_text
 
 
 def of_routing(*, tally: Mapping[str, Tensor], domains: Sequence[str], top_k: int) -> dict[str, Figure]:
     """The figures of a held-out text's routing (`held_out.RoutingTally`), by name."""
-    domain_N, count = tally["domain_N"], len(domains)
+    _, domain_N, domains = with_text(domain_N=tally["domain_N"], domains=domains)
+    count = len(domains)
     share_DLE = selection_share_DLE(counts_NLE=tally["counts_NLE"], domain_N=domain_N, domains=count)
     score_DL = topk_score_DL(
         topk_score_NL=tally["topk_score_NL"], tokens_N=tally["tokens_N"], domain_N=domain_N, domains=count
