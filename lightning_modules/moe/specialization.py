@@ -4,7 +4,8 @@ Shape legend: N sequences, D domains, L layers, E experts, K selected experts a 
 Source: Qiu et al. 2025, section 4 (selection shares, top-k score sum); MaxVio is Wang et al. 2024, equation 4.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,12 @@ def selection_share_DLE(*, counts_NLE: Tensor, domain_N: Tensor, domains: int) -
     """
     counts_DLE = domain_counts(counts_NLE=counts_NLE, domain_N=domain_N, domains=domains).double()
     return counts_DLE / counts_DLE.sum(-1, keepdim=True).clamp(min=1)
+
+
+def kept_share(tally: Mapping[str, Any]) -> tuple[Tensor, list[str]]:
+    """(share_DLE, names of the domains) of what a run kept as routing_test.pt."""
+    _, domain_N, domains = with_text(domain_N=tally["domain_N"], domains=tally["domains"])
+    return selection_share_DLE(counts_NLE=tally["counts_NLE"], domain_N=domain_N, domains=len(domains)), domains
 
 
 def topk_score_DL(*, topk_score_NL: Tensor, tokens_N: Tensor, domain_N: Tensor, domains: int) -> Tensor:
