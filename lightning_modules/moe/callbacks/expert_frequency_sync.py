@@ -81,6 +81,7 @@ class ExpertFrequencySync(pl.Callback):
         trainer = self._trainer
         assert trainer is not None
         if self._counting or not self.active(trainer):
+            self.balance_blocks = 0
             return None
         return self._shuffled(trainer, args[0]) if self.mode == "shuffle" else self._global(trainer, args[0], frequency)
 
