@@ -13,12 +13,13 @@ from torch import Tensor
 
 from lightning_modules.common.style import COLOURS, LINES, MARKERS, heatmap, panels, ticks
 from lightning_modules.common.tables import mean_ci
-from lightning_modules.moe.specialization import coactivation_LEE, selection_share_DLE, topk_score_DL
+from lightning_modules.moe.specialization import coactivation_LEE, selection_share_DLE, topk_score_DL, with_text
 
 
 def of_routing(*, tally: Mapping[str, Tensor], domains: Sequence[str], top_k: int) -> dict[str, Figure]:
     """The figures of a held-out text's routing (`held_out.RoutingTally`), by name."""
-    domain_N, count = tally["domain_N"], len(domains)
+    _, domain_N, domains = with_text(domain_N=tally["domain_N"], domains=domains)
+    count = len(domains)
     share_DLE = selection_share_DLE(counts_NLE=tally["counts_NLE"], domain_N=domain_N, domains=count)
     score_DL = topk_score_DL(
         topk_score_NL=tally["topk_score_NL"], tokens_N=tally["tokens_N"], domain_N=domain_N, domains=count
@@ -90,10 +91,10 @@ def compare_heatmaps(*, runs: dict[str, Tensor], domains: Sequence[str]) -> Figu
     return figure
 
 
-def ppl_by_domain(*, values: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Test perplexity per domain and setting, relative to the first setting: mean and 95% interval over seeds.
+def ppl_by_domain(*, values: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
+    """Test perplexity per domain and setting, relative to the first setting: mean and 95% interval over the seeds of both.
 
-    values: setting -> domain -> one perplexity a seed, seeds in the same order for every setting.
+    values: setting -> domain -> seed -> perplexity.
     """
     base, *others = values
     figure, axes = panels(1, 1, size=(6.5, 0.42 * len(values[base]) + 1.2), title=f"Test perplexity against {base}")
@@ -101,7 +102,8 @@ def ppl_by_domain(*, values: Mapping[str, Mapping[str, Sequence[float]]]) -> Fig
     for index, name in enumerate(others):
         shift = (index - (len(others) - 1) / 2) * 0.6 / max(1, len(others))
         for row, domain in enumerate(domains):
-            ratios = [100 * (b / a - 1) for a, b in zip(values[base][domain], values[name][domain], strict=False)]
+            first, own = values[base][domain], values[name][domain]
+            ratios = [100 * (own[seed] / first[seed] - 1) for seed in first if seed in own]
             estimate = mean_ci(ratios)
             error = None if estimate.n < 2 else estimate.half_width
             label = name if row == 0 else None

@@ -81,12 +81,11 @@ class RoutingAnalysis:
         model: Any = self.module.model
         return look.experts_page(
             held=held,
-            counts_NLE=tally["counts_NLE"],
-            domain_N=tally["domain_N"],
+            tally=tally,
             domains=self.data.domains,
-            pieces=look.Pieces(self.data.tokenizer),
+            tokenizer=self.data.tokenizer,
             name=Path(model.name_or_path).name or "the model",
-            facts=look.facts(metrics),
+            metrics=metrics,
             text=desk.text,
         )
 

@@ -23,17 +23,13 @@ class HeldOutEvaluation(pl.Callback):
         self.tally: dict[str, torch.Tensor] | None = None
         self.test_perplexity: dict[str, float] = {}
 
-    def _start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._domains = trainer.datamodule.domains
-        self._perplexity = DomainPerplexity(len(self._domains)).to(module.device)
+        self._perplexity = DomainPerplexity(len(self._domains)).to(pl_module.device)
         self._routing = RoutingTally()
-        self._routing.to(module.device)
+        self._routing.to(pl_module.device)
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start(trainer, pl_module)
-
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start(trainer, pl_module)
+    on_validation_epoch_start = on_test_epoch_start = _start
 
     def on_validation_batch_end(
         self,
