@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 from datamodules.intake import Intake
 from datamodules.tasks.table import KEY, USUAL, Table, tables_of
@@ -98,7 +98,10 @@ class Hub:
         # Test comes first: a text that is in two splits of the dataset stays where it is measured.
         for split in dict.fromkeys(source[role] for role in reversed(SPLITS)):
             roles = [role for role in SPLITS if source[role] == split]
+            before = Counter(intake.out)
             found_texts, found_labels = self._rows(tables[split], split, seen, intake)
+            if not found_texts:
+                self._refuse_empty(split, intake.out - before, source, tables)
             sizes = {role: self.sizes[role] for role in roles}
             parts = balanced_split(
                 texts=found_texts, labels=found_labels, sizes=sizes, classes=len(self.words), name=f"hub-{self.seed}"
@@ -113,6 +116,19 @@ class Hub:
         several = every if any(len(of_class) > 1 for of_class in every) else ()
         first = tuple(of_class[0] for of_class in every)
         return Task(self.name, self.skill, first, *order, hint=self.hint, join=join, intake=intake, words=several)
+
+    def _refuse_empty(
+        self, split: str, out: Counter[tuple[str, str]], source: Mapping[str, str], tables: Mapping[str, Table]
+    ) -> NoReturn:
+        """Benchmarks hide the labels of their tests."""
+        reasons = ", ".join(f"{count:,} {reason}" for (reason, _), count in out.most_common())
+        other = next((n for n in (source["val"], source["train"], *tables) if n != split), None)
+        instead = {role: other if own == split else None if own == other else own for role, own in source.items()}
+        told = ", ".join(f"{role}: {own or 'null'}" for role, own in instead.items())
+        raise ValueError(
+            f"{KEY}.splits: of {split!r} of {self.dataset} no row is left ({reasons or 'it has none'}); expected a split "
+            f"with labels{f', such as {KEY}.splits={{{told}}}' if other else ''}."
+        )
 
     def _balance(self, there: list[int], taken: dict[str, list[int]], intake: Intake) -> None:
         """Count what a split of equally many of each class takes; warn of a class that makes the others small."""

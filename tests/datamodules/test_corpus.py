@@ -1,5 +1,6 @@
 """From documents to batches: the cache, the split, the loaders, a user's own text."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -150,6 +151,16 @@ def test_a_domain_without_a_held_out_window_is_refused(tmp_path, split):
         return
     with pytest.raises(ValueError, match=said):
         corpus(tmp_path, source=Few()).setup("fit")
+
+
+def test_a_tokenizer_saved_with_truncation_and_padding_is_the_one_without(data, tmp_path):
+    tokenizer = data.tokenizer
+    tokenizer(["a", "b b"], truncation=True, max_length=4, padding=True)
+    tokenizer.save_pretrained(tmp_path / "used")
+    plain = corpus(data.cache_dir, tokenizer=str(data.folder / "tokenizer"))
+    used = corpus(data.cache_dir, tokenizer=str(tmp_path / "used"))
+    assert json.loads((tmp_path / "used" / "tokenizer.json").read_text())["truncation"]
+    assert used.folder == plain.folder and used.domains == data.domains
 
 
 def test_resuming_the_datamodule_continues_its_order(data):
