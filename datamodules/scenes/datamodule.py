@@ -146,10 +146,12 @@ class PairsDataModule(OrderedDataModule):
         pairs = self.split(name)
         return self.each_once(pairs, range(len(pairs)), workers=self.workers)
 
-    @property
-    def tokens_per_step(self) -> int:
-        """About: six sequences a pair, of some twenty response tokens and the image's patches."""
-        return self.global_batch * 6 * (20 + (self.pixels // 8) ** 2)
+    def tokens_per_step_of(self, module: Any) -> int:
+        """About: as many as the first pair has where each of its prompts is followed by either response."""
+        pair = EncodedPairs(self.source.pairs("train")[:1], module.vlm.reader, pixels=self.pixels)[0]
+        prompts = [len(prompt) for prompt in (pair.prompt_w, pair.prompt_l, pair.prompt_n) if len(prompt)]
+        responses = [len(pair.response_w), len(pair.response_l)]
+        return self.global_batch * (len(responses) * sum(prompts) + len(prompts) * sum(responses))
 
     def fingerprint(self) -> dict[str, str]:
         order = [ORDER_VERSION, self.seed, self.global_batch]
