@@ -138,6 +138,13 @@ def test_one_domain_alone_has_its_perplexity():
     assert metric.compute() == (pytest.approx(math.exp(2)), [pytest.approx(math.exp(2))])
 
 
+def test_a_domain_without_tokens_has_no_perplexity_and_not_the_best_one():
+    metric = DomainPerplexity(2)
+    metric.update(torch.tensor([2.0]), torch.tensor([1]), torch.tensor([0]))
+    assert math.isnan(metric.compute()[1][1])
+    assert metric.metrics("val", ["a", "b"]) == dict.fromkeys(["val/ppl", "val/ppl_a"], pytest.approx(math.exp(2)))
+
+
 def test_the_summary_names_are_bounded_scalars():
     counts, domain_N = routing("own")
     found = measure.summary(

@@ -1,6 +1,7 @@
 """The module in the real Trainer: cached against live reference, LoRA, resume, what is saved; and whole runs."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -104,6 +105,14 @@ def test_a_resumed_run_ends_bitwise_as_an_undisturbed_one(tmp_path):
     assert rest.loss == whole.loss[3:]
     for (name, a), (_, b) in zip(module.named_parameters(), resumed.named_parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_a_plan_counts_the_tokens_of_the_models_own_reader():
+    data, vlm = PairsDataModule(source=SceneSource(train=3), global_batch=4), tiny_vlm()
+    pair = data.source.pairs("train")[0]
+    prompts = [len(vlm.reader.prompt(pair.instruction, image)[0]) for image in (*pair.images(data.pixels), None)]
+    responses = [len(vlm.reader.response(text)[0]) for text in (pair.chosen, pair.rejected)]
+    assert data.tokens_per_step_of(SimpleNamespace(vlm=vlm)) == 4 * sum(p + r for p in prompts for r in responses)
 
 
 def test_other_pairs_are_refused():
