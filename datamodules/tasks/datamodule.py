@@ -183,7 +183,7 @@ class TaskDataModule(OrderedDataModule):
         if encoded["cut"]:
             self.intake.cut[split] = encoded["cut"]
         marks = marks_of(self.tokenizer)
-        own = texts if self.task.join is None else [text.replace(self.task.join, " ") for text in texts]
+        own = texts if not self.task.join else [text.replace(self.task.join, " ") for text in texts]
         if held := [mark[0] for mark in map(marks.search, own) if mark]:
             self.intake.warnings.append(
                 f"{len(held)} texts of {split} hold {held[0]!r} or the like, which the backbone's tokenizer takes for a "
