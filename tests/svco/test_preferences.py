@@ -152,7 +152,11 @@ def test_an_objective_of_one_picture_trains_and_is_judged(folder, objective):
     found = evaluate_pairs(module.vlm, pairs=held_out)
     right = (found.scores["ww"] > found.scores["wl"]).double().mean()
     assert float(trainer.callback_metrics["val/paired_accuracy"]) == pytest.approx(float(right))
-    assert set(found.scores) == {"ww", "wl", "nw"}
+    assert set(found.scores) == {"ww", "wl", "nw", "nl"}
+    # Without the picture the wording alone decides: here it is not half of the pairs.
+    blind = (found.scores["nw"] > found.scores["nl"]).double().mean()
+    assert found.without == {"pairs/all": pytest.approx(float(blind))} and float(blind) != 0.5
+    assert found.metrics["svco/logp_none"] == pytest.approx(float(found.scores["nw"].mean()))
     assert found.metrics["svco/paired_all"] == pytest.approx(float(right))
 
 
