@@ -98,6 +98,11 @@ BAD = [
     ({"images": ["1.png", "2.png"]}, "field 'images' holds 2 pictures"),
     ({"images": ["none.png"]}, "none.png: no such image"),
     ({"prompt": "<image> what?"}, "field 'prompt' holds '<image>', which stands for a picture"),
+    (
+        {"prompt": [{"role": "system", "content": "[IMG]"}, {"role": "user", "content": "what ?"}]},
+        "field 'prompt' holds '[IMG]', which stands for a picture",
+    ),
+    ({"chosen": " "}, "field 'chosen' is empty"),
     ({"prompt": [{"role": "user"}]}, "expected its role and content"),
     ({"chosen": [*answer("a"), *answer("b")]}, "2 chosen and 1 rejected turns; expected one of each"),
     ({"chosen": None, "chosen_response": "x"}, "this looks like MVC's format: data=mvc"),
