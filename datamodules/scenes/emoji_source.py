@@ -77,7 +77,7 @@ class EmojiSource:
     name, scenes = "emoji", False
 
     def __init__(self, *, cache_dir: str, archive: str | None = None, most: Count = 300) -> None:
-        self.cache, self.archive, self.most = Path(cache_dir), Path(archive) if archive else None, most
+        self.cache, self.archive, self.most = Path(cache_dir), Path(archive).expanduser() if archive else None, most
 
     def description(self) -> dict[str, Any]:
         settings = {"most": self.most, "test": TEST, "val": VAL, "version": VERSION}

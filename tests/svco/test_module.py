@@ -8,11 +8,14 @@ import pytorch_lightning as pl
 import torch
 
 from datamodules.scenes.datamodule import PairsDataModule, SceneSource
+from lightning_modules.svco import module
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.module import SVCO
+from lightning_modules.svco.scores import pair_scores
+from lightning_modules.training.inner import inner_trainer
 from tests import forks
 from tests.runtime.cli import PROJECT
-from tests.svco.toy import tiny_vlm
+from tests.svco.toy import encode, tiny_vlm
 
 FOUR = dict.fromkeys(("attend", "reject", "attend_mirror", "reject_mirror"), 0.1)
 
@@ -121,6 +124,32 @@ def test_other_pairs_are_refused():
     other = PairsDataModule(source=SceneSource(train=17), global_batch=4)
     with pytest.raises(ValueError, match="started on other data: the fingerprint of data"):
         other.load_state_dict(state)
+
+
+def test_the_nats_of_a_token_depend_on_no_batch():
+    def validated(eval_batch):
+        trainer = inner_trainer(max_steps=1, limit_val_batches=None)
+        module = SVCO(model=tiny_vlm(), objective=Objective(nll={"ww": 1.0}))
+        data = PairsDataModule(source=SceneSource(train=4, val=9, test=4), eval_batch=eval_batch)
+        trainer.validate(module, datamodule=data, verbose=False)
+        return float(trainer.callback_metrics["val/pair_nll"])
+
+    vlm = tiny_vlm()
+    pairs = encode(vlm, SceneSource(val=9).pairs("val"))
+    with torch.no_grad():
+        scores = pair_scores(vlm, pairs, ("ww", "ll"))
+    tokens = sum(len(pair.response_w) + len(pair.response_l) for pair in pairs)
+    expected = -float(sum(scores.values()).sum()) / tokens
+    assert [validated(1), validated(4)] == pytest.approx([expected] * 2, rel=1e-5)
+
+
+def test_reference_scores_are_asked_for_in_batches_of_validation(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        module, "pair_scores", lambda vlm, pairs, needs: asked.append(len(pairs)) or pair_scores(vlm, pairs, needs)
+    )
+    fit(steps=1, train=10)
+    assert asked[:5] == [4, 4, 2, 4, 2]
 
 
 TINY = (
