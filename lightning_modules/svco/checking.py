@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_modules.common.digests import digest
+from lightning_modules.common.machine import OF_THE_MACHINE
 from lightning_modules.common.made import made
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.scores import WAYS, Row
@@ -18,8 +19,6 @@ from lightning_modules.svco.scores import WAYS, Row
 # Raised when scores or readings are computed in another way.
 VERSION = 2
 QUESTION, ANSWERS = "what do you see ?", ("it is red .", "on the left side there are two blue stars .")
-# What a machine has no room for, or breaks on, says nothing of the family: it is not kept for one.
-OF_THE_MACHINE = (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError)
 LIMIT = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 
@@ -87,7 +86,7 @@ def examine(vlm: VLM) -> dict[str, Any]:
             continue
         try:
             found = [WAYS[way](vlm, part) for part in (rows[:2], rows[2:]) if part]
-        except OF_THE_MACHINE:
+        except OF_THE_MACHINE:  # which is not kept for the family
             raise
         except Exception as error:
             # Whatever a family's forward makes of what it was not written for; the next way asks less of it.
