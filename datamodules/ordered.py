@@ -1,5 +1,6 @@
 """What every datamodule shares: training batches in the exact order of `datamodules.order`, and an exact resume."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -35,11 +36,12 @@ def _steps(trainer: pl.Trainer) -> int:
 
 
 class OrderedDataModule(pl.LightningDataModule):
-    """Needs `training` and `fingerprint()`, and the attributes set here."""
+    """Needs `training` and `fingerprint()`, the attributes set here, and `eval_batch` where it calls `each_once`."""
 
     micro_batch: int = 1
     layout: str = "homogeneous"
     workers: int = 0
+    eval_batch: int
     global_batch: int
     seed: int
     _done = 0
@@ -51,9 +53,29 @@ class OrderedDataModule(pl.LightningDataModule):
     def fingerprint(self) -> dict[str, str]:
         raise NotImplementedError
 
+    def held_out_sizes(self) -> dict[str, int]:
+        """Examples of validation and test, where `each_once` shares them out."""
+        return {}
+
+    def setup(self, stage: str) -> None:
+        """ValueError where a rank would find a held-out split empty, which it else says when all is trained."""
+        ranks = self._ranks[0]
+        for split, size in self.held_out_sizes().items():
+            if size < ranks:
+                raise ValueError(
+                    f"the {split} split holds {size} for {ranks} ranks (trainer.devices x trainer.num_nodes); expected at "
+                    f"least one for each: bring more, or take trainer.devices={max(1, size)}."
+                )
+
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        """(ranks, this one's number)."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
     @cached_property
     def sampler(self) -> GlobalBatchSampler:
         trainer = self.trainer
+        ranks, rank = self._ranks
         sampler = GlobalBatchSampler(
             sizes=self.training.sizes,
             micro_batch=self.micro_batch,
@@ -61,8 +83,8 @@ class OrderedDataModule(pl.LightningDataModule):
             layout=self.layout,
             seed=self.seed,
             accumulate=trainer.accumulate_grad_batches if trainer else 1,
-            ranks=trainer.world_size if trainer else 1,
-            rank=trainer.global_rank if trainer else 0,
+            ranks=ranks,
+            rank=rank,
             steps=_steps(trainer) if trainer else None,
         )
         sampler.start = self._done
@@ -81,6 +103,20 @@ class OrderedDataModule(pl.LightningDataModule):
             # A generator of its own: the model's dropout must not depend on when an iterator starts.
             generator=torch.Generator().manual_seed(self.seed),
             persistent_workers=self.workers > 0,
+        )
+
+    def each_once(self, examples: Batches, numbers: Sequence[int], *, workers: int = 0) -> DataLoader:
+        """`numbers` of `examples` once, in their order and `eval_batch` a forward; ranks take turns."""
+        ranks, rank = self._ranks
+        # A rank with a batch more would wait for the others for ever: what does not divide is left out, never given twice.
+        own = list(numbers[: len(numbers) // ranks * ranks][rank::ranks])
+        return DataLoader(
+            examples,
+            batch_sampler=[own[i : i + self.eval_batch] for i in range(0, len(own), self.eval_batch)],
+            collate_fn=same,
+            num_workers=workers,
+            # An iterator draws its seed when it starts, and nothing else must notice.
+            generator=torch.Generator(),
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ FIGURES = {
     "forest": lambda: forest_figure(
         [Effect(v, "superiority", v, 1, 0, 2) for v in ("reproduced", "not reproduced", "inconclusive")], title=""
     ),
-    "ppl_by_domain": lambda: moe.ppl_by_domain(values={n: {d: [60.0, 61.0] for d in "ab"} for n in NAMES}),
+    "ppl_by_domain": lambda: moe.ppl_by_domain(values={n: {d: {1: 60.0, 2: 61.0} for d in "ab"} for n in NAMES}),
     "topk_score": lambda: moe.topk_score_figure(score_DL=torch.rand(7, 3), domains=list("abcdefg"), floor=0.1),
     "lbl_scopes": lambda: moe.lbl_scopes_figure(
         history=[{"step": s, **{f"moe/lbl_{n}": 1.0 for n in ("sequence", "micro", "global")}} for s in range(3)]

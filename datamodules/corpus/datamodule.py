@@ -17,7 +17,7 @@ from datamodules.corpus import cache, words
 from datamodules.corpus.sources import Source
 from datamodules.intake import Intake
 from datamodules.order import ORDER_VERSION
-from datamodules.ordered import Batch, Batches, OrderedDataModule, same
+from datamodules.ordered import Batch, Batches, OrderedDataModule
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.choices import check_choice
 from lightning_modules.common.digests import digest
@@ -26,6 +26,11 @@ from lightning_modules.common.made import manifest
 # Of a domain with fewer test windows the numbers say little.
 FEW = 16
 DOCUMENTS = ("joined", "apart")
+
+
+def windows_of(tokens: int, seq_len: int) -> int:
+    """A window's targets are its tokens but the first, and one more."""
+    return max(0, (tokens - 1) // seq_len)
 
 
 class Windows(Batches):
@@ -41,7 +46,7 @@ class Windows(Batches):
             np.memmap(p, dtype=self.manifest["dtype"], mode="r") if p.stat().st_size else np.empty(0, np.uint16)
             for p in paths
         ]
-        self.sizes = [max(0, (len(tokens) - 1) // seq_len) for tokens in self._tokens]
+        self.sizes = [windows_of(len(tokens), seq_len) for tokens in self._tokens]
         self._ends = np.cumsum(self.sizes)
 
     def __len__(self) -> int:
@@ -138,11 +143,38 @@ class CorpusDataModule(OrderedDataModule):
         return {"source": self.source, "folder": self.cache_dir / "tokens", **cut_by}
 
     def prepare_data(self) -> None:
-        """Build the cache, or check the checksums of the one that is there; once in a process."""
+        """Build the cache, or check the checksums of the one that is there; once in a process.
+
+        ValueError for a domain of which nothing could be tested.
+        """
         if not self._prepared:
             cache.build(**self._kept)
             self._prepared = True
             self.intake.tell()
+            self._refuse_empty("test")
+
+    def setup(self, stage: str) -> None:
+        # What analyses a model asks for no validation.
+        self._refuse_empty("val")
+        super().setup(stage)
+
+    def _refuse_empty(self, split: str) -> None:
+        for domain, windows in self._windows_of(split).items():
+            if not windows:
+                tokens, documents = (self.manifest[unit][domain][split] for unit in ("tokens", "documents"))
+                nearest = f", or data.seq_len={tokens - 1} at most" if tokens > 1 else ""
+                raise ValueError(
+                    f"domain {domain!r} has {tokens} tokens of {documents} documents in the {split} split, and no window of "
+                    f"data.seq_len={self.seq_len}: nothing would be measured. Expected more documents of it, as one in "
+                    f"twenty is for that split{nearest}."
+                )
+
+    def _windows_of(self, split: str) -> dict[str, int]:
+        """Windows of each domain."""
+        return {d: windows_of(tokens[split], self.seq_len) for d, tokens in self.manifest["tokens"].items()}
+
+    def held_out_sizes(self) -> dict[str, int]:
+        return {s: sum(min(n, self.eval_windows) for n in self._windows_of(s).values()) for s in ("val", "test")}
 
     @cached_property
     def intake(self) -> Intake:
@@ -157,10 +189,12 @@ class CorpusDataModule(OrderedDataModule):
                 found.leave(reason, domain, count)
         found.read = found.out.total() + sum(groups.total() for groups in found.taken.values())
         found.warnings += self.manifest.get("warnings", [])
-        windows = {d: tokens["test"] // self.seq_len for d, tokens in self.manifest["tokens"].items()}
-        if few := {d: n for d, n in windows.items() if n < min(FEW, self.eval_windows)}:
-            told = ", ".join(f"{d} {n}" for d, n in few.items())
-            found.warnings.append(f"few test windows of data.seq_len={self.seq_len}, so little is measured: {told}.")
+        for split in ("val", "test"):
+            if few := {d: n for d, n in self._windows_of(split).items() if 0 < n < min(FEW, self.eval_windows)}:
+                told = ", ".join(f"{d} {n}" for d, n in few.items())
+                found.warnings.append(
+                    f"few {split} windows of data.seq_len={self.seq_len}, so little is measured: {told}."
+                )
         return found
 
     @cached_property
@@ -197,22 +231,15 @@ class CorpusDataModule(OrderedDataModule):
         return self._fixed("test")
 
     def _fixed(self, split: str) -> DataLoader:
-        """Evenly spaced windows, domain by domain; every rank gets the same number of batches, no window twice."""
+        """Evenly spaced windows, domain by domain."""
         windows = self._windows(split)
-        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        chosen = np.concatenate(windows.spread(self.eval_windows))
-        chosen = chosen[: len(chosen) // ranks * ranks].reshape(-1, ranks)[:, rank]
-        if not len(chosen):
-            raise ValueError(
-                f"the {split} split has no window of data.seq_len={self.seq_len} tokens; bring more text or lower it."
-            )
-        batches = [chosen[i : i + self.eval_batch].tolist() for i in range(0, len(chosen), self.eval_batch)]
-        return DataLoader(windows, batch_sampler=batches, collate_fn=same, generator=torch.Generator())
+        return self.each_once(windows, np.concatenate(windows.spread(self.eval_windows)).tolist())
 
     def choice_items(self, *, split: str, per_domain: int, seed: int) -> Batch:
         """Multiple choice: the second half of a held-out window against those of two others of its domain.
 
-        Returns prompt_ids int64 [N, P], choices_ids int64 [N, 3, W], answer int64 [N] in 0..2, domain int64 [N].
+        Returns prompt_ids int64 [N, P], choices_ids int64 [N, 3, W], answer int64 [N] in 0..2, domain int64 [N]; of a
+        domain whose windows are fewer than three that differ none.
         """
         windows = self._windows(split)
         half = self.seq_len // 2
@@ -231,11 +258,12 @@ class CorpusDataModule(OrderedDataModule):
                 choices.append(np.stack(wrong))
                 answers.append(answer)
                 domains.append(domain)
+        width = self.seq_len - half
         return {
-            "prompt_ids": torch.from_numpy(np.stack(prompts)),
-            "choices_ids": torch.from_numpy(np.stack(choices)),
-            "answer": torch.tensor(answers),
-            "domain": torch.tensor(domains),
+            "prompt_ids": torch.from_numpy(np.array(prompts, np.int64).reshape(-1, half)),
+            "choices_ids": torch.from_numpy(np.array(choices, np.int64).reshape(-1, 3, width)),
+            "answer": torch.tensor(answers, dtype=torch.int64),
+            "domain": torch.tensor(domains, dtype=torch.int64),
         }
 
     @property

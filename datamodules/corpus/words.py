@@ -41,6 +41,10 @@ def loaded(name: str, *, revision: str | None) -> Any:
             f"data.tokenizer={name}: not loaded ({str(error).splitlines()[0]}). Expected a folder that holds a tokenizer, "
             "or a hub name with the network or its cache at hand; data.tokenizer=OTHER names another one than the model's."
         ) from None
+    if tokenizer.is_fast:
+        # The first call puts away what it was saved with, and its digest would be another one from then on.
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"data.tokenizer={name} has no end-of-text token (eos_token), which stands between documents; "

@@ -6,11 +6,10 @@ A batch is a list of `Encoded` pairs with their numbers: rows of different lengt
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import torch
 from torch.utils.data import DataLoader
 
 from datamodules.order import ORDER_VERSION
-from datamodules.ordered import OrderedDataModule, same
+from datamodules.ordered import OrderedDataModule
 from datamodules.scenes.encodings import GIGABYTES, EncodedPairs, encoded, read_ahead
 from datamodules.scenes.file_source import FileSource
 from datamodules.scenes.pairs import ScenePair, scene_pairs
@@ -102,8 +101,12 @@ class PairsDataModule(OrderedDataModule):
         if isinstance(self.source, FileSource):
             self.source.intake.tell()
 
+    def held_out_sizes(self) -> dict[str, int]:
+        return {name: len(self.source.pairs(name)) for name in ("val", "test")}
+
     def setup(self, stage: str) -> None:
         """Encoding begins beside what comes before the first step, in the order in which it asks for pairs."""
+        super().setup(stage)
         assert self.trainer is not None
         if stage == "fit" and self.cache_dir and self.trainer.is_global_zero:
             self._end = read_ahead([self.split(name) for name in ("test", "train", "val")])
@@ -134,37 +137,22 @@ class PairsDataModule(OrderedDataModule):
         return self.split("train")
 
     def val_dataloader(self) -> DataLoader:
-        return self._held_out("val")
+        return self._fixed("val")
 
     def test_dataloader(self) -> DataLoader:
-        return self._held_out("test")
+        return self._fixed("test")
 
-    def _held_out(self, name: str) -> DataLoader:
-        size, trainer = len(self.split(name)), self.trainer
-        assert trainer is not None
-        mine = range(trainer.global_rank, size, trainer.world_size)
-        return DataLoader(
-            self.split(name),
-            batch_sampler=[list(mine[i : i + self.eval_batch]) for i in range(0, len(mine), self.eval_batch)],
-            collate_fn=same,
-            num_workers=self.workers,
-            # An iterator draws its seed when it starts, and nothing else must notice.
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+    def _fixed(self, name: str) -> DataLoader:
+        pairs = self.split(name)
+        return self.each_once(pairs, range(len(pairs)), workers=self.workers)
 
-    @property
-    def tokens_per_step(self) -> int:
-        """About: six sequences a pair, of some twenty response tokens and the image's patches."""
-        return self.global_batch * 6 * (20 + (self.pixels // 8) ** 2)
+    def tokens_per_step_of(self, module: Any) -> int:
+        """About: as many as the first pair has where each of its prompts is followed by either response."""
+        pair = EncodedPairs(self.source.pairs("train")[:1], module.vlm.reader, pixels=self.pixels)[0]
+        prompts = [len(prompt) for prompt in (pair.prompt_w, pair.prompt_l, pair.prompt_n) if len(prompt)]
+        responses = [len(pair.response_w), len(pair.response_l)]
+        return self.global_batch * (len(responses) * sum(prompts) + len(prompts) * sum(responses))
 
     def fingerprint(self) -> dict[str, str]:
         order = [ORDER_VERSION, self.seed, self.global_batch]
         return {"data": digest(self.source.description()), "order": digest(order)}
-
-    def datasheet(self) -> list[dict[str, Any]]:
-        """Pairs per split and category."""
-        rows: dict[tuple[str, str], int] = {}
-        for name in ("train", "val", "test"):
-            for pair in self.source.pairs(name):
-                rows[name, pair.category] = rows.get((name, pair.category), 0) + 1
-        return [{"split": s, "category": c, "pairs": n} for (s, c), n in rows.items()]

@@ -5,23 +5,20 @@ figure in two skin tones is one too.
 """
 
 import json
-import os
-import subprocess
 import tarfile
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.fetch import Pin, member_bytes
-from lightning_modules.common.files import sha256
+from datamodules.fetch import NodePackage, checked, fetch, member_bytes
 from lightning_modules.common.made import made
-from lightning_modules.common.say import say
 
 # Twitter's art, CC-BY 4.0.
-PACKAGE = Pin("emoji-datasource-twitter", "16.0.0", "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877")
+PACKAGE = NodePackage(
+    "emoji-datasource-twitter", "16.0.0", "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877"
+)
 SLOTS = {
     "colour": "red orange yellow green blue purple brown black white",
     "gender": "man woman person boy girl men women",
@@ -39,46 +36,14 @@ class Emoji(NamedTuple):
     group: str
 
 
-def fetch(folder: Path, *, archive: Path | None = None) -> Path:
-    """The package's archive, checked against its SHA-256; by npm into `folder`, unless `archive` names the file.
-
-    Raises ValueError when it cannot be had, or is another one.
-    """
-    target = archive or folder / f"{PACKAGE.name}-{PACKAGE.version}.tgz"
-    if not target.is_file():
-        if archive:
-            raise ValueError(f"study.candidates.archive={archive}: no such file; null fetches it with npm.")
-        folder.mkdir(parents=True, exist_ok=True)
-        say(f"Fetching {PACKAGE.name} {PACKAGE.version} with npm, once; kept in {folder}.")
-        with tempfile.TemporaryDirectory(dir=folder) as beside:
-            _npm_pack(Path(beside))
-            os.replace(Path(beside) / target.name, target)
-    found = sha256(target)
-    if found != PACKAGE.sha256:
-        raise ValueError(
-            f"{target} is damaged or another version: its SHA-256 is {found}, expected {PACKAGE.sha256} for "
-            f"{PACKAGE.name} {PACKAGE.version}. Delete it; the next run fetches it again."
-        )
-    return target
-
-
-def _npm_pack(folder: Path) -> None:
-    command = ["npm", "pack", f"{PACKAGE.name}@{PACKAGE.version}", "--silent", "--pack-destination", str(folder)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-        reason = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1]
-    except OSError as error:
-        reason = str(error)
-    if reason:
-        raise ValueError(
-            f"{PACKAGE.name} {PACKAGE.version} could not be fetched with npm: {reason}. Fetch that archive on a machine "
-            "with a registry and name it in study.candidates.archive, or use study/candidates=scenes."
-        )
-
-
 def emojis(cache: Path, *, archive: Path | None = None) -> list[Emoji]:
-    """Every picture of the package that has one, in the package's order; unpacked once under `cache`."""
-    source = fetch(cache / "downloads", archive=archive)
+    """Every picture of the package that has one, in the package's order; unpacked once under `cache`.
+
+    archive: the package's file where npm cannot fetch it. ValueError when it is not there, or another one.
+    """
+    if archive and not archive.is_file():
+        raise ValueError(f"study.candidates.archive={archive}: no such file; null fetches it with npm.")
+    source = checked(archive, PACKAGE) if archive else fetch(PACKAGE, cache / "downloads")
     folder = made(
         folder=cache / "svco" / "emoji", key={"sha256": PACKAGE.sha256}, make=lambda place: unpack(source, place)
     )

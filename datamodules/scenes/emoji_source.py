@@ -9,12 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from datamodules.scenes.emoji import PACKAGE, Emoji, contrasts, emojis
+from datamodules.scenes.groups import groups
 from lightning_modules.common.bounds import Count
 from lightning_modules.common.digests import number_of
 
@@ -79,7 +77,7 @@ class EmojiSource:
     name, scenes = "emoji", False
 
     def __init__(self, *, cache_dir: str, archive: str | None = None, most: Count = 300) -> None:
-        self.cache, self.archive, self.most = Path(cache_dir), Path(archive) if archive else None, most
+        self.cache, self.archive, self.most = Path(cache_dir), Path(archive).expanduser() if archive else None, most
 
     def description(self) -> dict[str, Any]:
         settings = {"most": self.most, "test": TEST, "val": VAL, "version": VERSION}
@@ -93,16 +91,11 @@ class EmojiSource:
     def splits(self) -> dict[Path, str]:
         """The split of every picture that has a contrast."""
         shown = {e.image: figure(e) for one, other, _ in self.contrasts for e in (one, other)}
-        names = sorted(shown)
-        number = {path: n for n, path in enumerate(names)}
-        edges = [[number[e.image] for e in pair[:2]] for pair in self.contrasts]
-        one_of = {shown[path]: number[path] for path in names}
-        edges += [[number[path], one_of[shown[path]]] for path in names]
-        ones, others = np.array(edges).T
-        links = coo_matrix((np.ones(len(edges)), (ones, others)), shape=(len(names),) * 2)
-        group = connected_components(links, directed=False)[1]
-        first = {g: path.name for path, g in reversed(list(zip(names, group, strict=True)))}
-        return {path: _split(first[g]) for path, g in zip(names, group, strict=True)}
+        one_of = {own: path for path, own in shown.items()}
+        contrasted = [(one.image, other.image) for one, other, _ in self.contrasts]
+        group = groups([*contrasted, *((path, one_of[own]) for path, own in shown.items())])
+        first = {group[path]: path.name for path in sorted(shown, reverse=True)}
+        return {path: _split(first[group[path]]) for path in sorted(shown)}
 
     def pairs(self, split: str) -> list[EmojiPair]:
         """Which of the two is the chosen one is drawn by their names, so that no word is always right."""

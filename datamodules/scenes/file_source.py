@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from datamodules.intake import Intake
 from datamodules.scenes import mvc, preferences
+from datamodules.scenes.groups import groups
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.digests import digest
 from lightning_modules.common.files import sha256
@@ -45,8 +44,12 @@ class FileSource:
         self.seed = seed
         self.name = file
         self.intake = Intake(file, unit="pair")
-        self.file, self.held_out = Path(file), {"val": val, "test": test}
-        self.images, self.skip_bad, self.pixel_limit = Path(images) if images else None, skip_bad, pixel_limit
+        self.file, self.held_out = Path(file).expanduser(), {"val": val, "test": test}
+        self.images, self.skip_bad, self.pixel_limit = (
+            Path(images).expanduser() if images else None,
+            skip_bad,
+            pixel_limit,
+        )
 
     def read(self) -> tuple[Sequence[Any], list[str]]:
         """(pairs, why each bad record was left out)."""
@@ -75,14 +78,11 @@ class FileSource:
     @cached_property
     def splits(self) -> dict[str, list[Any]]:
         """Pairs that a chain of shared pictures connects are drawn together; ValueError where nothing is left to train."""
-        number = {sum_: n for n, sum_ in enumerate(dict.fromkeys(sum_ for pair in self.sums for sum_ in pair))}
-        ends = [[number[sum_] for sum_ in side] for side in zip(*self.sums, strict=True)]
-        links = coo_matrix((np.ones(len(ends[0])), tuple(ends)), shape=(len(number),) * 2)
-        group = connected_components(links, directed=False)[1][ends[0]]
+        group = groups(self.sums)
         found: dict[str, list[Any]] = {"test": [], "val": [], "train": []}
         together: dict[int, list[Any]] = {}
-        for pair, mine in zip(self.all, group.tolist(), strict=True):
-            together.setdefault(mine, []).append(pair)
+        for pair, (one, _) in zip(self.all, self.sums, strict=True):
+            together.setdefault(group[one], []).append(pair)
         for drawn in np.random.default_rng(self.seed).permutation(sorted(together)).tolist():
             own = together[drawn]
             fits = (name for name, most in self.held_out.items() if len(found[name]) + len(own) <= most)

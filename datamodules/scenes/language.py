@@ -3,6 +3,7 @@
 The vocabulary is closed and every caption names every attribute, so a text can be read back exactly.
 """
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -72,18 +73,21 @@ def ask_about(scene: Scene, draw: np.random.Generator) -> tuple[str, str]:
     return question, answer(scene, category=category, phrasing=int(draw.integers(2)))
 
 
+def singular(text: str) -> list[str]:
+    """The words of a text, objects singular. Models of the world outside write capitals, and points without a space."""
+    return [PLURALS.get(word, word) for word in re.findall(r"[a-z]+", text.lower())]
+
+
 def mentioned(text: str) -> set[str]:
     """The objects that a text names, singular."""
-    words = (PLURALS.get(word, word) for word in text.split())
-    return {word for word in words if word in OBJECTS}
+    return {word for word in singular(text) if word in OBJECTS}
 
 
 def read_back(text: str) -> dict[str, str | int]:
     """The attributes that a text states, by name; the first one where it states several."""
     numbers = {word: number for number, word in NUMBERS.items()}
     found: dict[str, str | int] = {}
-    for word in text.split():
-        word = PLURALS.get(word, word)
+    for word in singular(text):
         value = numbers.get(word, word)
         for name, values in VALUES.items():
             if value in values:

@@ -215,22 +215,26 @@ def _pair(record: Any, images: Path) -> Pair:
     )
 
 
-def check_pair(pair: Pair) -> None:
-    """ValueError naming the field where the pair has no contrast or nothing to learn from."""
-    texts = (pair.chosen, pair.rejected)
-    for field, text in zip(("chosen_response", "rejected_response"), texts, strict=True):
+def check_texts(*, answers: dict[str, str], asked: dict[str, str]) -> None:
+    """By field. ValueError naming it where an answer is empty or a text holds a picture's mark, and without a contrast."""
+    for field, text in answers.items():
         if not text.strip():
-            raise ValueError(f"field {field!r} is empty; expected the response that its image calls for.")
-    if pair.chosen.strip() == pair.rejected.strip():
-        raise ValueError(
-            f"fields 'chosen_response' and 'rejected_response' are both {pair.chosen!r}; expected a contrast."
-        )
-    for field, text in zip(("system_prompt", *TEXTS), (pair.system, pair.instruction, *texts), strict=True):
+            raise ValueError(f"field {field!r} is empty; expected an answer.")
+    (one, chosen), (other, rejected) = answers.items()
+    if chosen.strip() == rejected.strip():
+        raise ValueError(f"fields {one!r} and {other!r} are both {chosen!r}; expected a contrast.")
+    for field, text in (asked | answers).items():
         if mark := mark_in(text):
             raise ValueError(
                 f"field {field!r} holds {mark!r}, which stands for a picture to a model; its template puts it in its "
                 "place: take it out of the text."
             )
+
+
+def check_pair(pair: Pair) -> None:
+    """ValueError naming the field where the pair has no contrast or nothing to learn from."""
+    answers = {"chosen_response": pair.chosen, "rejected_response": pair.rejected}
+    check_texts(answers=answers, asked={"system_prompt": pair.system, "instruction_prompt": pair.instruction})
     one, other = pair.images()
     if one.size == other.size and one.tobytes() == other.tobytes():
         raise ValueError("fields 'chosen_images' and 'rejected_images' hold the same picture; expected a contrast.")

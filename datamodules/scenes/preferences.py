@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from datamodules.files import TABLES, kind_of, rows
-from datamodules.scenes.mvc import PIXEL_LIMIT, Pair, mark_in, open_image, opened, usable
+from datamodules.scenes.mvc import PIXEL_LIMIT, Pair, check_texts, open_image, opened, usable
 from lightning_modules.common.files import sha256
 from lightning_modules.common.say import say
 
@@ -177,16 +177,10 @@ def _preference(row: dict[str, Any], images: Path, where: str, limit: int) -> Pr
         pixel_limit=limit,
         where=f"{where}, field 'images'",
     )
-    if found.chosen == found.rejected:
-        raise ValueError(f"fields 'chosen' and 'rejected' are both {found.chosen!r}; expected a contrast.")
-    for field, text in (("prompt", found.instruction), ("chosen", found.chosen), ("rejected", found.rejected)):
-        if not text:
-            raise ValueError(f"field {field!r} has no text.")
-        if mark := mark_in(text):
-            raise ValueError(
-                f"field {field!r} holds {mark!r}, which stands for a picture to a model; its template puts it in its place: "
-                "take it out of the text."
-            )
+    if not found.instruction:
+        raise ValueError("field 'prompt' has no text.")
+    answers = {"chosen": found.chosen, "rejected": found.rejected}
+    check_texts(answers=answers, asked={"prompt": f"{found.system} {found.instruction}"})
     found.images()
     return found
 

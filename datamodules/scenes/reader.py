@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from datamodules.marks import marks_of
 from lightning_modules.common.digests import digest
 
+# Some templates tell the date. A prompt must not change by the day: it is the one that Llama's own fall back on.
+TODAY, DATE = re.compile(r"""strftime_now\((["'])(.*?)\1\)"""), datetime(2024, 7, 26)
 LLAVA_15 = "USER: {image}{question} ASSISTANT:"
 # Whose words are known although their processors bring no chat template.
 WITHOUT_TEMPLATE = ("LlavaProcessor", "PaliGemmaProcessor")
@@ -46,7 +49,8 @@ class Reader:
     """Prompts and answers in the turns of the processor's chat template.
 
     Without a template LLaVA's prompts are in the words of LLaVA-1.5 and PaliGemma's are the question alone, as these were
-    trained with; ValueError for any other processor.
+    trained with; ValueError for any other processor. Where a template puts more beside a question without an image than
+    beside one with it, as Llama 3.2's does, it is asked with one, whose mark is taken out.
 
     Args:
         processor: a transformers processor with a tokenizer and an image processor.
@@ -57,7 +61,8 @@ class Reader:
         self.processor, self.max_response = processor, max_response
         self.tokenizer = processor.tokenizer
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
-        self.template = getattr(processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
+        template = getattr(processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
+        self.template = template and TODAY.sub(lambda asked: repr(DATE.strftime(asked[2])), template)
         self.kind = type(processor).__name__
         if not self.template and self.kind not in WITHOUT_TEMPLATE:
             raise ValueError(
@@ -77,6 +82,8 @@ class Reader:
         marks = [type(self.tokenizer).__name__, self.tokenizer.special_tokens_map]
         versions = [transformers.__version__, PIL.__version__]
         whole = [about, images, words, marks, self.template, self.max_response, versions]
+        if self.template and not self._alike:
+            whole.append([self.prompt_text("?", image=image) for image in (True, False)])
         return digest(json.loads(json.dumps(whole, default=str)))
 
     @cached_property
@@ -90,7 +97,7 @@ class Reader:
     def prompt_text(self, question: str, *, system: str = "", image: bool = True) -> str:
         self._refuse_marks(question, system)
         if self.template:
-            asked = self._rendered(_turns(question, system=system, image=image), add_generation_prompt=True)
+            asked = self._written(question, system=system, image=image, add_generation_prompt=True)
             # A blank that a conversation's answers do not begin after is none of the prompt's.
             return asked.rstrip() if self._form and not self._form[0][-1:].isspace() else asked
         if self.pali:
@@ -133,8 +140,9 @@ class Reader:
             raise ValueError(f"the response {text!r} has no token; expected text.")
         asked, said = self.turn(text)
         before = self._ids(asked)
-        ids = self._ids(asked + said)[len(before) :]
-        if self._ids(asked + said)[: len(before)] != before:
+        whole = self._ids(asked + said)
+        ids = whole[len(before) :]
+        if whole[: len(before)] != before:
             raise ValueError(
                 f"the response {text!r} runs into the end of its prompt, {asked[-20:]!r}: the tokenizer makes one token of "
                 "both. Begin it with a letter."
@@ -207,10 +215,10 @@ class Reader:
     @cached_property
     def _form(self) -> tuple[str, bool] | None:
         """(the end of every prompt, whether an answer is a list of parts); None for a template of prompts alone."""
-        asked, answer = self._rendered(_turns("?", image=False), add_generation_prompt=True), "yes"
+        asked, answer = self._written("?", image=False, add_generation_prompt=True), "yes"
         for parts in (True, False):
             try:
-                whole = self._rendered([*_turns("?", image=False), _said(answer, parts)])
+                whole = self._written("?", _said(answer, parts), image=False)
             except ValueError:
                 continue
             if "'text':" in whole:
@@ -227,10 +235,29 @@ class Reader:
 
     def _told(self, question: str, answer: str, *, image: bool) -> str:
         assert self._form
-        return self._rendered([*_turns(question, image=image), _said(answer, self._form[1])]).rstrip()
+        return self._written(question, _said(answer, self._form[1]), image=image).rstrip()
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    @cached_property
+    def _alike(self) -> bool:
+        """Whether the template's words without an image are those with one less what stands for it, blanks apart."""
+        shown, plain = ("".join(self._rendered(_turns("?", image=image)).split()) for image in (True, False))
+        more = len(shown) - len(plain)
+        same = more > 0 and any(plain == shown[:at] + shown[at + more :] for at in range(len(plain) + 1))
+        if not same and self.processor.image_token not in shown:
+            raise ValueError(
+                f"the chat template of {self.kind} begins {plain[:40]!r} without an image and {shown[:40]!r} with one: two "
+                "conversations. Expected a template in which they differ by the image alone."
+            )
+        return same
+
+    def _written(self, question: str, *said: dict[str, Any], system: str = "", image: bool, **settings: Any) -> str:
+        """The template's words for a question and what was `said` to it."""
+        shown = image or not self._alike
+        text = self._rendered([*_turns(question, system=system, image=shown), *said], **settings)
+        return text if image == shown else text.replace(self.processor.image_token, "", 1)
 
     def _rendered(self, turns: list[dict[str, Any]], **settings: Any) -> str:
         from jinja2.exceptions import TemplateError

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 from datamodules.intake import Intake
 from datamodules.marks import marks_of
 from datamodules.order import ORDER_VERSION
-from datamodules.ordered import Batch, Batches, OrderedDataModule, same
+from datamodules.ordered import Batch, Batches, OrderedDataModule
 from datamodules.tasks.task import Task
-from datamodules.tasks.template import Rows, Template, collate, default_of
+from datamodules.tasks.template import Rows, Template, collate, default_of, refuse_join
 from datamodules.tasks.words import Tokens, label_ids, pad_of, tokens_of
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.choices import check_choice
@@ -108,6 +108,7 @@ class TaskDataModule(OrderedDataModule):
     def prepare_data(self) -> None:
         """Load the task and the tokenizer, so that their errors come before anything is trained."""
         _ = self.task, self.tokenizer, self.common
+        refuse_join(self.task.join, self.tokenizer)
         self.intake.tell()
 
     @cached_property
@@ -182,7 +183,8 @@ class TaskDataModule(OrderedDataModule):
         if encoded["cut"]:
             self.intake.cut[split] = encoded["cut"]
         marks = marks_of(self.tokenizer)
-        if held := [mark[0] for mark in map(marks.search, texts) if mark]:
+        own = texts if not self.task.join else [text.replace(self.task.join, " ") for text in texts]
+        if held := [mark[0] for mark in map(marks.search, own) if mark]:
             self.intake.warnings.append(
                 f"{len(held)} texts of {split} hold {held[0]!r} or the like, which the backbone's tokenizer takes for a "
                 "token of its own and no text; take it out."
@@ -195,6 +197,9 @@ class TaskDataModule(OrderedDataModule):
     def training(self) -> Examples:
         return self.examples("train")
 
+    def held_out_sizes(self) -> dict[str, int]:
+        return {split: len(self.task.labels[split]) for split in ("val", "test")}
+
     def val_dataloader(self) -> DataLoader:
         return self.fixed("val")
 
@@ -202,13 +207,9 @@ class TaskDataModule(OrderedDataModule):
         return self.fixed("test")
 
     def fixed(self, split: str) -> DataLoader:
-        """Every example of a split once, in its order; ranks take turns."""
+        """Every example of a split once, in its order."""
         examples = self.examples(split)
-        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        # Every rank gets as many; the last few of a split that does not divide are left out, never given twice.
-        own = list(range(len(examples) // ranks * ranks))[rank::ranks]
-        batches = [own[i : i + self.eval_batch] for i in range(0, len(own), self.eval_batch)]
-        return DataLoader(examples, batch_sampler=batches, collate_fn=same, generator=torch.Generator())
+        return self.each_once(examples, range(len(examples)))
 
     @property
     def tokens_per_step(self) -> int:
@@ -221,6 +222,9 @@ class TaskDataModule(OrderedDataModule):
     @cached_property
     def content(self) -> dict[str, str]:
         """`fingerprint` whatever the order."""
-        asked = [self.template.pattern, self.template.prompt_length, self.verbaliser, self.template.max_positions]
+        asked: list[Any] = [self.template.pattern, self.template.prompt_length, self.verbaliser]
+        asked.append(self.template.max_positions)
+        # How they are read has changed once.
+        asked += [2] if any(slot == "words" for slot, _ in self.template.parts()) else []
         vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
         return {"data": self.task.fingerprint(), "template": digest(asked), "tokenizer": digest(vocabulary)}

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 from datamodules.intake import Intake
 from datamodules.tasks.table import KEY, USUAL, Table, tables_of
-from datamodules.tasks.task import SPLITS, Task, balanced_split
+from datamodules.tasks.task import SEAM, SPLITS, Task, balanced_split
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.choices import check_choice
 
@@ -27,7 +27,7 @@ class Hub:
         dataset: name on the hub, a folder (of data files, or written by save_to_disk), or a file, which holds one split.
         config: of the dataset, such as `sst2` of GLUE; revision: commit, branch or tag on the hub.
         data_files: {the dataset's split: file}, for files of other names; `dataset` is then csv, json or parquet.
-        text: a column, or a pair of them, which `join` goes between.
+        text: a column, or a pair of them, which `join` goes between; None: the backbone's own separator.
         label: column of the class; a class is named by its name or its number.
         words: {class: label word, or a list of several}; rows of other classes are left out.
         splits: {train, val, test: the dataset's split}, null a part of `train`'s; without it the usual names, or a part.
@@ -45,7 +45,7 @@ class Hub:
         revision: str | None = None,
         data_files: Mapping[str, str] | None = None,
         label: str = "label",
-        join: str = " ",
+        join: str | None = " ",
         splits: Mapping[str, str | None] | None = None,
         skill: str | None = None,
         hint: str = "",
@@ -98,7 +98,10 @@ class Hub:
         # Test comes first: a text that is in two splits of the dataset stays where it is measured.
         for split in dict.fromkeys(source[role] for role in reversed(SPLITS)):
             roles = [role for role in SPLITS if source[role] == split]
+            before = Counter(intake.out)
             found_texts, found_labels = self._rows(tables[split], split, seen, intake)
+            if not found_texts:
+                self._refuse_empty(split, intake.out - before, source, tables)
             sizes = {role: self.sizes[role] for role in roles}
             parts = balanced_split(
                 texts=found_texts, labels=found_labels, sizes=sizes, classes=len(self.words), name=f"hub-{self.seed}"
@@ -109,9 +112,23 @@ class Hub:
         intake.warn_of_few_tests()
         order = {role: texts[role] for role in SPLITS}, {role: labels[role] for role in SPLITS}
         every = tuple(self.words.values())
+        join = self.join if len(self.text) > 1 else " "
         several = every if any(len(of_class) > 1 for of_class in every) else ()
         first = tuple(of_class[0] for of_class in every)
-        return Task(self.name, self.skill, first, *order, hint=self.hint, intake=intake, words=several)
+        return Task(self.name, self.skill, first, *order, hint=self.hint, join=join, intake=intake, words=several)
+
+    def _refuse_empty(
+        self, split: str, out: Counter[tuple[str, str]], source: Mapping[str, str], tables: Mapping[str, Table]
+    ) -> NoReturn:
+        """Benchmarks hide the labels of their tests."""
+        reasons = ", ".join(f"{count:,} {reason}" for (reason, _), count in out.most_common())
+        other = next((n for n in (source["val"], source["train"], *tables) if n != split), None)
+        instead = {role: other if own == split else None if own == other else own for role, own in source.items()}
+        told = ", ".join(f"{role}: {own or 'null'}" for role, own in instead.items())
+        raise ValueError(
+            f"{KEY}.splits: of {split!r} of {self.dataset} no row is left ({reasons or 'it has none'}); expected a split "
+            f"with labels{f', such as {KEY}.splits={{{told}}}' if other else ''}."
+        )
 
     def _balance(self, there: list[int], taken: dict[str, list[int]], intake: Intake) -> None:
         """Count what a split of equally many of each class takes; warn of a class that makes the others small."""
@@ -182,7 +199,7 @@ class Hub:
                 f"{KEY}.text: column {column!r} of {self.dataset} holds {type(part).__name__} ({table.place(row)}); "
                 "expected text."
             ) from None
-        return self.join.join(cleaned) if any(cleaned) else ""
+        return (SEAM if self.join is None else self.join).join(cleaned) if any(cleaned) else ""
 
 
 def _words(c: str | int, given: Any) -> tuple[str, ...]:

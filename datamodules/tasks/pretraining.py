@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.order import ORDER_VERSION
-from datamodules.ordered import Batch, Batches, OrderedDataModule, same
+from datamodules.ordered import Batch, Batches, OrderedDataModule
 from datamodules.tasks.datamodule import Asked
 from datamodules.tasks.language import SPECIAL, Language
 from datamodules.tasks.template import collate
@@ -72,6 +72,8 @@ class MaskedSentences(Batches):
 class PretrainingDataModule(OrderedDataModule):
     """`sentences` of the backbone's language for training, and `held_out` others for validation and test."""
 
+    eval_batch = 250
+
     def __init__(
         self,
         *,
@@ -105,6 +107,9 @@ class PretrainingDataModule(OrderedDataModule):
     def training(self) -> MaskedSentences:
         return self._sentences(self.sentences, stream=0)
 
+    def held_out_sizes(self) -> dict[str, int]:
+        return dict.fromkeys(("val", "test"), self.held_out)
+
     def val_dataloader(self) -> DataLoader:
         return self._fixed(stream=1)
 
@@ -113,8 +118,7 @@ class PretrainingDataModule(OrderedDataModule):
 
     def _fixed(self, stream: int) -> DataLoader:
         sentences = self._sentences(self.held_out, stream)
-        batches = [list(range(i, min(i + 250, len(sentences)))) for i in range(0, len(sentences), 250)]
-        return DataLoader(sentences, batch_sampler=batches, collate_fn=same, generator=torch.Generator())
+        return self.each_once(sentences, range(len(sentences)))
 
     @property
     def tokens_per_step(self) -> int:

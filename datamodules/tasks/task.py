@@ -6,6 +6,8 @@ from datamodules.intake import Intake
 from lightning_modules.common.digests import digest, number_of
 
 SPLITS = ("train", "val", "test")
+# Between the two texts of a pair, where the backbone's own separator goes. Cleaned texts cannot hold it: it is a blank.
+SEAM = "\x1e"
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,8 @@ class Task:
 
     words: every label word of every class, where some class has several; `classes` are the first of each.
     skill: what a solver must be able to do; tasks of one skill are "similar". hint: words that name the skill, the text of
-    a hard prompt. intake: what its reader left out, where it counted.
+    a hard prompt. join: what stands between the two texts of a pair; None: `SEAM`. intake: what its reader left out, where
+    it counted.
     """
 
     name: str
@@ -23,7 +26,7 @@ class Task:
     texts: dict[str, list[str]]
     labels: dict[str, list[int]]
     hint: str = ""
-    extra: dict[str, str] = field(default_factory=dict)
+    join: str | None = " "
     intake: Intake | None = field(default=None, compare=False)
     words: tuple[tuple[str, ...], ...] = ()
 
@@ -45,16 +48,6 @@ class Task:
     def fingerprint(self) -> str:
         """16 hex digits over texts, labels and label words."""
         return digest([self.name, self.classes, self.texts, self.labels, *([self.words] if self.words else [])])
-
-    def datasheet(self) -> dict[str, object]:
-        sizes = {split: len(self.labels[split]) for split in SPLITS}
-        return {
-            "task": self.name,
-            "skill": self.skill,
-            "classes": len(self.classes),
-            "words": self.words or self.classes,
-            **sizes,
-        }
 
 
 def balanced_split(

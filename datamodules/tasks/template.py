@@ -5,14 +5,19 @@ Shape legend: N examples, T positions.
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 
+from datamodules.marks import marks_of
+from datamodules.tasks.task import SEAM
 from datamodules.tasks.words import pad_of
 
 SLOT = re.compile(r"\{(\w+)\}")
 SLOTS = ("mask", "prompt", "text", "bos", "cls", "sep")
+# How separators are written: </s>, [SEP], <|endoftext|>.
+MARK = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")
 DEFAULTS = {
     "masked": "{mask}{prompt}{text}{sep}",
     "encoder": "{cls}{prompt}{text}{sep}",
@@ -22,15 +27,49 @@ DEFAULTS = {
 
 
 def default_of(kind: str, tokenizer: Any) -> str:
-    """The kind's; of a causal LM whose own tokenizer begins each text with BOS, as it was trained, with {bos} first."""
+    """The kind's; of a causal LM or an encoder-decoder whose own tokenizer begins each text with BOS, as it was trained,
+    with {bos} first."""
     bos = tokenizer.bos_token_id
-    begins = kind == "causal" and bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+    begins = kind in ("causal", "seq2seq") and bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
     return f"{'{bos}' if begins else ''}{DEFAULTS[kind]}"
+
+
+def separator_of(tokenizer: Any) -> list[int]:
+    """What the tokenizer itself puts between two texts. ValueError where that is nothing."""
+    found = tokenizer("a", "a", return_special_tokens_mask=True)
+    special = found["special_tokens_mask"]
+    inner = range(special.index(0), len(special) - special[::-1].index(0))
+    if between := [found["input_ids"][i] for i in inner if special[i]]:
+        return between
+    raise ValueError(
+        "data.source.join is null, and the backbone's tokenizer puts nothing between two texts; expected what stands there "
+        "as text: data.source.join=' '."
+    )
+
+
+def refuse_join(join: str | None, tokenizer: Any) -> None:
+    """ValueError for what stands between two texts and is no mark of this tokenizer, or for null where it has none."""
+    if join is None:
+        separator_of(tokenizer)
+        return
+    if foreign := MARK.search(marks_of(tokenizer).sub("", join)):
+        raise ValueError(
+            f"data.source.join={join!r} holds {foreign[0]!r}, which the backbone's tokenizer takes for text; expected a "
+            "mark of its own, or data.source.join=null, which puts its own separator there."
+        )
+
+
+def ids_of(texts: list[str], tokenizer: Any) -> list[list[int]]:
+    """Token numbers of each text, its seam as the backbone's separator."""
+    pieces = [text.split(SEAM) for text in texts]
+    ids = iter(tokenizer([piece for own in pieces for piece in own], add_special_tokens=False)["input_ids"])
+    between = separator_of(tokenizer) if any(len(own) > 1 for own in pieces) else []
+    return [[*next(ids), *(token for _ in own[1:] for token in (*between, *next(ids)))] for own in pieces]
 
 
 @dataclass(frozen=True)
 class Template:
-    """Text with the slots {mask}, {prompt}, {text}, {bos}, {cls} and {sep}; what stands between is text of its own.
+    """Text with the slots {mask}, {prompt}, {text}, {bos}, {cls} and {sep}; what stands between are words.
 
     The prompt stands before the text, so that its positions are the same in every example. {mask} is where the answer is
     read: a causal LM has no mask token and is asked at the position before it, an encoder-decoder at its
@@ -78,31 +117,57 @@ class Template:
         spare: positions that are left free, for further tokens of a label word. ValueError when no text would fit beside
         the template.
         """
-        parts = self.parts()
-        fixed = {i: self._fixed(slot, words, tokenizer) for i, (slot, words) in enumerate(parts) if slot != "text"}
+        parts = self._parts(tokenizer)
+        slots = [slot for slot, _ in parts]
+        at = slots.index("text")
+        # A text and the words beside it are read as one: the blank between them begins the next word.
+        beside = {i: parts[i][1] for i in (at - 1, at + 1) if 0 <= i < len(parts) and slots[i] == "words"}
+        before, after = beside.get(at - 1, ""), beside.get(at + 1, "")
+        fixed = {
+            i: self._fixed(*part, tokenizer) for i, part in enumerate(parts) if part[0] != "text" and i not in beside
+        }
         room = self.max_positions - spare - sum(map(len, fixed.values()))
-        if room < 1:
-            fits = self.prompt_length + room - 1
+        free = room - len(ids_of([before + after], tokenizer)[0])
+        if free < 1:
+            fits = self.prompt_length + free - 1
             near = f"prompt.length={fits}" if fits >= 0 else "a template of fewer words"
             raise ValueError(
-                f"data.template with prompt.length={self.prompt_length} takes {self.max_positions - room} positions of "
+                f"data.template with prompt.length={self.prompt_length} takes {self.max_positions - free} positions of "
                 f"the backbone's {self.max_positions} and leaves none for the text; the nearest is {near}."
             )
-        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        encoded = ids_of([f"{before}{text}{after}" for text in texts], tokenizer)
+        long = [n for n, tokens in enumerate(encoded) if len(tokens) > room]
+        open_ended = ids_of([f"{before}{texts[n]}" for n in long], tokenizer) if long else []
+        for n, begun in zip(long, open_ended, strict=True):
+            ending = encoded[n][_shared(encoded[n], begun) :]
+            encoded[n] = begun[: room - len(ending)] + ending
         rows, ask, prompt_at = [], [], 0
         for tokens in encoded:
             row: list[int] = []
             asked = 0
-            for i, (slot, _) in enumerate(parts):
+            for i, slot in enumerate(slots):
                 if slot == "mask":
                     asked = len(row) - (self.kind == "causal")
                 if slot == "prompt":
                     prompt_at = len(row)
-                row += tokens[:room] if slot == "text" else fixed[i]
+                row += tokens if slot == "text" else fixed.get(i, [])
             rows.append(row)
             ask.append(max(0, asked))
-        cut = sum(len(tokens) > room for tokens in encoded)
-        return {"rows": rows, "ask": ask, "prompt_at": prompt_at, "cut": cut}
+        return {"rows": rows, "ask": ask, "prompt_at": prompt_at, "cut": len(long)}
+
+    def _parts(self, tokenizer: Any) -> list[tuple[str, str]]:
+        """`parts`, without the blank before a slot where that would be a token of its own.
+
+        An answer brings its own, a prompt is no text, and the masks of most tokenizers take it.
+        """
+        found = self.parts()
+        for i, ((slot, words), (behind, _)) in enumerate(pairwise(found)):
+            if slot == "words" and behind != "text":
+                taken = [] if behind == "prompt" else self._fixed(behind, "", tokenizer)
+                mark = tokenizer.added_tokens_decoder.get(taken[0]) if taken else None
+                if not taken or (mark and mark.lstrip):
+                    found[i] = (slot, words.rstrip())
+        return found
 
     def _fixed(self, slot: str, words: str, tokenizer: Any) -> list[int]:
         if slot == "words":
@@ -122,6 +187,11 @@ class Template:
         raise ValueError(
             f"data.template is {self.pattern!r} but the backbone's tokenizer has no {told} token; {remedy}."
         )
+
+
+def _shared(one: list[int], other: list[int]) -> int:
+    """How many tokens both begin with."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def collate(rows: list[list[int]], *, pad: int) -> dict[str, Any]:

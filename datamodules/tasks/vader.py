@@ -48,7 +48,7 @@ class Vader:
 
     Args:
         downloads: git-ignored folder of the archive; fetched from the package index when it is not there.
-        neutral: sentiment tasks leave out sentences whose mean valence is nearer to 0 than this.
+        neutral: sentiment tasks leave out sentences whose mean valence is 0, or nearer to it than this.
         flat, strong: subjectivity is |valence| of at most `flat` against at least `strong`.
         train, val, test: examples of a task's splits, fewer where the rarer class does not reach.
     """
@@ -99,7 +99,7 @@ class Vader:
             for _, valence, text in different(self.downloads)[corpus]:
                 if skill == "source":
                     yield number, text
-                elif skill == "sentiment" and abs(valence) >= self.neutral:
+                elif skill == "sentiment" and valence and abs(valence) >= self.neutral:
                     yield int(valence < 0), text
                 elif skill == "subjectivity" and (abs(valence) <= self.flat or abs(valence) >= self.strong):
                     yield int(abs(valence) <= self.flat), text

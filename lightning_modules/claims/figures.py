@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from lightning_modules.common.style import COLOURS, panels
+from lightning_modules.common.style import COLOURS, band, grid, panels
 from lightning_modules.common.tables import mean_ci
 
 VERDICT_COLOURS = {"reproduced": COLOURS[2], "not reproduced": COLOURS[1], "inconclusive": COLOURS[7]}
@@ -64,9 +64,7 @@ def arms_figure(claims: Mapping[str, Mapping[str, Sequence[float]]], *, units: M
 
     units: of a claim's arms, the label of its axis.
     """
-    columns = min(4, len(claims))
-    rows = -(-len(claims) // columns)
-    figure, axes = panels(rows, columns, size=(2.75, 2.15), title=title)
+    figure, axes = grid(len(claims), 4, size=(2.75, 2.15), title=title)
     for axis, (name, arms) in zip(axes.flat, claims.items(), strict=False):
         places = range(len(arms))
         for seed_values in zip(*arms.values(), strict=True):
@@ -80,8 +78,6 @@ def arms_figure(claims: Mapping[str, Mapping[str, Sequence[float]]], *, units: M
         axis.set_xlim(-0.5, len(arms) - 0.5)
         axis.set_ylabel(textwrap.fill(units[name], 26), fontsize=7)
         axis.tick_params(axis="y", labelsize=7)
-    for axis in axes.flat[len(claims) :]:
-        axis.set_axis_off()
     return figure
 
 
@@ -90,13 +86,9 @@ def dose_figure(panels_of: Mapping[str, Mapping[int, Sequence[float]]], *, xlabe
     figure, axes = panels(1, len(panels_of), size=(3.9, 3.0), title=title)
     for axis, (metric, by_dose) in zip(axes[0], panels_of.items(), strict=True):
         doses = sorted(by_dose)
-        found = [mean_ci(by_dose[dose]) for dose in doses]
-        middle = np.array([f.mean for f in found])
-        half = np.nan_to_num(np.array([f.half_width for f in found]))
         for values in zip(*(by_dose[dose] for dose in doses), strict=True):
             axis.plot(doses, values, color="#C8C8C8", linewidth=0.8)
-        axis.plot(doses, middle, color=COLOURS[0], marker="o")
-        axis.fill_between(doses, middle - half, middle + half, color=COLOURS[0], alpha=0.15, linewidth=0)
+        band(axis, by_dose, color=COLOURS[0], marker="o")
         axis.set_xscale("log", base=2)
         axis.set_xticks(doses, [str(dose) for dose in doses])
         axis.set(xlabel=xlabel, ylabel=metric)

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from lightning_modules.claims import figures as draw
 from lightning_modules.claims.evidence import Row
 from lightning_modules.moe import figures as moe_figures
-from lightning_modules.moe.specialization import selection_share_DLE
+from lightning_modules.moe.specialization import kept_share
 from lightning_modules.skill_neurons import figures as prompt_figures
 from lightning_modules.transfer import figures as transfer_figures
 
@@ -52,11 +52,7 @@ class Gallery:
         shares = {}
         for arm in ("micro", "global"):
             for path in self.artifacts("global_specialises", arm, "figures/routing_test.pt")[:1]:
-                tally = torch.load(path, weights_only=True)
-                domains = tally["domains"]
-                shares[f"{arm} scope"] = selection_share_DLE(
-                    counts_NLE=tally["counts_NLE"], domain_N=tally["domain_N"], domains=len(domains)
-                )
+                shares[f"{arm} scope"], domains = kept_share(torch.load(path, weights_only=True))
         return moe_figures.compare_heatmaps(runs=shares, domains=domains) if len(shares) == 2 else None
 
     def doses(self) -> Figure | None:

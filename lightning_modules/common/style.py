@@ -1,11 +1,14 @@
 """One look for every figure: no pyplot and no global state, so figures can be drawn in any thread."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from lightning_modules.common.tables import mean_ci
 
 # Okabe and Ito's colours stay apart for colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A8A")
@@ -36,6 +39,28 @@ def panels(
         if title:
             figure.suptitle(title, fontsize=10.5)
     return figure, axes
+
+
+def grid(count: int, most: int, *, size: tuple[float, float], title: str = "", **options: Any) -> tuple[Figure, Any]:
+    """`panels` for `count` things, at most `most` beside each other; the places that the last row leaves are blank."""
+    columns = min(most, count)
+    figure, axes = panels(-(-count // columns), columns, size=size, title=title, **options)
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def band(
+    axis: Axes, values: Mapping[Any, Sequence[float]], *, within: tuple[float, float] | None = None, **look: Any
+) -> None:
+    """A line of means over seeds or tasks by place, their 95% intervals as a band that goes no further than `within`."""
+    places = sorted(values)
+    found = [mean_ci(values[place]) for place in places]
+    middle = np.array([f.mean for f in found])
+    half = np.nan_to_num(np.array([f.half_width for f in found]))
+    low, high = np.clip([middle - half, middle + half], *(within or (None, None)))
+    axis.plot(places, middle, **look)
+    axis.fill_between(places, low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
 def heatmap(axes: Axes, values: Any, *, low: float = 0.0, high: float, title: str = "") -> Any:

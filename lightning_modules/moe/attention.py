@@ -11,7 +11,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 CAUSAL = "causal_sdpa"
 # The same kernels as `sdpa`, but under a name for which transformers makes no mask: to see whether it can do without one
@@ -28,20 +28,26 @@ def mask_for(model: "PreTrainedModel", valid_BS: Tensor | None) -> Tensor | None
     return causal_SS & valid_BS.bool()[:, None, None, :]
 
 
+def narrower(config: "PretrainedConfig") -> str:
+    """How a model's layers see otherwise than every token all before it; '' where they do not."""
+    config = config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if kinds == {"full_attention"} and not window:
+        return ""
+    return f"layers of {', '.join(sorted(kinds))}{f' and a window of {window} tokens' if window else ''}"
+
+
 def apart(model: "PreTrainedModel", document_BS: Tensor) -> dict[str, Tensor]:
     """What `model` is called with so that a token sees its own document alone and positions begin anew in each.
 
     document_BS: the number of each token's document, ascending. ValueError for a model that could not.
     """
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    way = model.config._attn_implementation
-    if kinds != {"full_attention"} or window or way not in (CAUSAL, "sdpa", "eager"):
+    way, otherwise = model.config._attn_implementation, narrower(model.config)
+    if otherwise or way not in (CAUSAL, "sdpa", "eager"):
         raise ValueError(
-            f"data.documents=apart: {config.model_type} has layers of {', '.join(sorted(kinds))} with model.attention={way}"
-            f"{f' and a window of {window} tokens' if window else ''}; expected full attention by sdpa or eager, or "
-            "data.documents=joined."
+            f"data.documents=apart: {model.config.get_text_config().model_type} has {otherwise or 'full attention'} with "
+            f"model.attention={way}; expected full attention by sdpa or eager, or data.documents=joined."
         )
     length = document_BS.shape[1]
     same_BSS = document_BS[:, :, None] == document_BS[:, None, :]

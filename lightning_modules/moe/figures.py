@@ -11,14 +11,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_modules.common.style import COLOURS, LINES, MARKERS, heatmap, panels, ticks
+from lightning_modules.common.style import COLOURS, LINES, MARKERS, grid, heatmap, panels, ticks
 from lightning_modules.common.tables import mean_ci
-from lightning_modules.moe.specialization import coactivation_LEE, selection_share_DLE, topk_score_DL
+from lightning_modules.moe.specialization import coactivation_LEE, selection_share_DLE, topk_score_DL, with_text
 
 
 def of_routing(*, tally: Mapping[str, Tensor], domains: Sequence[str], top_k: int) -> dict[str, Figure]:
     """The figures of a held-out text's routing (`held_out.RoutingTally`), by name."""
-    domain_N, count = tally["domain_N"], len(domains)
+    _, domain_N, domains = with_text(domain_N=tally["domain_N"], domains=domains)
+    count = len(domains)
     share_DLE = selection_share_DLE(counts_NLE=tally["counts_NLE"], domain_N=domain_N, domains=count)
     score_DL = topk_score_DL(
         topk_score_NL=tally["topk_score_NL"], tokens_N=tally["tokens_N"], domain_N=domain_N, domains=count
@@ -33,10 +34,9 @@ def of_routing(*, tally: Mapping[str, Tensor], domains: Sequence[str], top_k: in
 def selection_heatmap(*, share_DLE: Tensor, domains: Sequence[str]) -> Figure:
     """A panel per domain: the share of its selections that each expert [layer x expert] got (figure 3 of Qiu et al.)."""
     count, layers, experts = share_DLE.shape
-    columns = min(4, count)
-    figure, axes = panels(
-        -(-count // columns),
-        columns,
+    figure, axes = grid(
+        count,
+        4,
         size=(max(2.4, 0.09 * experts + 0.8), max(1.3, 0.16 * layers + 0.7)),
         title=f"Share of a domain's selections per expert (uniform would be {1 / experts:.3f})",
         sharex=True,
@@ -47,14 +47,11 @@ def selection_heatmap(*, share_DLE: Tensor, domains: Sequence[str]) -> Figure:
         image = heatmap(axis, share_LE.numpy(), high=high, title=domain)
         axis.set_yticks(ticks(layers), [str(i) for i in ticks(layers)])
         axis.set_xticks(ticks(experts), [str(i) for i in ticks(experts)])
-    for axis in axes.flat[count:]:
-        axis.set_axis_off()
     for axis in axes[:, 0]:
         axis.set_ylabel("layer")
-    for column in range(columns):
-        last = max(i for i in range(count) if i % columns == column)
-        axes.flat[last].set_xlabel("expert")
-        axes.flat[last].tick_params(labelbottom=True)
+    for axis in axes.flat[max(0, count - axes.shape[1]) : count]:
+        axis.set_xlabel("expert")
+        axis.tick_params(labelbottom=True)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of selections")
     return figure
 
@@ -90,10 +87,10 @@ def compare_heatmaps(*, runs: dict[str, Tensor], domains: Sequence[str]) -> Figu
     return figure
 
 
-def ppl_by_domain(*, values: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Test perplexity per domain and setting, relative to the first setting: mean and 95% interval over seeds.
+def ppl_by_domain(*, values: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
+    """Test perplexity per domain and setting, relative to the first setting: mean and 95% interval over the seeds of both.
 
-    values: setting -> domain -> one perplexity a seed, seeds in the same order for every setting.
+    values: setting -> domain -> seed -> perplexity.
     """
     base, *others = values
     figure, axes = panels(1, 1, size=(6.5, 0.42 * len(values[base]) + 1.2), title=f"Test perplexity against {base}")
@@ -101,7 +98,8 @@ def ppl_by_domain(*, values: Mapping[str, Mapping[str, Sequence[float]]]) -> Fig
     for index, name in enumerate(others):
         shift = (index - (len(others) - 1) / 2) * 0.6 / max(1, len(others))
         for row, domain in enumerate(domains):
-            ratios = [100 * (b / a - 1) for a, b in zip(values[base][domain], values[name][domain], strict=False)]
+            first, own = values[base][domain], values[name][domain]
+            ratios = [100 * (own[seed] / first[seed] - 1) for seed in first if seed in own]
             estimate = mean_ci(ratios)
             error = None if estimate.n < 2 else estimate.half_width
             label = name if row == 0 else None
@@ -134,15 +132,10 @@ def coactivation_figure(*, pairs_LEE: Tensor) -> Figure:
     together_LEE = coactivation_LEE(pairs_LEE=pairs_LEE)
     layers, experts, _ = together_LEE.shape
     together_LEE = together_LEE.masked_fill(torch.eye(experts, dtype=torch.bool), float("nan"))
-    columns = min(6, layers)
-    figure, axes = panels(
-        -(-layers // columns), columns, size=(2.1, 2.2), title="Experts selected together (Jaccard index)", sharey=True
-    )
+    title = "Experts selected together (Jaccard index)"
+    figure, axes = grid(layers, 6, size=(2.1, 2.2), title=title, sharey=True)
     high = float(np.nanmax(together_LEE.numpy()))
-    for layer, axis in enumerate(axes.flat):
-        if layer >= layers:
-            axis.set_axis_off()
-            continue
+    for layer, axis in enumerate(axes.flat[:layers]):
         image = heatmap(axis, together_LEE[layer].numpy(), high=high, title=f"layer {layer}")
         axis.set(xticks=ticks(experts, 5), yticks=ticks(experts, 5), xlabel="expert")
     axes[0, 0].set_ylabel("expert")
@@ -154,19 +147,9 @@ def load_over_training(*, steps: Sequence[int], loads_SLE: Sequence[Tensor]) -> 
     """A panel per layer: every expert's share of a global batch's selections over training, and the balanced share."""
     loads = torch.stack(list(loads_SLE)).numpy()
     _, layers, experts = loads.shape
-    columns = min(4, layers)
-    figure, axes = panels(
-        -(-layers // columns),
-        columns,
-        size=(2.6, 2.0),
-        title="Load of each expert over training",
-        sharex=True,
-        sharey=True,
-    )
-    for layer, axis in enumerate(axes.flat):
-        if layer >= layers:
-            axis.set_axis_off()
-            continue
+    title = "Load of each expert over training"
+    figure, axes = grid(layers, 4, size=(2.6, 2.0), title=title, sharex=True, sharey=True)
+    for layer, axis in enumerate(axes.flat[:layers]):
         axis.plot(steps, loads[:, layer], color=COLOURS[0], alpha=0.35, linewidth=0.9)
         axis.axhline(1 / experts, color=COLOURS[1], linestyle="--", linewidth=1, label=f"balanced: 1/{experts}")
         axis.set_title(f"layer {layer}", fontsize=9)

@@ -6,10 +6,14 @@ Shape legend: B sequences of one batch, D domains, L layers, T tokens, K selecte
 U updates.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_modules.common import metric_names as names
 from lightning_modules.moe.routing import RouterStats
 from lightning_modules.moe.specialization import count_pairs
 
@@ -48,12 +52,20 @@ class DomainPerplexity(Tally):
         self.add(nll_N=nll_B, tokens_N=tokens_B, domain_N=domain_B)
 
     def compute(self) -> tuple[float, list[float]]:
-        """(perplexity over all tokens, perplexity per domain). No tensors: torchmetrics takes one domain's for a scalar."""
+        """(perplexity over all tokens, perplexity per domain), NaN of no tokens.
+
+        No tensors: torchmetrics takes one domain's for a scalar.
+        """
         domain_N, empty_D = self.whole("domain_N"), torch.zeros(self.domains, dtype=torch.float64)
         nll_D = empty_D.index_add(0, domain_N, self.whole("nll_N").double())
         tokens_D = empty_D.index_add(0, domain_N, self.whole("tokens_N").double())
-        overall = (nll_D.sum() / tokens_D.sum().clamp(min=1)).exp()
-        return float(overall), (nll_D / tokens_D.clamp(min=1)).exp().tolist()
+        return float((nll_D.sum() / tokens_D.sum()).exp()), (nll_D / tokens_D).exp().tolist()
+
+    def metrics(self, split: str, domains: Sequence[str]) -> dict[str, float]:
+        """By name, of all that has tokens."""
+        overall, by_domain = self.compute()
+        values = {names.per_domain(f"{split}/ppl", d): v for d, v in zip(domains, by_domain, strict=True)}
+        return {name: v for name, v in {f"{split}/ppl": overall, **values}.items() if not math.isnan(v)}
 
 
 class RoutingTally(Tally):

@@ -4,13 +4,14 @@ Shape legend: B sequences of a forward, S tokens of a sequence, T = B x S, L lay
 sequences in all, D domains.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_modules.common.attention_ways import AttentionError
 from lightning_modules.look.finished import Finished
 from lightning_modules.moe.preferences import (
     Companion,
@@ -20,7 +21,7 @@ from lightning_modules.moe.preferences import (
     domain_preference,
     word_preference,
 )
-from lightning_modules.moe.specialization import count_pairs
+from lightning_modules.moe.specialization import count_pairs, with_text
 from lightning_modules.moe.token_routing import Held, TokenRouting
 
 # Of the page: selections of the windows shown, tokens on each side of a word, points of the load over training.
@@ -35,12 +36,11 @@ KIND, TITLE = "experts", "What each expert does"
 def experts_page(
     *,
     held: Held,
-    counts_NLE: Tensor,
-    domain_N: Tensor,
+    tally: Mapping[str, Tensor],
     domains: Sequence[str],
-    pieces: "Pieces",
+    tokenizer: Any,
     name: str,
-    facts: dict[str, Any],
+    metrics: Mapping[str, float],
     loads: Sequence[tuple[int, Tensor]] = (),
     text: bool = True,
     windows: int = 3,
@@ -48,10 +48,13 @@ def experts_page(
 ) -> dict[str, Any]:
     """All that the page shows of one run, as plain lists and numbers.
 
-    counts_NLE, domain_N: of all held-out sequences, as `RoutingTally` counts them; `held` is a sample with its tokens.
-    pieces: token id -> what it looks like. loads: (step, load [L, E]) over training. text=False leaves out every word of
-    the held-out text and keeps what is counted. own: name -> a text of the user's, shown before the domains' windows.
+    tally: of all held-out sequences, as `RoutingTally` counts them; `held` is a sample with its tokens. metrics: the run's.
+    loads: (step, load [L, E]) over training. text=False leaves out every word of the held-out text and keeps what is
+    counted. own: name -> a text of the user's, shown before the domains' windows.
     """
+    pieces, counts_NLE = Pieces(tokenizer), tally["counts_NLE"]
+    here, domain_N, domains = with_text(domain_N=tally["domain_N"], domains=domains)
+    held = held._replace(domain_N=torch.searchsorted(here, held.domain_N))
     layers, experts = counts_NLE.shape[1:]
     top_k = held.experts_LNSK.shape[-1]
     preference = domain_preference(counts_NLE=counts_NLE, domain_N=domain_N, domains=len(domains))
@@ -84,7 +87,7 @@ def experts_page(
         "text": text,
         "standing_out": found,
         "verdict": verdict(found, layers * experts, own=mostly_one(preference)),
-        "facts": facts,
+        "facts": facts(metrics),
         "layers": layers,
         "experts": experts,
         "top_k": top_k,
@@ -240,7 +243,11 @@ def page(run: Finished) -> dict[str, Any]:
     if run.cfg.get("study"):
         module = instantiate(run.cfg.study.module).eval()
     else:
-        model = pretrained_moe(pretrained=str(run.export()))
+        try:
+            model = pretrained_moe(pretrained=str(run.export()))
+        except AttentionError:
+            # The run's own way may be one of another machine; this one is there for every family.
+            model = pretrained_moe(pretrained=str(run.export()), attention="eager")
         module = MoELM(model=model, micro_batch=run.cfg.data.micro_batch).eval()
     data = instantiate(run.cfg.data)
     data.prepare_data()
@@ -251,15 +258,13 @@ def page(run: Finished) -> dict[str, Any]:
             tally.update(stats, batch["domain"])
             routing.add(input_ids=batch["input_ids"], domain_B=batch["domain"], stats=stats, domains=len(data.domains))
         own = {run.own.name: _own_text(run.own, module, data)} if run.own else {}
-    counted = tally.compute()
     found = experts_page(
         held=routing.held(),
-        counts_NLE=counted["counts_NLE"],
-        domain_N=counted["domain_N"],
+        tally=tally.compute(),
         domains=data.domains,
-        pieces=Pieces(data.tokenizer),
+        tokenizer=data.tokenizer,
         name=run.name,
-        facts=facts(run.metrics),
+        metrics=run.metrics,
         text=run.text,
         own=own,
     )
@@ -282,7 +287,7 @@ def _own_text(path: Path, module: Any, data: Any) -> Held:
     return routing.held()
 
 
-def facts(metrics: dict[str, float]) -> dict[str, str]:
+def facts(metrics: Mapping[str, float]) -> dict[str, str]:
     """What stands beside a run's name."""
     wanted = {"test/ppl": "perplexity", "test/mutual_information": "I(expert; domain)"}
     found = {label: f"{metrics[name]:.3g}" for name, label in wanted.items() if name in metrics}

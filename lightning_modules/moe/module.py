@@ -16,11 +16,7 @@ from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.moe.attention import apart, mask_for
 from lightning_modules.moe.compiled import compiled
 from lightning_modules.moe.head import Head
-from lightning_modules.moe.losses import (
-    Frequency,
-    load_balancing_loss,
-    router_z_loss,
-)
+from lightning_modules.moe.losses import Frequency, load_balancing_loss, router_z_loss
 from lightning_modules.moe.model_card import card
 from lightning_modules.moe.models import count_parameters, export
 from lightning_modules.moe.routing import ExpertFrequency, RouterStats, RouterTap
@@ -44,6 +40,7 @@ class MoELM(pl.LightningModule):
     also_forwards = ("counts",)
     # Of transformers' pipelines, the one that runs an export.
     pipeline = "text-generation"
+    _read_step = 0
 
     def __init__(
         self,
@@ -162,6 +159,11 @@ class MoELM(pl.LightningModule):
         nll_BS = torch.where(valid_BS, nll_BS, nll_BS.new_zeros(()))
         return {"nll_B": nll_BS.sum(1), "tokens_B": valid_BS.sum(1), "stats": self.routing(batch, block=1)}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # A test reads the best weights, which are those that are exported; a fit goes on from the ones that it reads.
+        if self._trainer is None or self._trainer.state.fn != "fit":
+            self._read_step = checkpoint["global_step"]
+
     def count_parameters(self) -> dict[str, int]:
         return count_parameters(self.model)
 
@@ -172,17 +174,14 @@ class MoELM(pl.LightningModule):
         metrics = {n: float(v) for n, v in trainer.callback_metrics.items()} if trainer else {}
         about = {"load-balancing weight": self.weight, "z-loss weight": self.z_weight, **self.optimizer_args}
         sheet = datamodule.datasheet() if hasattr(datamodule, "datasheet") else []
-        steps = trainer.global_step if trainer else 0
+        steps = self._read_step or self.global_step
         written = card(self.model, metrics=metrics, steps=steps, data=sheet, training=about)
         (folder / "README.md").write_text(written)
         return folder
 
     def configure_optimizers(self) -> dict[str, Any]:
-        return adamw_with_schedule(
-            module=self.model,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            **self.optimizer_args,
-        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        return adamw_with_schedule(module=self.model, total_steps=steps, **self.optimizer_args)
 
 
 def _valid(batch: dict[str, Tensor]) -> Tensor:

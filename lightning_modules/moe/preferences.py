@@ -41,7 +41,7 @@ def domain_preference(
     """Shares against `draws` shuffles of the sequences' labels.
 
     counts_NLE int: selections of each sequence. The line is the 95% quantile over shuffles of the largest standardised
-    cell; nothing lies beyond it in a layer whose experts every sequence uses alike.
+    cell; nothing lies beyond it in a layer whose experts every sequence uses alike, or in text of one domain.
     """
     share_DLE = selection_share_DLE(counts_NLE=counts_NLE, domain_N=domain_N, domains=domains)
 
@@ -49,14 +49,15 @@ def domain_preference(
         generator = torch.Generator().manual_seed(seed)
         return [domain_N[torch.randperm(len(domain_N), generator=generator)] for _ in range(draws)]
 
-    # Twice, as the shares of all shuffles at once do not fit in memory for hundreds of experts.
+    # Twice, as the shares of all shuffles at once do not fit in memory for hundreds of experts. As differences, which are 0
+    # where no shuffle changes anything: rounding would be a spread that the share itself lies beyond.
     total, square = torch.zeros_like(share_DLE), torch.zeros_like(share_DLE)
     for labels in shuffles():
-        drawn = selection_share_DLE(counts_NLE=counts_NLE, domain_N=labels, domains=domains)
+        drawn = selection_share_DLE(counts_NLE=counts_NLE, domain_N=labels, domains=domains) - share_DLE
         total += drawn
         square += drawn.square()
-    mean_DLE = total / draws
-    spread_DLE = (square / draws - mean_DLE.square()).clamp(min=0).sqrt()
+    mean_DLE = share_DLE + total / draws
+    spread_DLE = (square / draws - (total / draws).square()).clamp(min=0).sqrt()
     safe = spread_DLE.clamp(min=1e-12)
     largest = [
         float(((selection_share_DLE(counts_NLE=counts_NLE, domain_N=n, domains=domains) - mean_DLE) / safe).max())

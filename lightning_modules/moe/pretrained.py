@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.common.attention_ways import AttentionError, known
 from lightning_modules.common.choices import check_choice
+from lightning_modules.moe.attention import CAUSAL, narrower
 from lightning_modules.moe.families import LOADED_DTYPES
 from lightning_modules.moe.head import Head
 from lightning_modules.moe.models import checkpoint_activations
@@ -49,6 +50,11 @@ def pretrained_moe(
 
     check_choice("model.dtype", dtype, LOADED_DTYPES)
     config = _found(AutoConfig, "model.pretrained", pretrained, revision)
+    if attention == CAUSAL and (otherwise := narrower(config)):
+        raise AttentionError(
+            f"model.attention={CAUSAL}: model.pretrained={pretrained} has {otherwise}, which attention without a mask does "
+            "not keep to. Expected full attention in every layer; the nearest is model.attention=sdpa."
+        )
     words = config.get_text_config().vocab_size
     if tokenizer is not None:
         has = len(_found(AutoTokenizer, "data.tokenizer", tokenizer, revision if tokenizer == pretrained else None))

@@ -117,10 +117,6 @@ class RouterStats:
     def experts(self) -> int:
         return self.logits_LTE.shape[-1]
 
-    @property
-    def tokens_per_block(self) -> int:
-        return self.valid_T.shape[0] // self.blocks
-
     @cached_property
     def probs_LTE(self) -> Tensor:
         return router_probabilities(logits_LTE=self.logits_LTE, scoring=self.scoring)

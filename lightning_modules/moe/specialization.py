@@ -4,6 +4,9 @@ Shape legend: N sequences, D domains, L layers, E experts, K selected experts a 
 Source: Qiu et al. 2025, section 4 (selection shares, top-k score sum); MaxVio is Wang et al. 2024, equation 4.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,10 +19,26 @@ def domain_counts(*, counts_NLE: Tensor, domain_N: Tensor, domains: int) -> Tens
     return counts_DLE.index_add(0, domain_N, counts_NLE.to(torch.int64))
 
 
+def with_text(*, domain_N: Tensor, domains: Sequence[str]) -> tuple[Tensor, Tensor, list[str]]:
+    """Without the domains that have no sequence, whose zeros would be measured as a routing: the numbers of those that
+    have, ascending, the labels among them [N], and their names."""
+    here, label_N = domain_N.unique(return_inverse=True)
+    return here, label_N, [domains[d] for d in here.tolist()]
+
+
 def selection_share_DLE(*, counts_NLE: Tensor, domain_N: Tensor, domains: int) -> Tensor:
-    """Share of a domain's selections in a layer that went to each expert; sums to 1 over E (figure 3)."""
+    """Share of a domain's selections in a layer that went to each expert; sums to 1 over E (figure 3).
+
+    Of every domain there is a sequence (`with_text`), here and below.
+    """
     counts_DLE = domain_counts(counts_NLE=counts_NLE, domain_N=domain_N, domains=domains).double()
     return counts_DLE / counts_DLE.sum(-1, keepdim=True).clamp(min=1)
+
+
+def kept_share(tally: Mapping[str, Any]) -> tuple[Tensor, list[str]]:
+    """(share_DLE, names of the domains) of what a run kept as routing_test.pt."""
+    _, domain_N, domains = with_text(domain_N=tally["domain_N"], domains=tally["domains"])
+    return selection_share_DLE(counts_NLE=tally["counts_NLE"], domain_N=domain_N, domains=len(domains)), domains
 
 
 def topk_score_DL(*, topk_score_NL: Tensor, tokens_N: Tensor, domain_N: Tensor, domains: int) -> Tensor:
@@ -123,7 +142,9 @@ def summary(
     *, counts_NLE: Tensor, domain_N: Tensor, topk_score_NL: Tensor, tokens_N: Tensor, draws: int = 100
 ) -> dict[str, float]:
     """Bounded scalars for the tracker, means over layers; names as in `metric_names`, prefix `moe/`."""
-    domains = int(domain_N.max()) + 1
+    # Of domains without a sequence nothing was measured.
+    present_D, domain_N = domain_N.unique(return_inverse=True)
+    domains = len(present_D)
     share_DLE = selection_share_DLE(counts_NLE=counts_NLE, domain_N=domain_N, domains=domains)
     counts_LE = counts_NLE.sum(0)
     score_DL = topk_score_DL(topk_score_NL=topk_score_NL, tokens_N=tokens_N, domain_N=domain_N, domains=domains)

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from datamodules.corpus import CorpusDataModule
-from lightning_modules.common import metric_names as names
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.digests import digest, digest_of_weights
 from lightning_modules.moe import figures as draw
@@ -81,12 +80,11 @@ class RoutingAnalysis:
         model: Any = self.module.model
         return look.experts_page(
             held=held,
-            counts_NLE=tally["counts_NLE"],
-            domain_N=tally["domain_N"],
+            tally=tally,
             domains=self.data.domains,
-            pieces=look.Pieces(self.data.tokenizer),
+            tokenizer=self.data.tokenizer,
             name=Path(model.name_or_path).name or "the model",
-            facts=look.facts(metrics),
+            metrics=metrics,
             text=desk.text,
         )
 
@@ -107,7 +105,7 @@ class RoutingAnalysis:
             rows.append({"scope": scope, "groups": int(group_N.max()) + 1, "lbl": lbl, "maxvio": violation})
             metrics[f"test/lbl_{scope}"] = lbl
         desk.table("balance_by_scope", rows)
-        overall, by_domain = perplexity.compute()
+        by_domain = perplexity.compute()[1]
         share_DLE = measure.selection_share_DLE(counts_NLE=counts_NLE, domain_N=domain_N, domains=len(domains))
         top_D = measure.top_share_D(share_DLE=share_DLE)
         desk.table(
@@ -124,8 +122,8 @@ class RoutingAnalysis:
         )
         per_sequence = {name: tally[name] for name in ("counts_NLE", "domain_N", "topk_score_NL", "tokens_N")}
         found = {f"test/{n.split('/')[1]}": v for n, v in measure.summary(**per_sequence, draws=self.shuffles).items()}
-        ppl = {names.per_domain("test/ppl", d): by_domain[i] for i, d in enumerate(domains)}
-        return {**metrics, **found, "test/routing_entropy": float(tally["entropy"]), "test/ppl": overall, **ppl}
+        ppl = perplexity.metrics("test", domains)
+        return {**metrics, **found, "test/routing_entropy": float(tally["entropy"]), **ppl}
 
 
 def save_tokens(desk: Desk, held: Held, *, domains: list[str], tokenizer: Any) -> None:

@@ -15,7 +15,8 @@ SELECTIONS = 4_000_000
 
 
 class Held(NamedTuple):
-    """On the CPU: tokens int64 [N, S], experts int32 and scores float32 [L, N, S, K], domain int64 [N]."""
+    """On the CPU: tokens int64 [N, S], experts int32 and scores float32 [L, N, S, K], a token's highest score first, domain
+    int64 [N]."""
 
     tokens_NS: Tensor
     experts_LNSK: Tensor
@@ -46,8 +47,11 @@ class TokenRouting:
                 wanted.append(place)
         if not wanted:
             return
-        scores_LTK = stats.probs_LTE.detach().gather(-1, stats.indices_LTK)
-        experts, scores = (values.reshape(shape)[:, wanted].cpu() for values in (stats.indices_LTK, scores_LTK))
+        # Many families ask their top-k for no order.
+        chosen_LTK = stats.probs_LTE.detach().gather(-1, stats.indices_LTK)
+        scores_LTK, order_LTK = chosen_LTK.sort(dim=-1, descending=True, stable=True)
+        experts_LTK = stats.indices_LTK.gather(-1, order_LTK)
+        experts, scores = (values.reshape(shape)[:, wanted].cpu() for values in (experts_LTK, scores_LTK))
         self._kept.append(Held(input_ids[wanted].cpu(), experts.int(), scores.float(), domain_B[wanted].cpu()))
 
     def held(self) -> Held:

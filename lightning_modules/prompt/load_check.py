@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from datamodules.tasks.words import pad_of
+from lightning_modules.common.machine import OF_THE_MACHINE
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import start_token, word_embedding
 
@@ -52,6 +53,8 @@ def check(backbone: Backbone, name: str) -> float:
     family = f"backbone.name={name}: {type(backbone.model).__name__} ({backbone.model.config.model_type})"
     try:
         found = difference(backbone)
+    except OF_THE_MACHINE:
+        raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{family} cannot be asked with a prompt in its words' place: {reason}.") from error

@@ -90,8 +90,8 @@ class MaskedLM(pl.LightningModule):
     def _measure(self, split: str, batch: dict[str, Tensor]) -> None:
         logits, words, tagged = self(batch), batch["words"], batch["tagged"]
         right = (logits.argmax(-1) == words).float()
-        self.log(f"{split}/loss", nn.functional.cross_entropy(logits, words), batch_size=len(words))
-        self.log(f"{split}/label_accuracy", right[tagged].mean(), batch_size=len(tagged))
+        self.log(f"{split}/loss", nn.functional.cross_entropy(logits, words), batch_size=len(words), sync_dist=True)
+        self.log(f"{split}/label_accuracy", right[tagged].mean(), batch_size=len(tagged), sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
         steps = int(self.trainer.estimated_stepping_batches)

@@ -138,7 +138,9 @@ def plan_run(cfg: DictConfig) -> Found:
     else:
         module = instantiate(cfg.module)
     counts = provenance.parameters(module)
-    tokens = cfg.trainer.max_steps * datamodule.tokens_per_step
+    # Pairs are tokens of the model's own reader.
+    of_model = getattr(datamodule, "tokens_per_step_of", None)
+    tokens = cfg.trainer.max_steps * (of_model(module) if of_model else datamodule.tokens_per_step)
     found: Found = {
         "parameters": counts["total"],
         "active parameters": counts.get("active", counts["total"]),

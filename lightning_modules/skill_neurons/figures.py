@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_modules.common.style import COLOURS, MARKERS, panels, ticks
+from lightning_modules.common.style import COLOURS, MARKERS, band, grid, panels, ticks
 from lightning_modules.common.tables import mean_ci
 
 
@@ -17,11 +17,8 @@ def skill_colours(skills: Mapping[str, str]) -> dict[str, str]:
 
 def predictivity_figure(preds: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
     """task -> (predictivity [L, F], its null [R, L, F]): a histogram of each on one scale."""
-    columns = min(4, len(preds))
-    rows = -(-len(preds) // columns)
-    figure, axes = panels(
-        rows, columns, size=(2.5, 1.8), title="Predictivity of neurons, and with permuted labels", sharex=True
-    )
+    title = "Predictivity of neurons, and with permuted labels"
+    figure, axes = grid(len(preds), 4, size=(2.5, 1.8), title=title, sharex=True)
     bins = np.linspace(0.5, 1.0, 51)
     for axis, (task, (pred, null)) in zip(axes.flat, preds.items(), strict=False):
         axis.hist(null.flatten().numpy(), bins=bins, density=True, color=COLOURS[7], alpha=0.6, label="permuted labels")
@@ -30,11 +27,9 @@ def predictivity_figure(preds: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
         axis.set_title(task, fontsize=8)
         axis.set_yscale("log")
     # Every column ends with a scale, also where the last row is not full.
-    for axis in axes.flat[max(0, len(preds) - columns) : len(preds)]:
+    for axis in axes.flat[max(0, len(preds) - axes.shape[1]) : len(preds)]:
         axis.set_xlabel("predictivity")
         axis.tick_params(labelbottom=True)
-    for axis in axes.flat[len(preds) :]:
-        axis.set_axis_off()
     for axis in axes[:, 0]:
         axis.set_ylabel("density")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -43,24 +38,44 @@ def predictivity_figure(preds: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
 
 def spearman_figure(matrix: Tensor, *, tasks: Sequence[str], skills: Mapping[str, str], title: str = "") -> Figure:
     """Task by task, tasks of one skill beside each other and framed."""
-    order = sorted(range(len(tasks)), key=lambda i: (list(dict.fromkeys(skills.values())).index(skills[tasks[i]]), i))
-    values = matrix.numpy()[np.ix_(order, order)]
-    size = 1.6 + 0.34 * len(tasks)
-    figure, axes = panels(1, 1, size=(size + 0.8, size), title=title or "Rank correlation of neurons' predictivity")
+    title = title or "Rank correlation of neurons' predictivity"
+    figure, _ = task_matrix(matrix, tasks=tasks, skills=skills, title=title, cmap="RdBu_r", limits=(-1, 1))
+    return figure
+
+
+def task_matrix(
+    matrix: Tensor,
+    *,
+    tasks: Sequence[str],
+    skills: Mapping[str, str],
+    more: Sequence[str] = (),
+    title: str,
+    cmap: str,
+    limits: tuple[float, float],
+) -> tuple[Figure, Axes]:
+    """[tasks, tasks + more], tasks of one skill beside each other and framed, numbers in cells if there are few."""
+    kinds = list(dict.fromkeys(skills.values()))
+    order = sorted(range(len(tasks)), key=lambda i: (kinds.index(skills[tasks[i]]), i))
+    named, columns = [tasks[i] for i in order], len(tasks) + len(more)
+    values = matrix.numpy()[np.ix_(order, [*order, *range(len(tasks), columns)])]
+    size = 1.6 + 0.35 * len(tasks)
+    figure, axes = panels(1, 1, size=(size + 0.8 + 0.4 * len(more), size), title=title)
     axis = axes[0, 0]
     axis.grid(False)
-    image = axis.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
-    named = [tasks[i] for i in order]
-    axis.set_xticks(range(len(named)), named, rotation=60, ha="right", fontsize=7)
+    image = axis.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1])
+    axis.set_xticks(range(columns), [*named, *more], rotation=60, ha="right", fontsize=7)
     axis.set_yticks(range(len(named)), named, fontsize=7)
     if len(tasks) <= 16:
-        for i, row in enumerate(values):
-            for j, value in enumerate(row):
-                colour = "white" if abs(value) > 0.6 else "black"
-                axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=5.5, color=colour)
+        for (i, j), value in np.ndenumerate(values):
+            if np.isnan(value):
+                continue
+            red, green, blue, _ = image.to_rgba(value)
+            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+            text = dict(ha="center", va="center", fontsize=5.5, color="white" if dark else "black")
+            axis.text(j, i, f"{value:.2f}", **text)
     frame_skills(axis, [skills[t] for t in named])
     figure.colorbar(image, ax=axis, shrink=0.7)
-    return figure
+    return figure, axis
 
 
 def frame_skills(axis: Axes, skills: Sequence[str]) -> None:
@@ -102,12 +117,7 @@ def perturbation_figure(
     )
     for axis, (kind, arms) in zip(axes[0], curves.items(), strict=True):
         for number, (arm, points) in enumerate(arms.items()):
-            shares = sorted(points)
-            found = [mean_ci(points[s]) for s in shares]
-            middle = np.array([f.mean for f in found])
-            half = np.nan_to_num(np.array([f.half_width for f in found]))
-            axis.plot(shares, middle, color=COLOURS[number], marker=MARKERS[number], markersize=4, label=arm)
-            axis.fill_between(shares, middle - half, middle + half, color=COLOURS[number], alpha=0.15, linewidth=0)
+            band(axis, points, color=COLOURS[number], marker=MARKERS[number], markersize=4, label=arm)
         axis.set(title=kind, xlabel=xlabel)
     axes[0, 0].set_ylabel("test accuracy")
     # One panel is as wide as one entry.

@@ -4,6 +4,7 @@ Rules fixed beforehand: every arm trains equally many steps on the same pairs in
 An objective's learning rate is chosen on validation pairs, the smaller one when two tie. By `paired` it is the one with the
 highest paired accuracy. By `kept` it is that among the rates whose fitting answers cost at most `KEPT` nats a token more
 than the untrained model's, half of them whole descriptions; where no rate keeps that, the one whose answers cost least.
+One that diverged is never chosen.
 """
 
 import math
@@ -11,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from datamodules.order import micro_batches_per_forward
 from datamodules.scenes.datamodule import Source
-from datamodules.scenes.encodings import encoded
+from datamodules.scenes.encodings import GIGABYTES, encoded
 from lightning_modules.common import metric_names as names
-from lightning_modules.common.bounds import Count, Positive, Whole
+from lightning_modules.common.bounds import Count, Positive, Weight, Whole
 from lightning_modules.common.choices import check_choice
 from lightning_modules.common.digests import digest
 from lightning_modules.common.making import Thing
@@ -35,6 +37,10 @@ class Trained(NamedTuple):
     lr: float
     vlm: VLM
     val: dict[str, float]
+
+    @property
+    def diverged(self) -> bool:
+        return not math.isfinite(self.val[names.VAL_PAIR_NLL])
 
 
 class Chosen(NamedTuple):
@@ -60,7 +66,8 @@ class Arms:
 
     Args:
         model: the base `VLM`. objectives: `Objective` by name. learning_rates: tried for each objective.
-        source: of the pairs. steps, global_batch: of each arm. scenes_each, test_pairs: of the evaluation.
+        source: of the pairs. steps, global_batch, accumulate: of each arm. scenes_each, test_pairs: of the evaluation.
+        eval_batch, keep, workers, encoded_gb: as of `PairsDataModule`.
         seed: of pairs, order and training.
         judged_on: toy `scenes` or test `pairs` of the source; `auto`: scenes where these are trained on.
         chosen_by: validation's paired accuracy alone, `paired`, or that of the rates at which likelihood is kept, `kept`.
@@ -82,11 +89,18 @@ class Arms:
         seed: Whole = 1,
         judged_on: str = "auto",
         chosen_by: str = "paired",
+        accumulate: Count = 1,
+        eval_batch: Count = 32,
+        keep: bool = True,
+        workers: Whole = 0,
+        encoded_gb: Weight = GIGABYTES,
     ) -> None:
         check_choice("study.chosen_by", chosen_by, CHOSEN_BY)
+        micro_batches_per_forward(global_batch=global_batch, micro_batch=1, accumulate=accumulate, ranks=1)
         self.chosen_by = chosen_by
         self.vlm, self.objectives, self.learning_rates = model, objectives, sorted(learning_rates)
-        self.settings = Settings(cache_dir, source, steps, global_batch, seed, pixels)
+        handling = dict(eval_batch=eval_batch, keep=keep, workers=workers, encoded_gb=encoded_gb)
+        self.settings = Settings(cache_dir, source, steps, global_batch, seed, pixels, accumulate, handling)
         self.scenes_each, self.test_pairs, self.judged_on = scenes_each, test_pairs, judged_on
 
     @property
@@ -130,18 +144,18 @@ class Arms:
         return judging(self.settings.source, judged_on=self.judged_on, pairs=self.test_pairs)
 
     def measured(self, vlm: VLM) -> Found:
-        source, pixels, place = self.settings.source, self.settings.pixels, self.settings.cache_dir
-        read = (
-            None if self.on_scenes else encoded(source, "test", vlm.reader, pixels=pixels, keep=False, cache_dir=place)
-        )
+        source, pixels, handling = self.settings.source, self.settings.pixels, self.settings.handling
+        kept = dict(keep=False, cache_dir=self.settings.cache_dir, gigabytes=handling["encoded_gb"])
+        read = None if self.on_scenes else encoded(source, "test", vlm.reader, pixels=pixels, **kept)
         return judged(
             vlm.to(device()),
             source=source,
             encoded=read,
+            batch=handling["eval_batch"],
             judged_on=self.judged_on,
             scenes_each=self.scenes_each,
             pairs=self.test_pairs,
-            pixels=self.settings.pixels,
+            pixels=pixels,
         )
 
     def base_measured(self, desk: Desk) -> Found:
@@ -156,17 +170,23 @@ class Arms:
         settings = self.settings._replace(source=source) if source else self.settings
         for lr in self.learning_rates:
             vlm, val = Arm(self.vlm, self.base_digest, name, self.objectives[name], lr, settings).tuned()
-            desk.say(f"{name} at {lr:g}: validation paired accuracy {val[names.VAL_PAIRED]:.3f}")
-            yield Trained(lr, vlm, val)
+            arm = Trained(lr, vlm, val)
+            found = "diverged" if arm.diverged else f"validation paired accuracy {val[names.VAL_PAIRED]:.3f}"
+            desk.say(f"{name} at {lr:g}: {found}")
+            yield arm
 
     def chosen(self, name: str, desk: Desk, *, source: Source | None = None) -> Chosen:
-        """The arm at its best learning rate."""
+        """The arm at its best learning rate. ValueError where it diverged at each of them."""
         tried: list[dict[str, Any]] = []
         best: Trained | None = None
         for arm in self.each_rate(name, desk, source=source):
             tried.append(tried_row(name, arm.lr, arm.val))
             # Rates ascend: the smaller of two that tie stays.
-            if best is None or self.rank(arm.val) > self.rank(best.val):
+            if not arm.diverged and (best is None or self.rank(arm.val) > self.rank(best.val)):
                 best = arm
-        assert best
+        if best is None:
+            raise ValueError(
+                f"{name} diverged at every one of study.learning_rates, {', '.join(row['lr'] for row in tried)}: what "
+                "validation measures of it is no number. Expected a smaller one; the other arms are kept."
+            )
         return Chosen(vlm=best.vlm, lr=best.lr, tried=tried)

@@ -15,6 +15,7 @@ from lightning_modules.common.choices import check_choice
 from lightning_modules.common.digests import digest
 from lightning_modules.common.files import sha256
 from lightning_modules.runtime.study import Desk
+from lightning_modules.svco.evaluation import greedy
 from lightning_modules.svco.grounding import says_no, yes_no
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.scores import Row, scores_of
@@ -57,11 +58,11 @@ class Benchmarks:
     ) -> None:
         check_choice("study.pope_answers", pope_answers, ANSWERS)
         given = {"mmvp": mmvp, "mmhal": mmhal}
-        self.paths = {name: (Path(v["file"]), Path(v["images"])) for name, v in given.items() if v}
+        self.paths = {name: (_path(v["file"]), _path(v["images"])) for name, v in given.items() if v}
         for split, file in (pope or {}).items():
             if split != "images":
                 check_choice("study.pope: a split", split, SPLITS)
-                self.paths[f"pope_{split}"] = (Path(file), Path((pope or {})["images"]))
+                self.paths[f"pope_{split}"] = (_path(file), _path((pope or {})["images"]))
         if not self.paths:
             raise ValueError("study.pope, study.mmvp and study.mmhal are all null; give one {file: .., images: ..}.")
         self.pixel_limit = pixel_limit
@@ -141,28 +142,28 @@ class Benchmarks:
             found.append(int(scores_of(self.vlm, [Row(prompt, inputs, options)]).argmax()) == item.right)
         return found
 
-    @torch.no_grad()
     def answers(self, asked: Sequence[tuple[str, Path]], *, longest: int) -> list[str]:
         """Greedy answers to (question, picture), those of one shape together."""
         found: dict[int, str] = {}
-        waiting: dict[Any, list[tuple[int, Any, Any]]] = {}
+        waiting: dict[Any, dict[int, Any]] = {}
+
+        def answer(group: dict[int, Any]) -> None:
+            found.update(zip(group, greedy(self.vlm, list(group.values()), longest=longest), strict=True))
+
         for number, (question, picture) in enumerate(asked):
             ids, inputs = self.vlm.reader.prompt(question, self.picture(picture))
             shape = (len(ids), *((name, tuple(value.shape)) for name, value in inputs.items()))
-            group = waiting.setdefault(shape, [])
-            group.append((number, ids, inputs))
+            group = waiting.setdefault(shape, {})
+            group[number] = ids, inputs
             if len(group) == self.batch:
-                found |= self._answered(waiting.pop(shape), longest)
+                answer(waiting.pop(shape))
         for group in waiting.values():
-            found |= self._answered(group, longest)
+            answer(group)
         return [found[number] for number in range(len(asked))]
 
-    def _answered(self, group: Sequence[tuple[int, Any, Any]], longest: int) -> dict[int, str]:
-        ids = torch.stack([ids for _, ids, _ in group]).to(self.vlm.device)
-        inputs = self.vlm.placed({name: torch.cat([more[name] for *_, more in group]) for name in group[0][2]})
-        given = dict(input_ids=ids, attention_mask=torch.ones_like(ids), pad_token_id=self.vlm.reader.pad, **inputs)
-        made = self.vlm.core.generate(**given, max_new_tokens=longest, do_sample=False)
-        return {g[0]: self.vlm.reader.text(row[ids.shape[1] :]) for g, row in zip(group, made, strict=True)}
+
+def _path(name: str) -> Path:
+    return Path(name).expanduser()
 
 
 def _mean(values: Sequence[bool]) -> float:

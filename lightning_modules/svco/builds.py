@@ -1,7 +1,6 @@
 """What of an S-VCO config costs nothing to make, and what stands in for models (`runtime/preflight/building.py`)."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -11,7 +10,7 @@ from lightning_modules.common.choices import check_choice, nearest
 from lightning_modules.svco.benchmarks import Benchmarks
 from lightning_modules.svco.evaluation import JUDGED_ON
 from lightning_modules.svco.filtering import Filtering
-from lightning_modules.svco.loading import DTYPES, quantized
+from lightning_modules.svco.loading import DTYPES, places, quantized
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.mvc.build import BuildMVC
 from lightning_modules.svco.mvc.candidates import EmojiCandidates, SceneCandidates
@@ -52,11 +51,7 @@ def embedded(*, dtype: str = "float32", **_: Any) -> NotLoaded:
 
 def of_the_user(*, path: str, local_files_only: bool = True, dtype: str = "float32", **given: Any) -> NotLoaded:
     """As `load_vlm` refuses, without its weights."""
-    if local_files_only and not (Path(path).expanduser() / "config.json").is_file():
-        raise ValueError(
-            f"model.path={path}: no config.json there. Expected a folder written by save_pretrained; a hub name needs "
-            "model.local_files_only=false."
-        )
+    places(path, local_files_only=local_files_only)
     check_choice("model.dtype", dtype, DTYPES)
     quantized(given.get("quantize"), given.get("lora_rank", 0))
     return NotLoaded()

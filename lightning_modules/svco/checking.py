@@ -11,12 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_modules.common.digests import digest
+from lightning_modules.common.machine import OF_THE_MACHINE
 from lightning_modules.common.made import made
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.scores import WAYS, Row
 
 # Raised when scores or readings are computed in another way.
-VERSION = 1
+VERSION = 2
 QUESTION, ANSWERS = "what do you see ?", ("it is red .", "on the left side there are two blue stars .")
 LIMIT = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
@@ -46,6 +47,9 @@ def kind(vlm: VLM) -> str:
     """What the computation follows from, weights apart."""
     config = {k: v for k, v in vlm.core.config.to_dict().items() if k != "_name_or_path"}
     about = [config, vlm.reader.kind, vlm.reader.template, vlm.reader.processor.to_dict(), str(vlm.core.dtype)]
+    # No config says as a dict by what kernels its part attends: a mask that one of them reads another leaves out.
+    parts = [part for part in vlm.core.modules() if isinstance(part, transformers.PreTrainedModel)]
+    about += [[part.config._attn_implementation for part in parts], vlm.device.type]
     return digest(json.loads(json.dumps([*about, vlm.adapted], default=str)))
 
 
@@ -82,6 +86,8 @@ def examine(vlm: VLM) -> dict[str, Any]:
             continue
         try:
             found = [WAYS[way](vlm, part) for part in (rows[:2], rows[2:]) if part]
+        except OF_THE_MACHINE:  # which is not kept for the family
+            raise
         except Exception as error:
             # Whatever a family's forward makes of what it was not written for; the next way asks less of it.
             why = f"{type(error).__name__}: {error}"

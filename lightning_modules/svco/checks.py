@@ -8,8 +8,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from datamodules.order import micro_batches_per_forward
 from lightning_modules.common.choices import nearest
 from lightning_modules.common.files import beside
+from lightning_modules.runtime.devices import processes
 
 OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "svco": {
@@ -27,6 +29,14 @@ def sizes_divide(cfg: DictConfig) -> Iterator[str]:
     if "pixels" in cfg.model and (cfg.data.pixels % PATCH or cfg.data.pixels < PATCH):
         near = max(PATCH, round(cfg.data.pixels / PATCH) * PATCH)
         yield f"data.pixels is {cfg.data.pixels}; expected a multiple of {PATCH}; the nearest is {near}."
+
+
+def batches_divide(cfg: DictConfig) -> Iterator[str]:
+    """Of a training; a study's arms are one process's, and say it themselves."""
+    batch, accumulate = cfg.data.global_batch, cfg.trainer.accumulate_grad_batches
+    if not cfg.study and accumulate > 0:
+        micro_batches_per_forward(global_batch=batch, micro_batch=1, accumulate=accumulate, ranks=processes(cfg))
+    yield from ()
 
 
 def arms_are_there(cfg: DictConfig) -> Iterator[str]:
@@ -69,5 +79,5 @@ def benchmarks_are_there(cfg: DictConfig) -> Iterator[str]:
                 yield f"study.{name}.{key}={one.get(key)} is not there; expected study.{name}={{{form}, images: FOLDER}}."
 
 
-CHECKS = (sizes_divide, arms_are_there)
+CHECKS = (sizes_divide, batches_divide, arms_are_there)
 PLACES = (pairs_are_there, candidates_are_there, benchmarks_are_there)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,21 +39,12 @@ def emoji_vlm(
 
     no_image: share of its training captions that come without the picture.
     """
-    key = dict(version=VERSION, scenes=SCENES_VERSION, source=source.description(), seed=seed, pixels=pixels)
-    key |= dict(steps=steps, batch=batch, lr=lr, no_image=no_image)
+    settings: dict[str, Any] = dict(seed=seed, pixels=pixels, steps=steps, batch=batch, lr=lr, no_image=no_image)
+    key = dict(version=VERSION, scenes=SCENES_VERSION, source=source.description(), **settings)
 
     def make(place: Path) -> None:
         with seeded(seed):
-            vlm = _learned(
-                source,
-                cache_dir=cache_dir,
-                seed=seed,
-                pixels=pixels,
-                steps=steps,
-                batch=batch,
-                lr=lr,
-                no_image=no_image,
-            )
+            vlm = _learned(source, cache_dir=cache_dir, **settings)
         vlm.cpu().core.save_pretrained(place)
         vlm.reader.processor.save_pretrained(place)
 

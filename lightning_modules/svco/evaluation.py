@@ -1,17 +1,19 @@
 """Everything that is measured of a model on scenes, in one pass. Shape legend: S scores in the order of rows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, Subset
 
 from datamodules.scenes import language
 from datamodules.scenes.encodings import EncodedPairs
 from datamodules.scenes.pairs import ScenePair, generator, scene_pairs, scenes
+from datamodules.scenes.reader import Encoded
 from datamodules.scenes.render import render
 from datamodules.scenes.world import CATEGORIES, VALUES, Scene
 from lightning_modules.common.bounds import Count, Whole
@@ -23,8 +25,9 @@ from lightning_modules.svco.scores import Row, pair_scores, scores_of
 
 STREAMS = ("biased", "unbiased", "counterfactual")
 DESCRIBE = language.DESCRIBE[0]
+JUDGED_ON = ("auto", "scenes", "pairs")
 # What can be scored of a pair with one picture and its two answers.
-OF_ONE = ("ww", "wl", "nw")
+OF_ONE = ("ww", "wl", "nw", "nl")
 
 
 @dataclass
@@ -36,6 +39,8 @@ class Found:
     without: dict[str, float]
     captions: list[tuple[Scene, str]] = field(default_factory=list)
     scores: dict[str, Tensor] = field(default_factory=dict)
+    # Of each pair's chosen answer.
+    tokens: Tensor = field(default_factory=lambda: torch.empty(0))
     categories: list[str] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
@@ -47,19 +52,34 @@ class Found:
         return cls(**{**plain, "captions": [(Scene(**scene), text) for scene, text in plain["captions"]]})
 
 
+def dependency(base: Found, after: Found) -> tuple[dict[str, float], dict[str, float]]:
+    """Of each benchmark the base's visual dependency, and the gain."""
+    depends = grounding.dependency(with_image=base.with_image, without=base.without)
+    return depends, {n: score - base.with_image[n] for n, score in after.with_image.items()}
+
+
 @torch.no_grad()
 def evaluate(
-    vlm: VLM, *, pairs: Sequence[ScenePair], scenes_each: Count = 60, seed: Whole = 0, pixels: Count = 48
+    vlm: VLM,
+    *,
+    pairs: Sequence[ScenePair],
+    scenes_each: Count = 60,
+    seed: Whole = 0,
+    pixels: Count = 48,
+    batch: Count = 32,
 ) -> Found:
-    """Evaluate on test pairs and on fresh scenes that follow the prior, do not, and break it in one attribute."""
+    """Evaluate on test pairs and on fresh scenes that follow the prior, do not, and break it in one attribute.
+
+    batch: pairs of one forward, twice as many questions about a scene.
+    """
     training = vlm.training
     vlm.eval()
     sets = {stream: scenes(count=scenes_each, seed=seed, stream=stream) for stream in STREAMS}
     found = Found({}, {}, {})
-    _pairs(vlm, pairs, found, pixels)
+    _pairs(vlm, pairs, found, pixels, batch)
     for stream, group in sets.items():
-        _choices(vlm, group, stream, found, pixels)
-        texts = captions_of(vlm, group, pixels=pixels)
+        _choices(vlm, group, stream, found, pixels, 2 * batch)
+        texts = captions_of(vlm, group, pixels=pixels, batch=2 * batch)
         rates = grounding.chair(captions=texts, scenes=group)
         right = grounding.caption_accuracy(captions=texts, scenes=group)
         found.metrics |= {f"svco/chair_{name}_{stream}": value for name, value in rates.items()}
@@ -67,26 +87,32 @@ def evaluate(
         if stream == "unbiased":
             found.captions = list(zip(group, texts, strict=True))
     found.metrics["svco/hallucination_rate"] = found.metrics["svco/chair_object_unbiased"]
-    _pope(vlm, sets["unbiased"], found, seed, pixels)
-    _perplexity(vlm, sets["biased"], found, pixels)
+    _pope(vlm, sets["unbiased"], found, seed, pixels, 2 * batch)
+    _perplexity(vlm, sets["biased"], found, pixels, 2 * batch)
     vlm.train(training)
     return found
 
 
-def captions_of(vlm: VLM, group: Sequence[Scene], *, pixels: int, batch: int = 64, longest: int = 32) -> list[str]:
+def captions_of(vlm: VLM, group: Sequence[Scene], *, pixels: int, batch: int, longest: int = 32) -> list[str]:
     """Greedy descriptions. One question and one image size, so the prompts of a batch are equally long."""
     found = []
     for start in range(0, len(group), batch):
         prompts = [vlm.reader.prompt(DESCRIBE, render(s, pixels=pixels)) for s in group[start : start + batch]]
-        ids = torch.stack([ids for ids, _ in prompts]).to(vlm.device)
-        inputs = {name: torch.cat([more[name] for _, more in prompts]).to(vlm.device) for name in prompts[0][1]}
-        given = dict(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs)
-        made = vlm.core.generate(**given, max_new_tokens=longest, do_sample=False)
-        found += [vlm.reader.text(row[ids.shape[1] :]) for row in made]
+        found += greedy(vlm, prompts, longest=longest)
     return found
 
 
-def scored(vlm: VLM, rows: Sequence[Row], *, batch: int = 64) -> list[Tensor]:
+@torch.no_grad()
+def greedy(vlm: VLM, prompts: Sequence[tuple[Tensor, Mapping[str, Tensor]]], *, longest: int) -> list[str]:
+    """Answers of at most `longest` tokens to prompts of one shape, as `Reader.prompt` gives them."""
+    ids = torch.stack([ids for ids, _ in prompts]).to(vlm.device)
+    inputs = vlm.placed({name: torch.cat([more[name] for _, more in prompts]) for name in prompts[0][1]})
+    given = dict(input_ids=ids, attention_mask=torch.ones_like(ids), pad_token_id=vlm.reader.pad, **inputs)
+    made = vlm.core.generate(**given, max_new_tokens=longest, do_sample=False)
+    return [vlm.reader.text(row[ids.shape[1] :]) for row in made]
+
+
+def scored(vlm: VLM, rows: Sequence[Row], *, batch: int) -> list[Tensor]:
     """Scores of every row's responses."""
     found: list[Tensor] = []
     for start in range(0, len(rows), batch):
@@ -96,25 +122,34 @@ def scored(vlm: VLM, rows: Sequence[Row], *, batch: int = 64) -> list[Tensor]:
 
 
 @torch.no_grad()
-def evaluate_pairs(vlm: VLM, *, pairs: Sequence[Any], pixels: Count = 48, encoded: EncodedPairs | None = None) -> Found:
+def evaluate_pairs(
+    vlm: VLM,
+    *,
+    pairs: Sequence[Any],
+    pixels: Count = 48,
+    batch: Count = 32,
+    encoded: Dataset[Encoded] | None = None,
+) -> Found:
     """Of `evaluate` what asks for pairs alone, of any source: paired accuracy and log-probabilities.
 
-    A category's benchmark is the share of its pictures under which their own response is the likelier one; without a
-    picture one of the two is always right. encoded: `pairs`, and perhaps more behind them, as the model reads them.
+    A category's benchmark is the share of its pictures under which their own response is the likelier one. Without a
+    picture one of a pair's two is always right; of pairs with one picture it is the share whose chosen response is the
+    likelier one all the same. encoded: `pairs` as the model reads them.
     """
     training = vlm.training
     vlm.eval()
     found = Found({}, {}, {})
-    _pairs(vlm, pairs, found, pixels, encoded=encoded)
+    _pairs(vlm, pairs, found, pixels, batch, encoded=encoded)
     vlm.train(training)
-    own = (
-        torch.stack([found.scores[a] > found.scores[b] for a, b in (("ww", "wl"), ("ll", "lw")) if a in found.scores])
-        .float()
-        .mean(0)
-    )
+    s = found.scores
+    right, blind = s["ww"] > s["wl"], s["nw"] > s["nl"]
+    own, none = right.double(), blind.double()
+    if "ll" in s:
+        own, none = (own + (s["ll"] > s["lw"]).double()) / 2, torch.full_like(own, 0.5)
     for category in dict.fromkeys(found.categories):
         mine = torch.tensor([c == category for c in found.categories])
-        found.with_image[f"pairs/{category}"], found.without[f"pairs/{category}"] = float(own[mine].mean()), 0.5
+        found.with_image[f"pairs/{category}"] = float(own[mine].mean())
+        found.without[f"pairs/{category}"] = float(none[mine].mean())
     return found
 
 
@@ -127,27 +162,32 @@ def judged(
     pairs: Count = 240,
     seed: Whole = 0,
     pixels: Count = 48,
+    batch: Count = 32,
     encoded: EncodedPairs | None = None,
 ) -> Found:
     """On toy scenes, `scenes`, or on the test pairs of `source`, `pairs`; `auto`: on scenes what learns from scenes.
 
-    encoded: the source's test split as the model reads it.
+    batch: pairs of one forward. encoded: the source's test split as the model reads it.
     """
-    check_choice("judged_on", judged_on, ("auto", "scenes", "pairs"))
+    check_choice("judged_on", judged_on, JUDGED_ON)
     test = judging(source, judged_on=judged_on, pairs=pairs, seed=seed)
     if judges(source, judged_on) == "pairs":
-        return evaluate_pairs(vlm, pairs=test, pixels=pixels, encoded=encoded)
-    return evaluate(vlm, pairs=test, scenes_each=scenes_each, seed=seed, pixels=pixels)
+        read = Subset(encoded, drawn(len(encoded), pairs, seed)) if encoded else None
+        return evaluate_pairs(vlm, pairs=test, pixels=pixels, batch=batch, encoded=read)
+    return evaluate(vlm, pairs=test, scenes_each=scenes_each, seed=seed, pixels=pixels, batch=batch)
 
 
 def judging(source: Any, *, judged_on: str, pairs: int, seed: int = 0) -> Sequence[Any]:
     """The pairs that judge what learns from `source`."""
     if judges(source, judged_on) == "pairs":
-        return source.pairs("test")[:pairs]
+        whole = source.pairs("test")
+        return [whole[number] for number in drawn(len(whole), pairs, seed)]
     return scene_pairs(count=pairs, seed=seed, split="test", prior=0.0, describe=0.5)
 
 
-JUDGED_ON = ("auto", "scenes", "pairs")
+def drawn(size: int, count: int, seed: int) -> list[int]:
+    """Numbers of `count` of `size` pairs, ascending: sources list them category by category, so the first are of one."""
+    return sorted(np.random.default_rng(seed).permutation(size)[:count].tolist())
 
 
 def judges(source: Any, judged_on: str) -> str:
@@ -162,24 +202,23 @@ def _pairs(
     pairs: Sequence[Any],
     found: Found,
     pixels: int,
+    batch: int,
     *,
-    encoded: EncodedPairs | None = None,
-    batch: int = 32,
+    encoded: Dataset[Encoded] | None = None,
 ) -> None:
-    parts, source = [], encoded or EncodedPairs(pairs, vlm.reader, pixels=pixels)
+    parts, tokens, source = [], [], encoded or EncodedPairs(pairs, vlm.reader, pixels=pixels)
     for start in range(0, len(pairs), batch):
         read = [source[n] for n in range(start, min(start + batch, len(pairs)))]
+        tokens += [len(pair.response_w) for pair in read]
         parts.append(pair_scores(vlm, read, SCORES if len(read[0].prompt_l) else OF_ONE))
     s = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     found.scores, found.categories = s, [pair.category for pair in pairs]
-    both = "ll" in s
+    found.tokens = torch.tensor(tokens)
     right_w = (s["ww"] > s["wl"]).tolist()
-    right_l = (s["ll"] > s["lw"]).tolist() if both else right_w
+    right_l = (s["ll"] > s["lw"]).tolist() if "ll" in s else right_w
     by_category = grounding.paired(right_w=right_w, right_l=right_l, categories=found.categories)
     found.metrics |= {f"svco/paired_{name}": value for name, value in by_category.items()}
-    # Of one picture the other answer stands for the contradiction.
-    conditions = (("ww", "ll"), ("nw", "nl"), ("lw", "wl")) if both else (("ww",), ("nw",), ("wl",))
-    matching, none, other = (torch.cat([s[name] for name in names]) for names in conditions)
+    matching, none, other = grounding.by_condition(s).values()
     found.metrics |= {
         "svco/logp_matching": float(matching.mean()),
         "svco/logp_none": float(none.mean()),
@@ -188,7 +227,7 @@ def _pairs(
     }
 
 
-def _choices(vlm: VLM, group: Sequence[Scene], stream: str, found: Found, pixels: int) -> None:
+def _choices(vlm: VLM, group: Sequence[Scene], stream: str, found: Found, pixels: int, batch: int) -> None:
     """A question of each category with an answer for every value: accuracy with the image and without."""
     for image in (True, False):
         rows, answers = [], []
@@ -202,7 +241,7 @@ def _choices(vlm: VLM, group: Sequence[Scene], stream: str, found: Found, pixels
                 prompt, inputs = vlm.reader.prompt(language.QUESTIONS[category][0], picture if image else None)
                 rows.append(Row(prompt, inputs, [vlm.reader.response(text)[0] for text in options]))
                 answers.append((category, values.index(getattr(scene, attribute))))
-        right = [int(s.argmax()) == a for s, (_, a) in zip(scored(vlm, rows), answers, strict=True)]
+        right = [int(s.argmax()) == a for s, (_, a) in zip(scored(vlm, rows, batch=batch), answers, strict=True)]
         scores = found.with_image if image else found.without
         for category in CATEGORIES:
             own = [r for r, (c, _) in zip(right, answers, strict=True) if c == category]
@@ -211,7 +250,7 @@ def _choices(vlm: VLM, group: Sequence[Scene], stream: str, found: Found, pixels
             found.metrics[f"svco/accuracy_{stream}"] = float(np.mean(right))
 
 
-def _pope(vlm: VLM, group: Sequence[Scene], found: Found, seed: int, pixels: int) -> None:
+def _pope(vlm: VLM, group: Sequence[Scene], found: Found, seed: int, pixels: int, batch: int) -> None:
     draw = generator(seed, "unbiased")
     asked = [
         (scene, kind, noun)
@@ -224,7 +263,7 @@ def _pope(vlm: VLM, group: Sequence[Scene], found: Found, seed: int, pixels: int
         for scene, _, noun in asked:
             question = language.ASK_OBJECT[0].format(noun=noun)
             rows.append(Row(*vlm.reader.prompt(question, render(scene, pixels=pixels) if image else None), options))
-        says_yes = [bool(s[0] > s[1]) for s in scored(vlm, rows)]
+        says_yes = [bool(s[0] > s[1]) for s in scored(vlm, rows, batch=batch)]
         rates = grounding.pope(kinds=[kind for _, kind, _ in asked], says_yes=says_yes)
         scores = found.with_image if image else found.without
         scores |= {"pope/random": rates["random"], "pope/adversarial": rates["adversarial"]}
@@ -232,13 +271,13 @@ def _pope(vlm: VLM, group: Sequence[Scene], found: Found, seed: int, pixels: int
             found.metrics |= {f"svco/pope_{name}": value for name, value in rates.items()}
 
 
-def _perplexity(vlm: VLM, group: Sequence[Scene], found: Found, pixels: int) -> None:
+def _perplexity(vlm: VLM, group: Sequence[Scene], found: Found, pixels: int, batch: int) -> None:
     """Per token, of true captions of scenes as in pretraining, with the image and as text alone: what must not be lost."""
     for name, image in (("caption", True), ("text", False)):
         rows = []
         for number, scene in enumerate(group):
             prompt, inputs = vlm.reader.prompt(DESCRIBE, render(scene, pixels=pixels) if image else None)
             rows.append(Row(prompt, inputs, [vlm.reader.response(language.caption(scene, phrasing=number))[0]]))
-        total = float(torch.cat(scored(vlm, rows)).sum())
+        total = float(torch.cat(scored(vlm, rows, batch=batch)).sum())
         tokens = sum(len(row.responses[0]) for row in rows)
-        found.metrics[f"svco/ppl_{name}"] = math.exp(min(50.0, -total / tokens))
+        found.metrics[f"svco/ppl_{name}"] = math.exp(min(-total / tokens, 50.0))

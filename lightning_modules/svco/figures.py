@@ -1,5 +1,6 @@
 """Figures of what a vision-language model does with the image. Scores, texts and pictures in, a Figure out."""
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,12 +10,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from datamodules.scenes.language import PLURALS, mentioned
+from datamodules.scenes.language import mentioned, singular
 from datamodules.scenes.render import render
 from datamodules.scenes.world import Scene
 from lightning_modules.common.style import COLOURS, LINES, MARKERS, panels
-
-CONDITIONS = {"matching": ("ww", "ll"), "no image": ("nw", "nl"), "contradictory": ("lw", "wl")}
+from lightning_modules.svco.grounding import by_condition
 
 
 def conditions_figure(*, before: dict[str, Tensor], after: dict[str, Tensor]) -> Figure:
@@ -24,8 +24,8 @@ def conditions_figure(*, before: dict[str, Tensor], after: dict[str, Tensor]) ->
         # A scale of their own: training spreads the scores over many times the range.
         together = np.concatenate([v.numpy() for v in scores.values()])
         bins = np.linspace(np.quantile(together, 0.02), min(0.0, together.max()), 36)
-        for colour, line, (label, names) in zip(COLOURS, LINES, CONDITIONS.items(), strict=False):
-            values = np.concatenate([scores[name].numpy() for name in names if name in scores])
+        for colour, line, (label, found) in zip(COLOURS, LINES, by_condition(scores).items(), strict=False):
+            values = found.numpy()
             shown = np.clip(values, bins[0], bins[-1])
             look = dict(color=colour, linestyle=line)
             axis.hist(shown, bins=bins, histtype="step", linewidth=1.6, label=label, **look)
@@ -62,7 +62,9 @@ def examples_figure(
 def marked(text: str, scene: Scene) -> str:
     """The text with each object that is not in the scene in capitals."""
     wrong = mentioned(text) - scene.objects
-    return " ".join(word.upper() if PLURALS.get(word, word) in wrong else word for word in text.split())
+    return re.sub(
+        r"[A-Za-z]+", lambda word: word[0].upper() if wrong.intersection(singular(word[0])) else word[0], text
+    )
 
 
 def dependency_figure(*, dependency: dict[str, float], gain: dict[str, float], title: str = "") -> Figure:

@@ -4,28 +4,35 @@ CHAIR counts the objects a caption names that are not there (Rohrbach et al., 20
 are not, and are not though they usually would be (Li et al., 2023); a pair counts only when both images are right (MMVP).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from datamodules.scenes.language import mentioned, read_back
 from datamodules.scenes.world import OBJECTS, VALUES, Scene, usual
 
+# What an answer is scored under: its own picture, none, one that it contradicts.
+CONDITIONS = {"matching": ("ww", "ll"), "no image": ("nw", "nl"), "contradictory": ("lw", "wl")}
+# Of one picture the other answer stands for the contradiction.
+CONDITIONS_OF_ONE = {"matching": ("ww",), "no image": ("nw",), "contradictory": ("wl",)}
 POPE_KINDS = ("present", "random", "adversarial")
 
 
 def chair(*, captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, float]:
     """Shares: of named objects that are not there; of sentences with one; of true objects that are named.
 
-    Objects are counted once a caption; captions that name none are counted by `recall` alone.
+    Objects are counted once a caption; captions that name none are counted by `recall` alone, and where none names one no
+    share of them is known: the first is nan.
     """
     named = [mentioned(text) for text in captions]
     wrong = [names - scene.objects for names, scene in zip(named, scenes, strict=True)]
     right = [names & scene.objects for names, scene in zip(named, scenes, strict=True)]
     total = sum(map(len, named))
     return {
-        "object": sum(map(len, wrong)) / total if total else 0.0,
+        "object": sum(map(len, wrong)) / total if total else float("nan"),
         "sentence": float(np.mean([bool(w) for w in wrong])),
         "recall": sum(map(len, right)) / sum(len(scene.objects) for scene in scenes),
     }
@@ -82,6 +89,12 @@ def yes_no(*, says_yes: Sequence[bool], is_yes: Sequence[bool]) -> dict[str, flo
         "f1": 2 * precision * recall / (precision + recall) if right else 0.0,
         "yes": float(said.mean()),
     }
+
+
+def by_condition(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Log-probabilities of all answers by what they are scored under (`losses.SCORES`)."""
+    conditions = CONDITIONS if "ll" in scores else CONDITIONS_OF_ONE
+    return {label: torch.cat([scores[name] for name in names]) for label, names in conditions.items()}
 
 
 def paired(*, right_w: Sequence[bool], right_l: Sequence[bool], categories: Sequence[str]) -> dict[str, float]:

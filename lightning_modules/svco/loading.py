@@ -1,6 +1,7 @@
 """A user's vision-language model by folder or name: loaded in its dtype, prepared for training, and checked."""
 
 import json
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,7 @@ def load_vlm(
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-    adapter, path = path, _base_of(path)
-    if local_files_only and not (Path(path) / "config.json").is_file():
-        raise ValueError(
-            f"model.path={path}: no config.json there. Expected a folder written by save_pretrained; a hub name needs "
-            "model.local_files_only=false."
-        )
+    adapter, path = places(path, local_files_only=local_files_only)
     given = dict(local_files_only=local_files_only, trust_remote_code=False)
     config = AutoConfig.from_pretrained(path, **given)
     if type(config) not in AutoModelForImageTextToText._model_mapping:
@@ -61,7 +57,7 @@ def load_vlm(
     )
     with known(attention):
         net = AutoModelForImageTextToText.from_pretrained(path, **more, **given)
-    if adapter != path:
+    if adapter:
         from peft import PeftModel
 
         net = PeftModel.from_pretrained(net, adapter).merge_and_unload()
@@ -86,19 +82,30 @@ def load_vlm(
     return checked(vlm.to(device()), cache_dir=cache_dir)
 
 
-def _base_of(path: str) -> str:
-    """The model that PEFT's adapter in the folder `path` stands on; `path` itself where it holds none."""
+def places(path: str, *, local_files_only: bool) -> tuple[str | None, str]:
+    """The folder of PEFT's adapter, None where `path` holds none, and the folder or hub name of the model it stands on.
+
+    Reads no weights. ValueError when there is no model, or the adapter is none of LoRA.
+    """
+    path = found = os.path.expanduser(path)
     about = Path(path) / "adapter_config.json"
-    if not about.is_file() or (Path(path) / "config.json").is_file():
-        return path
-    config = json.loads(about.read_text())
-    base = config.get("base_model_name_or_path")
-    if config.get("peft_type") != "LORA" or not base:
+    adapter = path if about.is_file() and not (Path(path) / "config.json").is_file() else None
+    if adapter:
+        config = json.loads(about.read_text())
+        kind, base = config.get("peft_type"), config.get("base_model_name_or_path")
+        if kind != "LORA" or not base:
+            raise ValueError(
+                f"model.path={path}: adapter_config.json names peft_type {kind!r} and the base {base!r}; expected 'LORA' "
+                "and the folder or hub name of its base model."
+            )
+        found = os.path.expanduser(base)
+    if local_files_only and not (Path(found) / "config.json").is_file():
+        whose = f" is an adapter of {found}" if adapter else ""
         raise ValueError(
-            f"model.path={path}: adapter_config.json names peft_type {config.get('peft_type')!r} and the base {base!r}; "
-            "expected 'LORA' and the folder or hub name of its base model."
+            f"model.path={path}{whose}: no config.json there. Expected a folder written by save_pretrained; a hub name "
+            "needs model.local_files_only=false."
         )
-    return base
+    return adapter, found
 
 
 def quantized(quantize: str | None, lora_rank: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def pairs_page(
 ) -> dict[str, Any]:
     """models: name -> scores [pairs] by name, the base first. text=False leaves out words and pictures.
 
-    Six scores a pair; three, of the chosen picture alone, where pairs have one picture.
+    Six scores a pair; the four of the chosen picture and of none where pairs have one picture.
     """
     step = max(1, -(-len(pairs) // MOST))
     kept = range(0, len(pairs), step)

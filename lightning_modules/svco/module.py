@@ -72,7 +72,8 @@ class SVCO(SavesWhatTrains):
         """Reference scores of every pair, by the model on its device; a resumed run has those of its checkpoint."""
         if self.objective.reference == "cached" and not self._cache:
             for split in ("train", "val"):
-                self._cache[split] = self._scores_of_all(self.trainer.datamodule.split(split))
+                data = self.trainer.datamodule
+                self._cache[split] = self._scores_of_all(data.split(split), batch=data.eval_batch)
         # A model comes from transformers in evaluation; dropout and checkpointing are of training.
         self.vlm.train()
         for scores in self._cache.values():
@@ -91,7 +92,7 @@ class SVCO(SavesWhatTrains):
         self._cache = {split: dict(scores) for split, scores in checkpoint.get(REFERENCE, {}).items()}
 
     @torch.no_grad()
-    def _scores_of_all(self, data: Any, batch: int = 32) -> dict[str, Tensor]:
+    def _scores_of_all(self, data: Any, batch: int) -> dict[str, Tensor]:
         """[pairs] by name, each rank every so manieth batch: the batches are those of one rank alone."""
         self.vlm.eval()
         needs, ranks, rank = self.objective.needs, self.trainer.world_size, self.trainer.global_rank
@@ -155,11 +156,13 @@ class SVCO(SavesWhatTrains):
         loss = self.objective(scores=scores, tokens=tokens, reference=self.reference(batch.pairs, batch.numbers, "val"))
         right_B = paired_right(scores).float()
         own = {s: scores[s].sum() for s in ("ww", "ll") if s in choice}
-        nll = -sum(own.values()) / sum(tokens[s[1]].sum() for s in own)
+        counted = sum(tokens[s[1]].sum() for s in own)
+        nll = -sum(own.values()) / counted
         size = len(batch.pairs)
         self.log(names.VAL_SVCO_LOSS, loss, batch_size=size, sync_dist=True)
         self.log(names.VAL_PAIRED, right_B.mean(), prog_bar=True, batch_size=size, sync_dist=True)
-        self.log(names.VAL_PAIR_NLL, nll, batch_size=size, sync_dist=True)
+        # A mean over tokens, however the pairs are dealt out to batches and ranks.
+        self.log(names.VAL_PAIR_NLL, nll, batch_size=int(counted), sync_dist=True)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         right_B = paired_right(pair_scores(self.vlm, batch.pairs, choice_of(batch.pairs))).float()

@@ -11,7 +11,7 @@ from lightning_modules.runtime.study import Desk
 from lightning_modules.svco import figures as draw
 from lightning_modules.svco import grounding, look
 from lightning_modules.svco.arms import Arms, tried_row
-from lightning_modules.svco.evaluation import Found, evaluate
+from lightning_modules.svco.evaluation import Found, dependency, evaluate
 from lightning_modules.svco.models import VLM
 from lightning_modules.training.inner import device
 
@@ -105,16 +105,13 @@ class Compare(Arms):
         desk.figure("examples", draw.examples_figure(before=before, after=after, pixels=self.settings.pixels))
         metrics = {f"svco/accuracy_biased_{name}": f.metrics["svco/accuracy_biased"] for name, f in found.items()}
         for name in self.objectives:
-            _, _, fit = dependency(found["base"], found[name])
-            metrics[f"svco/dependency_rho_{name}"] = fit["rho"]
+            metrics[f"svco/dependency_rho_{name}"] = correlated(*dependency(found["base"], found[name]))["rho"]
         return metrics
 
 
-def dependency(base: Found, after: Found) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
-    """Of each benchmark the base's visual dependency and the gain; their rank correlation."""
-    depends = grounding.dependency(with_image=base.with_image, without=base.without)
-    gain = {n: score - base.with_image[n] for n, score in after.with_image.items()}
-    return depends, gain, grounding.correlation(list(depends.values()), [gain[n] for n in depends])
+def correlated(depends: dict[str, float], gain: dict[str, float]) -> dict[str, Any]:
+    """The rank correlation of a gain with what it is held against, benchmark by benchmark."""
+    return grounding.correlation(list(depends.values()), [gain[n] for n in depends])
 
 
 class Dependency(Arms):
@@ -130,7 +127,8 @@ class Dependency(Arms):
         metrics: dict[str, float] = {}
         rows: list[dict[str, Any]] = []
         for name in self.objectives:
-            depends, gain, fit = dependency(base, self.measured(self.chosen(name, desk).vlm))
+            depends, gain = dependency(base, self.measured(self.chosen(name, desk).vlm))
+            fit = correlated(depends, gain)
             metrics |= {f"svco/dependency_rho_{name}": fit["rho"], f"svco/dependency_p_{name}": fit["p"]}
             title = f"{name}: gain against visual dependency (Spearman {fit['rho']:.2f}, p = {fit['p']:.2g})"
             desk.figure(f"gain_{name}", draw.dependency_figure(dependency=depends, gain=gain, title=title))

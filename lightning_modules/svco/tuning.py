@@ -2,6 +2,8 @@
 
 import copy
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,16 +18,23 @@ from lightning_modules.common.making import Thing
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.models import VLM
 from lightning_modules.svco.module import SVCO
+from lightning_modules.training.finite_loss import NonFiniteLossError
 from lightning_modules.training.inner import inner_trainer, precision, seeded
 from lightning_modules.training.trained import save_weights, trained
 
 TRAINED = "trained.safetensors"
+# Of an arm, on validation pairs.
+MEASURED = (names.VAL_PAIRED, names.VAL_PAIR_NLL)
 # Raised when the same settings train something else.
-VERSION = 1
+VERSION = 2
 
 
 class Settings(NamedTuple):
-    """What every arm of a study has in common."""
+    """What every arm of a study has in common.
+
+    accumulate: forwards of one step; every pair counts as it would in one. handling: of `PairsDataModule`, what no number
+    follows from, and no arm is known by.
+    """
 
     cache_dir: str
     source: Source
@@ -33,6 +42,8 @@ class Settings(NamedTuple):
     global_batch: int
     seed: int
     pixels: int
+    accumulate: int = 1
+    handling: Mapping[str, Any] = {}
 
 
 class Arm(NamedTuple):
@@ -62,6 +73,8 @@ class Arm(NamedTuple):
             # Which weights learn, and what they are given of the pairs.
             "trained": digest(sorted(trained(self.vlm))),
             "reader": self.vlm.reader.content,
+            # Sums in another order.
+            **({} if self.settings.accumulate == 1 else {"accumulate": self.settings.accumulate}),
             **({} if precision() == "32-true" else {"precision": precision()}),
         }
         return {"folder": Path(self.settings.cache_dir) / "svco" / "tuned", "key": key}
@@ -97,17 +110,25 @@ def _train(place: Path, vlm: VLM, *, objective: Objective, lr: float, settings: 
 
 
 def fit(vlm: VLM, *, objective: Objective, lr: float, settings: Settings) -> dict[str, float]:
-    """Train `vlm` in place; validation metrics of the last step (the rule of every arm: no best step is picked)."""
+    """Train `vlm` in place; validation metrics of the last step (the rule of every arm: no best step is picked).
+
+    They are no numbers where the training was stopped because its loss was none.
+    """
     optimizer: dict[str, Any] = dict(lr=lr, warmup_steps=max(1, settings.steps // 20), weight_decay=0.02)
     trainer = inner_trainer(
         max_steps=settings.steps,
         limit_val_batches=None,
-        val_check_interval=settings.steps,
+        accumulate_grad_batches=settings.accumulate,
+        # In forwards.
+        val_check_interval=settings.steps * settings.accumulate,
         check_val_every_n_epoch=None,
         gradient_clip_val=1.0,
     )
     module = SVCO(model=vlm, objective=objective, optimizer=optimizer)
-    trainer.fit(module, datamodule=_pairs(settings))
+    try:
+        trainer.fit(module, datamodule=_pairs(settings))
+    except NonFiniteLossError:
+        return dict.fromkeys(MEASURED, math.nan)
     return _validated(trainer)
 
 
@@ -128,8 +149,9 @@ def _pairs(settings: Settings) -> PairsDataModule:
         pixels=settings.pixels,
         seed=settings.seed,
         cache_dir=settings.cache_dir,
+        **settings.handling,
     )
 
 
 def _validated(trainer: pl.Trainer) -> dict[str, float]:
-    return {n: float(trainer.callback_metrics[n]) for n in (names.VAL_PAIRED, names.VAL_PAIR_NLL)}
+    return {name: float(trainer.callback_metrics[name]) for name in MEASURED}

@@ -45,13 +45,18 @@ class CheckedCheckpoints(CheckpointIO):
 
 
 def keep(beside: Path, path: Path, digest: str | None = None) -> None:
-    """Rename a whole checkpoint, file or folder, to `path`; a last.ckpt that was there becomes previous.ckpt."""
+    """Rename a whole checkpoint, file or folder, to `path`; a last.ckpt that was there, and whole, becomes previous.ckpt.
+
+    A kill between any two lines leaves one of the two whole, and the next save does not mind.
+    """
     digest = digest or _digest(beside)
-    if path.name == LAST and path.exists():
-        os.replace(_sum_of(path), _sum_of(path.with_name(PREVIOUS)))
-        _rename(path, path.with_name(PREVIOUS))
-    else:
-        _sum_of(path).unlink(missing_ok=True)
+    if path.name == LAST and not damage(path):
+        previous = path.with_name(PREVIOUS)
+        _sum_of(previous).unlink(missing_ok=True)
+        if _sum_of(path).is_file():
+            shutil.copyfile(_sum_of(path), _sum_of(previous))
+        _rename(path, previous)
+    _sum_of(path).unlink(missing_ok=True)
     _rename(beside, path)
     _sum_of(path).write_text(digest)
     _flush_folder(path.parent)

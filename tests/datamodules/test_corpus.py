@@ -1,5 +1,6 @@
 """From documents to batches: the cache, the split, the loaders, a user's own text."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def test_two_builds_are_the_same_and_a_change_is_not(data, tmp_path):
     other = corpus(tmp_path, seed=5).fingerprint()
     assert other["order"] != data.fingerprint()["order"]
     assert other["data"] == data.fingerprint()["data"]
-    changed = corpus(tmp_path, source=SyntheticSource(documents=60, seed=1))
+    changed = corpus(tmp_path, source=SyntheticSource(documents=60, seed=2))
     assert changed.fingerprint()["data"] != data.fingerprint()["data"]
 
 
@@ -74,12 +75,12 @@ def test_a_text_that_comes_twice_is_kept_once(tmp_path):
             return {"source": "twice"}
 
         def documents(self):
-            texts = [f"text number {i}" for i in range(50)]
-            return {"a": iter(texts + texts), "b": iter([*texts[:10], *(f"other {i}" for i in range(30))])}
+            texts = [f"text number {i}" for i in range(80)]
+            return {"a": iter(texts + texts), "b": iter([*texts[:10], *(f"other {i}" for i in range(60))])}
 
-    documents = corpus(tmp_path, source=Twice()).manifest["documents"]
-    assert sum(documents["a"].values()) == 50
-    assert sum(documents["b"].values()) == 30
+    documents = corpus(tmp_path, source=Twice(), seq_len=4).manifest["documents"]
+    assert sum(documents["a"].values()) == 80
+    assert sum(documents["b"].values()) == 60
 
 
 def test_tokens_are_memory_mapped_and_batches_are_shifted_by_one(data):
@@ -117,6 +118,49 @@ def test_choice_items_hold_the_true_continuation_at_the_answer(data):
         continued = [tuple(torch.cat([prompt, c]).tolist()) in whole for c in choices]
         assert continued[answer]
         assert sum(continued) == 1
+
+
+def test_a_domain_of_too_few_windows_for_a_choice_has_no_items(data):
+    items = data.choice_items(split="test", per_domain=2, seed=0)
+    assert {name: tuple(value.shape) for name, value in items.items()} == {
+        "prompt_ids": (0, 8),
+        "choices_ids": (0, 3, 8),
+        "answer": (0,),
+        "domain": (0,),
+    }
+    assert {value.dtype for value in items.values()} == {torch.int64}
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_domain_without_a_held_out_window_is_refused(tmp_path, split):
+    """What nothing is measured of would have the best perplexity there is. An analysis asks for no validation."""
+    texts = [f"the document of number {i}" for i in range(300)]
+    few = [t for t in texts if token_cache.split_of(t) != split]
+
+    class Few:
+        def description(self):
+            return {"source": "few", "split": split}
+
+        def documents(self):
+            return {"a": iter(f"{t} is of another kind {t}" for t in texts), "b": iter(few)}
+
+    said = f"domain 'b' has 0 tokens of 0 documents in the {split} split, and no window of data.seq_len=16"
+    if split == "test":
+        with pytest.raises(ValueError, match=said):
+            corpus(tmp_path, source=Few())
+        return
+    with pytest.raises(ValueError, match=said):
+        corpus(tmp_path, source=Few()).setup("fit")
+
+
+def test_a_tokenizer_saved_with_truncation_and_padding_is_the_one_without(data, tmp_path):
+    tokenizer = data.tokenizer
+    tokenizer(["a", "b b"], truncation=True, max_length=4, padding=True)
+    tokenizer.save_pretrained(tmp_path / "used")
+    plain = corpus(data.cache_dir, tokenizer=str(data.folder / "tokenizer"))
+    used = corpus(tmp_path, tokenizer=str(tmp_path / "used"))
+    assert json.loads((tmp_path / "used" / "tokenizer.json").read_text())["truncation"]
+    assert used.folder.name == plain.folder.name and used.domains == data.domains
 
 
 def test_resuming_the_datamodule_continues_its_order(data):

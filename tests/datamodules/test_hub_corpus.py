@@ -63,7 +63,9 @@ def test_a_dataset_of_save_to_disk_is_read(shards, tmp_path):
     import datasets
 
     datasets.Dataset.from_list([{"text": f"saved {i}"} for i in range(80)]).save_to_disk(str(tmp_path / "saved"))
-    data = corpus(shards, tmp_path, path=str(tmp_path / "saved"), data_files=None, documents=70)
+    data = corpus(
+        shards, tmp_path, path=str(tmp_path / "saved"), data_files=None, documents=70, settings={"seq_len": 4}
+    )
     data.prepare_data()
     assert sum(data.manifest["documents"]["law"].values()) == 70
 

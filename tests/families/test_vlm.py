@@ -60,6 +60,36 @@ def test_what_a_template_refuses_is_said_in_plain_words():
         reader.response("it is red<end_of_turn> .")
 
 
+# As Llama 3.2's: a system turn where there is no picture, and the date in it.
+SYSTEM = (
+    "{% set told = strftime_now('%d %b %Y') %}{% set seen = namespace(image=false) %}{% for m in messages %}"
+    "{% for c in m['content'] %}{% if c['type'] == 'image' %}{% set seen.image = true %}{% endif %}{% endfor %}{% endfor %}"
+    "{% if not seen.image %}<|h|>system<|/h|>\n\nToday Date: {{ told }}<|eot_id|>{% endif %}"
+)
+
+
+def test_a_prompt_without_a_picture_is_the_one_with_it_less_its_mark():
+    processor = parts("mllama")[1]
+    own = Reader(processor=processor)
+    processor.chat_template = f"<s>{SYSTEM}{processor.chat_template.removeprefix('<s>')}"
+    reader = Reader(processor=processor)
+    assert reader.prompt_text("what ?") == own.prompt_text("what ?")
+    assert reader.prompt_text("what ?", image=False) == own.prompt_text("what ?", image=False)
+    assert reader.response("it is red .")[0].tolist() == own.response("it is red .")[0].tolist()
+    whole = reader.conversation("what ?", "it is red .", None)[0]
+    assert torch.equal(whole, torch.cat([reader.prompt("what ?")[0], reader.response("it is red .")[0]]))
+    assert reader.content != own.content
+    # Idefics' has another blank there, and stays as it is.
+    processor.chat_template = own.template.replace("user<", "{{ ' ' if m['content'][0]['type'] == 'text' }}user<")
+    assert Reader(processor=processor).prompt_text("?", image=False).startswith("<s><|h|> user")
+
+
+def test_a_template_that_tells_the_date_tells_the_same_one_every_day():
+    processor = parts("llava")[1]
+    processor.chat_template = "{{ strftime_now('%d %b %Y') }} " + processor.chat_template
+    assert Reader(processor=processor).prompt_text("?").startswith("26 Jul 2024 ")
+
+
 def test_pictures_of_one_shape_are_one_pass_of_the_vision_tower():
     """Whatever the family: two responses of a prompt do not make two of its picture."""
     from lightning_modules.svco.scores import Row, scores_of

@@ -44,7 +44,8 @@ class Sizes:
 
     def __init__(self, place: Place) -> None:
         self.device, self.large = place.device, (large := place.large)
-        config = OmegaConf.load(PROJECT / "conf" / "model" / f"{'base' if large else 'tiny'}.yaml")
+        names = ("parts/moe", "base" if large else "tiny")
+        config = OmegaConf.merge(*(OmegaConf.load(PROJECT / "conf" / "model" / f"{name}.yaml") for name in names))
         self.model: Any = OmegaConf.to_container(config)
         self.words = 4096 if large else 64
         # Micro-batches that fill the device, and several of them, as the scopes differ in what they add over those.
@@ -54,7 +55,7 @@ class Sizes:
 
     def build(self, scope: str) -> Any:
         family = "deepseek_v3" if scope == "aux_free" else "qwen3_moe"
-        settings = {k: v for k, v in self.model.items() if k not in ("_target_", "vocab_size", "family")}
+        settings = {k: v for k, v in self.model.items() if k not in ("defaults", "_target_", "vocab_size", "family")}
         if self.large:
             settings["device"] = str(self.device)
         torch.manual_seed(0)

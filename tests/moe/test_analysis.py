@@ -9,6 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM, GptOssConfig
 
 from lightning_modules.look import page
 from lightning_modules.look.finished import Finished
@@ -22,15 +23,19 @@ from tests.moe.test_pretrained import WORDS, olmoe  # noqa: F401, a fixture
 PROJECT = Path(__file__).parents[2]
 
 
-def composed(folder, model, *overrides):
+def composed(folder, *overrides):
     register_resolvers(project=PROJECT)
-    settings = [f"model.pretrained={model}", f"paths.cache={folder}/cache", "data=synthetic", "data.seq_len=16"]
+    settings = [f"paths.cache={folder}/cache", "data=synthetic", "data.seq_len=16"]
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        return compose("config", overrides=["experiment=moe/analyse", *settings, *overrides])
+        return compose("config", overrides=[*overrides, *settings])
+
+
+def analyses(folder, model, *overrides):
+    return composed(folder, "experiment=moe/analyse", f"model.pretrained={model}", *overrides)
 
 
 def analysis(folder, model, *overrides):
-    return instantiate(composed(folder, model, *overrides).study)
+    return instantiate(analyses(folder, model, *overrides).study)
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +71,6 @@ def test_a_model_of_a_folder_is_measured_as_a_run_of_ours(done):
 
 @pytest.mark.slow
 def test_the_routing_of_every_token_is_written_out_as_the_plain_model_routes_it(done, olmoe):  # noqa: F811
-    from transformers import AutoModelForCausalLM
-
     _, folder, _ = done
     with safe_open(folder / "tables" / "routing_tokens.safetensors", "pt") as file:
         kept, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
@@ -93,11 +96,26 @@ def test_its_page_shows_the_shares_it_measured_and_is_made_again_without_words(d
     assert (run["name"], run["domains"]) == (Path(olmoe).name, domains)
     torch.testing.assert_close(torch.tensor(run["share"]).permute(2, 0, 1), share, atol=1e-5, rtol=0, check_dtype=False)
     assert len(run["texts"]) > 0
-    cfg = composed(folder, olmoe)
+    cfg = analyses(folder, olmoe)
     finished = Finished(run["name"], cfg, metrics, lambda name: folder / name)
     assert json.loads(json.dumps(look.page(finished))) == run
     bare = look.page(finished._replace(text=False))
     assert (bare["texts"], bare["share"]) == ([], run["share"])
+
+
+def test_the_page_of_a_family_without_sdpa_is_made_from_its_export(tmp_path):
+    sizes = dict(hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, head_dim=16)
+    config = GptOssConfig(vocab_size=300, num_local_experts=4, num_experts_per_tok=2, num_key_value_heads=2, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "export")
+
+    def artifact(name):
+        if name == page.LOOK:
+            raise ValueError("it made none")
+        return tmp_path / name
+
+    cfg = composed(tmp_path, "data.vocab_size=300", "data.eval_windows=2")
+    found = look.page(Finished("one", cfg, {}, artifact))
+    assert (found["experts"], found["top_k"], len(found["texts"])) == (4, 2, 8)
 
 
 def test_balance_over_groups_is_that_of_their_sums():

@@ -66,6 +66,24 @@ def test_under_bfloat16_autocast_the_loss_is_float32_and_close():
         torch.testing.assert_close(got, want, rtol=0.05, atol=2e-3)
 
 
+@pytest.mark.parametrize("case", ["words that do not occur", "one word and large hidden states"])
+def test_in_float16_gradients_neither_vanish_nor_overflow(case):
+    """At the scale that GradScaler begins with; its scale comes behind what the forward has rounded already."""
+    generator = torch.Generator().manual_seed(2)
+    hidden, weight = torch.randn(2048, 8, generator=generator), 0.02 * torch.randn(2048, 8, generator=generator)
+    targets = torch.randint(0, 1024, (2048,), generator=generator)
+    if case == "one word and large hidden states":
+        hidden, targets = 300 * hidden[:1].abs().expand(2048, 8), 0 * targets
+    hidden, weight = (t.half().float().requires_grad_() for t in (hidden, weight))
+    wanted = torch.autograd.grad(two_steps(hidden, weight, targets, targets >= 0), (hidden, weight))
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = linear_cross_entropy(hidden_TH=hidden, weight_VH=weight, targets_T=targets)
+    for got, want in zip(torch.autograd.grad(65536 * loss, (hidden, weight)), wanted, strict=True):
+        for part in (slice(1024), slice(1024, None)):
+            error = (got[part] / 65536 - want[part]).norm() / want[part].norm()
+            assert error < 4e-3, f"{case}: {error}"
+
+
 def test_in_bfloat16_the_gradient_of_the_weight_is_summed_in_float32():
     """Of many chunks with equal gradients a bfloat16 sum stops growing: its error is several times larger."""
     generator = torch.Generator().manual_seed(1)

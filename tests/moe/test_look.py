@@ -49,8 +49,9 @@ def routed(*, seed=0, taste=None):
 
 
 def drawn(held, counts_NLE, domain_N, **changes):
-    common = dict(domains=DOMAINS, pieces=Pieces(Tokenizer()), name="one", facts={"perplexity": "61"})
-    return experts_page(held=held, counts_NLE=counts_NLE, domain_N=domain_N, **{**common, **changes})
+    common = dict(domains=DOMAINS, tokenizer=Tokenizer(), name="one", metrics={"test/ppl": 61.0})
+    tally = {"counts_NLE": counts_NLE, "domain_N": domain_N}
+    return experts_page(held=held, tally=tally, **{**common, **changes})
 
 
 def prefers_maths(logits_LNSE, tokens_NS, domain_N):
@@ -74,6 +75,34 @@ def test_where_nothing_is_preferred_the_page_says_nothing():
     assert found["standing_out"] == []
     assert found["verdict"].startswith("No expert takes any domain more often")
     assert [e["words"] for layer in found["portraits"] for e in layer] == [[]] * LAYERS * EXPERTS
+
+
+def test_of_one_domain_nothing_is_preferred():
+    """Every shuffle of one label gives the same shares, and rounding is not beyond them."""
+    for seed in range(8):
+        _, counts_NLE, domain_N = routed(seed=seed)
+        assert not domain_preference(counts_NLE=counts_NLE, domain_N=0 * domain_N, domains=1).beyond_DLE.any()
+
+
+def test_a_domain_without_text_is_not_on_the_page():
+    held, counts_NLE, domain_N = routed(taste=prefers_maths)
+    given = drawn(held, counts_NLE, domain_N)
+    # Of four domains, of which the second has no text.
+    sparse = domain_N + (domain_N > 0)
+    found = drawn(held._replace(domain_N=sparse), counts_NLE, sparse, domains=[DOMAINS[0], "nothing", *DOMAINS[1:]])
+    assert found == given
+
+
+def test_the_first_choice_is_the_expert_that_scored_highest():
+    """Whatever the order in which a router names the experts of a token."""
+    held, _, domain_N = routed()
+    kept = TokenRouting()
+    logits_LTE = torch.rand(LAYERS, LENGTH, EXPERTS, generator=torch.Generator().manual_seed(0))
+    best = logits_LTE.softmax(-1).topk(TOP_K)
+    stats = RouterStats(logits_LTE, best.indices.flip(-1), torch.ones(LENGTH, dtype=torch.bool), 1)
+    kept.add(input_ids=held.tokens_NS[:1], domain_B=domain_N[:1], stats=stats, domains=len(DOMAINS))
+    torch.testing.assert_close(kept.held().scores_LNSK[:, 0], best.values)
+    assert torch.equal(kept.held().experts_LNSK[:, 0].long(), best.indices)
 
 
 @pytest.mark.slow
@@ -180,7 +209,7 @@ def large(*, layers=60, experts=256, top_k=8, length=32, sequences=12):
         stats = RouterStats(logits_LTE, logits_LTE.topk(top_k).indices, torch.ones(length, dtype=torch.bool), 1)
         counts.append(stats.frequency.counts_LME[:, 0])
         kept.add(input_ids=ids, domain_B=torch.tensor([n % 3]), stats=stats, domains=3)
-    return drawn(kept.held(), torch.stack(counts), torch.arange(sequences) % 3, pieces=Pieces(Rare()))
+    return drawn(kept.held(), torch.stack(counts), torch.arange(sequences) % 3, tokenizer=Rare())
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def lbl(stats, frequency=None, reduction="mean"):
 
 def reference_block(stats, block):
     """The formula token by token, in plain Python: one block's LBL per layer."""
-    width = stats.tokens_per_block
+    width = len(stats.valid_T) // stats.blocks
     out = []
     for layer in range(LAYERS):
         f, p, n = [0.0] * EXPERTS, [0.0] * EXPERTS, 0
@@ -160,9 +160,10 @@ def test_gradient_through_p_is_the_analytic_one():
     stats = make_stats(blocks=4)
     lbl(stats, reduction="sum").backward()
     f_LME = stats.frequency.counts_LME.double() / stats.frequency.counts_LME.sum(-1, keepdim=True)
-    f_LTE = f_LME.repeat_interleave(stats.tokens_per_block, 1)
+    width = len(stats.valid_T) // stats.blocks
+    f_LTE = f_LME.repeat_interleave(width, 1)
     p = stats.logits_LTE.detach().softmax(-1)
-    expected = EXPERTS / (4 * stats.tokens_per_block) * p * (f_LTE - (f_LTE * p).sum(-1, keepdim=True))
+    expected = EXPERTS / (4 * width) * p * (f_LTE - (f_LTE * p).sum(-1, keepdim=True))
     torch.testing.assert_close(stats.logits_LTE.grad, expected, rtol=0, atol=1e-10)
 
 

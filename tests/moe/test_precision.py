@@ -53,3 +53,16 @@ def test_a_bias_comes_back_from_a_checkpoint_as_it_was():
     for before, after in zip(module.tap.routers, again.tap.routers, strict=True):
         step = (after.e_score_correction_bias - before.e_score_correction_bias) / 0.001
         torch.testing.assert_close(step, step.round(), rtol=0, atol=1e-3)
+
+
+def test_a_resumed_bias_is_put_back_once_and_tested_as_it_was_left():
+    """Of a run without callbacks.checkpoint, whose last weights are those that are tested and exported."""
+    first, second = AuxFreeBias(rate=0.001), AuxFreeBias(rate=0.001)
+    fit(model=tiny_model("deepseek_v3"), callbacks=[first], steps=1)
+    second.load_state_dict(first.state_dict())
+    _, module, trainer = fit(model=tiny_model("deepseek_v3"), callbacks=[second], steps=2)
+    left = [router.e_score_correction_bias.clone() for router in module.tap.routers]
+    trainer.test(module, datamodule=trainer.datamodule, ckpt_path=None, verbose=False)
+    for router, bias, resumed in zip(module.tap.routers, left, first.state_dict()["biases"], strict=True):
+        assert torch.equal(router.e_score_correction_bias, bias)
+        assert not torch.equal(bias, resumed)

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from datamodules.corpus import CorpusDataModule, SyntheticSource
 from lightning_modules.moe.head import Head
@@ -152,3 +153,23 @@ def test_a_family_without_the_asked_attention_names_the_key(tmp_path):
     assert (
         pretrained_moe(pretrained=str(tmp_path / "gpt_oss"), attention="eager").config._attn_implementation == "eager"
     )
+
+
+def test_a_window_is_not_given_up_for_attention_without_a_mask(tmp_path):
+    """Both losses that are compared at load would be without it."""
+    config = built(*families()["mixtral"]).config
+    config.sliding_window = 4
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "mixtral")
+    with pytest.raises(ValueError, match="model.attention=causal_sdpa: .* window of 4 tokens.*model.attention=sdpa"):
+        pretrained_moe(pretrained=str(tmp_path / "mixtral"), attention="causal_sdpa")
+    assert pretrained_moe(pretrained=str(tmp_path / "mixtral")).config.sliding_window == 4
+
+
+def test_full_attention_needs_no_mask(olmoe):
+    ids = torch.randint(WORDS, (2, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        masked, bare = (
+            pretrained_moe(pretrained=str(olmoe), attention=way).eval()(input_ids=ids).logits
+            for way in ("sdpa", "causal_sdpa")
+        )
+    torch.testing.assert_close(masked, bare)

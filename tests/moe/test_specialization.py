@@ -138,6 +138,13 @@ def test_one_domain_alone_has_its_perplexity():
     assert metric.compute() == (pytest.approx(math.exp(2)), [pytest.approx(math.exp(2))])
 
 
+def test_a_domain_without_tokens_has_no_perplexity_and_not_the_best_one():
+    metric = DomainPerplexity(2)
+    metric.update(torch.tensor([2.0]), torch.tensor([1]), torch.tensor([0]))
+    assert math.isnan(metric.compute()[1][1])
+    assert metric.metrics("val", ["a", "b"]) == dict.fromkeys(["val/ppl", "val/ppl_a"], pytest.approx(math.exp(2)))
+
+
 def test_the_summary_names_are_bounded_scalars():
     counts, domain_N = routing("own")
     found = measure.summary(
@@ -151,6 +158,22 @@ def test_the_summary_names_are_bounded_scalars():
     assert found["moe/mutual_information"] > found["moe/mutual_information_shuffled_q95"] > 0
     assert found[names.MOE_MAXVIO_GLOBAL] == pytest.approx(0)
     assert found["moe/maxvio_sequence"] == pytest.approx(EXPERTS / 2 - 1)
+
+
+def test_a_domain_without_a_sequence_changes_no_measure_and_no_figure():
+    counts, domain_N = routing("alike")
+    scored = dict(topk_score_NL=torch.full((32, LAYERS), 40.0), tokens_N=torch.full((32,), 50))
+    tally = dict(counts_NLE=counts, pairs_LEE=torch.eye(EXPERTS).long().expand(LAYERS, -1, -1), **scored)
+    # Of domains 0 to 6, whose every other one has no text.
+    found, expected = (
+        measure.summary(counts_NLE=counts, domain_N=labels_N, **scored, draws=20)
+        for labels_N in (2 * domain_N, domain_N)
+    )
+    assert found == expected
+    figures = draw.of_routing(tally={**tally, "domain_N": 2 * domain_N}, domains=list("abcdefg"), top_k=2)
+    titles = [axis.get_title() for axis in figures["selection_heatmap"].axes if axis.images and axis.get_title()]
+    assert titles == list("aceg")
+    assert figures["topk_score_sum"].axes[0].get_legend_handles_labels()[1] == list("aceg")
 
 
 @pytest.mark.slow

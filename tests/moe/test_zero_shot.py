@@ -1,10 +1,39 @@
 """The multiple-choice stand-in for downstream tasks: scored as it says."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from lightning_modules.moe.callbacks.zero_shot import score_choices
+from lightning_modules.moe.callbacks.zero_shot import ZeroShotChoice, score_choices
 from tests.moe.toy import fit
+
+
+def measured(prompts, choices, answer, domain):
+    """What is logged of these items, of a model to which every choice is alike."""
+
+    class Alike:
+        device = torch.device("cpu")
+
+        def __call__(self, text_BS):
+            return torch.zeros(*text_BS.shape, 8)
+
+        def log_dict(self, values, **_):
+            logged.update(values)
+
+    logged: dict[str, float] = {}
+    items = {"prompt_ids": prompts, "choices_ids": choices, "answer": answer, "domain": domain}
+    data = SimpleNamespace(domains=["a", "b"], choice_items=lambda **_: items)
+    ZeroShotChoice().on_test_epoch_end(SimpleNamespace(datamodule=data), Alike())
+    return logged
+
+
+def test_a_domain_without_a_choice_has_no_accuracy():
+    words = torch.zeros(2, 7, dtype=torch.long)
+    some = measured(words[:, :4], words[:, None, 4:].expand(-1, 3, -1), torch.tensor([0, 1]), torch.tensor([1, 1]))
+    assert some == {"test/choice_accuracy": 0.5, "test/choice_accuracy_b": 0.5}
+    none = torch.empty(0, dtype=torch.long)
+    assert measured(words[:0, :4], words[:0, None].expand(-1, 3, -1), none, none) == {}
 
 
 def test_a_choice_is_scored_by_its_mean_log_probability_after_the_prompt():

@@ -156,6 +156,18 @@ def test_a_class_without_examples(tmp_path):
         hub(tmp_path / "set").task("mine")
 
 
+def test_a_split_whose_labels_are_hidden_is_refused_with_one_that_has_some(tmp_path):
+    import datasets
+
+    hidden = [row | {"label": -1} for row in rows(60, 100)]
+    parts = {"train": rows(120), "validation": rows(30, 200), "test": hidden}
+    datasets.DatasetDict({name: table(found) for name, found in parts.items()}).save_to_disk(str(tmp_path / "set"))
+    instead = "data.source.splits={train: train, val: null, test: validation}"
+    with pytest.raises(ValueError, match=f"no row is left .60 label missing.; expected .* such as {instead}"):
+        hub(tmp_path / "set").task("mine")
+    assert hub(tmp_path / "set", splits={"train": "train", "val": None, "test": "validation"}).task("mine").labels
+
+
 @pytest.mark.slow
 def test_every_preset_names_what_the_task_takes():
     from hydra import compose, initialize_config_dir

@@ -61,3 +61,11 @@ def test_what_would_be_computed_otherwise_is_refused_and_what_is_right_is_checke
     spec.load()
     with pytest.raises(ZeroDivisionError):
         tiny.HubBackbone(name=name).load()
+
+
+def test_a_full_memory_is_no_verdict_on_a_family(tmp_path, monkeypatch):
+    name = tiny.save("roberta", tmp_path / "roberta")
+    found = tiny.HubBackbone(name=name).load()
+    monkeypatch.setattr("lightning_modules.prompt.load_check.difference", lambda _: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        check(found, name)

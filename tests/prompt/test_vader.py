@@ -99,6 +99,8 @@ def test_the_thresholds_and_the_seed_are_the_users(source, downloads):
     assert source.task("sentiment_movie").fingerprint() == source.task("sentiment_movie").fingerprint()
     strict = Vader(downloads=str(downloads), neutral=3.0).task("sentiment_movie")
     assert all(abs(number(t)[1]) >= 3 for s in SPLITS for t in strict.texts[s] if t != "the same in all")
+    every = Vader(downloads=str(downloads), neutral=0.0).task("sentiment_movie")
+    assert all(number(t)[1] for s in SPLITS for t in every.texts[s] if t != "the same in all"), "0 is neither"
     other = Vader(downloads=str(downloads), train=96, val=24, test=48, seed=1)
     assert other.task("sentiment_movie").fingerprint() != source.task("sentiment_movie").fingerprint()
     with pytest.raises(

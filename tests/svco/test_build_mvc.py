@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from datamodules.scenes import emoji, mvc
+from lightning_modules.common.files import sha256
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco.mvc.build import BuildMVC
 from lightning_modules.svco.mvc.candidates import Candidate, SceneCandidates
@@ -168,7 +169,7 @@ def test_emoji_contrasts_of_an_archive(tmp_path, monkeypatch):
     path = archive(tmp_path)
     with pytest.raises(ValueError, match="its SHA-256 is .*expected f64a530c"):
         emoji.emojis(tmp_path / "cache", archive=path)
-    monkeypatch.setattr(emoji, "PACKAGE", emoji.PACKAGE._replace(sha256=emoji.sha256(path)))
+    monkeypatch.setattr(emoji, "PACKAGE", emoji.PACKAGE._replace(sha256=sha256(path)))
     found = emoji.emojis(tmp_path / "cache", archive=path)
     assert len(found) == 6
     pairs = [(a.name, b.name, c) for a, b, c in emoji.contrasts(found)]
@@ -178,4 +179,4 @@ def test_emoji_contrasts_of_an_archive(tmp_path, monkeypatch):
     assert len(pairs) == 3
     assert not list(tmp_path.rglob("evil.txt"))
     with pytest.raises(ValueError, match="archive=.*no such file"):
-        emoji.fetch(tmp_path, archive=tmp_path / "none.tgz")
+        emoji.emojis(tmp_path, archive=tmp_path / "none.tgz")

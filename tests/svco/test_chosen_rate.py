@@ -2,16 +2,20 @@
 
 import csv
 import json
+import math
+from functools import partial
 
 import pytest
 
 from datamodules.scenes import SceneSource
 from lightning_modules.common import metric_names as names
 from lightning_modules.runtime.study import Desk
+from lightning_modules.svco import tuning
 from lightning_modules.svco.arms import KEPT, Arms, Trained
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.studies import Compare
 from lightning_modules.svco.tradeoff import Tradeoff
+from lightning_modules.training.finite_loss import FiniteLoss
 from tests.svco import toy
 
 SFT = Objective(nll={"ww": 1.0})
@@ -46,6 +50,9 @@ MEASURED = [
     ([(0.5, 1.0), (0.6, 1.0 + 0.9 * KEPT), (0.9, 1.0 + 1.1 * KEPT)], 1e-2, 1e-3),
     ([(0.5, 0.9), (0.5, 0.8), (0.4, 0.1)], 1e-4, 1e-4),
     ([(0.9, 3.0), (0.9, 2.0), (0.9, 4.0)], 1e-4, 1e-3),
+    # What diverged is chosen by neither, also where the other rates keep nothing or answer nothing.
+    ([(0.0, math.nan), (0.7, 1.5), (0.9, math.inf)], 1e-3, 1e-3),
+    ([(0.0, math.nan), (0.0, 3.0), (0.0, math.nan)], 1e-3, 1e-3),
 ]
 
 
@@ -53,6 +60,20 @@ MEASURED = [
 def test_the_rate_of_the_highest_accuracy_or_of_that_which_keeps_likelihood(tmp_path, measured, by_paired, by_kept):
     assert choice(arms(tmp_path, chosen_by="paired"), measured, tmp_path) == by_paired
     assert choice(arms(tmp_path, chosen_by="kept"), measured, tmp_path) == by_kept
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_an_arm_that_diverges_is_said_to_and_where_all_do_the_rates_are_named(tmp_path, stopped, monkeypatch, capsys):
+    if stopped:
+        trainer = partial(tuning.inner_trainer, callbacks=[FiniteLoss()])
+        monkeypatch.setattr(tuning, "inner_trainer", trainer)
+    study = arms(tmp_path, chosen_by="paired", rates=(1e-4, 1e30), objective=Objective(betas={"reject": 0.1}))
+    assert study.chosen("sft", Desk(folder=tmp_path)).lr == 1e-4
+    said = capsys.readouterr().err
+    assert "sft at 1e+30: diverged" in said and "sft at 0.0001: validation paired accuracy" in said
+    study.learning_rates = [1e30]
+    with pytest.raises(ValueError, match=r"sft diverged at every one of study\.learning_rates, 1e\+30"):
+        study.chosen("sft", Desk(folder=tmp_path))
 
 
 def test_a_misspelt_rule_is_refused(tmp_path):

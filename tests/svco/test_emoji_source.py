@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 
 from datamodules.scenes import EmojiSource, emoji, emoji_source
+from datamodules.scenes.encodings import EncodedPairs
 from lightning_modules.common.files import sha256
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco import Objective, emoji_base, studies
+from lightning_modules.svco.evaluation import judged, judging
 from lightning_modules.svco.losses import SCORES
 from lightning_modules.svco.scores import pair_scores
 from tests.svco import toy
@@ -102,6 +104,20 @@ def test_neither_word_is_always_the_chosen_one(source):
 def test_a_category_has_at_most_so_many_pairs(source):
     pairs = [pair.category for pair in source.pairs("train")]
     assert max(map(pairs.count, pairs)) == 40
+
+
+def test_some_of_the_test_pairs_are_of_every_category_and_are_those_that_are_scored(source):
+    whole = source.pairs("test")
+    some = judging(source, judged_on="auto", pairs=12)
+    assert {p.category for p in whole[:12]} < {p.category for p in whole} == {p.category for p in some}
+    vlm = toy.tiny_vlm(more=source.words())
+    asked = dict(source=source, pairs=12)
+    found = judged(vlm, **asked, encoded=EncodedPairs(whole, vlm.reader, pixels=48))
+    assert found.categories == [p.category for p in some]
+    alone = judged(vlm, **asked)
+    assert all(torch.equal(found.scores[name], alone.scores[name]) for name in SCORES)
+    everything = judging(source, judged_on="auto", pairs=len(whole))
+    assert everything == whole
 
 
 @pytest.mark.slow

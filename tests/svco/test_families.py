@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lightning_modules.svco import checking
 from lightning_modules.svco.loading import load_vlm
 from lightning_modules.svco.losses import SCORES
 from lightning_modules.svco.scores import Row, pair_scores, scores_of, separate
@@ -143,3 +144,25 @@ def test_qwen2_vl_goes_through_full_forwards():
     # The tower is frozen; what joins it to the decoder trains, as in every family.
     visual = {n: p.requires_grad for n, p in vlm.named_parameters() if "visual." in n}
     assert {n for n, trains in visual.items() if trains} == {n for n in visual if ".merger." in n} != set()
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, torch.AcceleratorError])
+def test_what_the_machine_had_no_room_for_is_no_verdict_on_the_family(tmp_path, monkeypatch, error):
+    def fails(*_):
+        raise error("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(checking.WAYS, "shared", fails)
+        with pytest.raises(error):
+            checking.checked(tiny_vlm(), cache_dir=str(tmp_path))
+    assert checking.checked(tiny_vlm(), cache_dir=str(tmp_path)).way == "shared"
+
+
+def test_a_verdict_is_of_a_way_of_attention_and_a_kind_of_device():
+    vlm = tiny_vlm()
+    kinds = [checking.kind(vlm), checking.kind(tiny_vlm(seed=1))]
+    vlm.net.model.language_model.set_attn_implementation("eager")
+    kinds.append(checking.kind(vlm))
+    vlm.net.set_attn_implementation("eager")
+    kinds += [checking.kind(vlm), checking.kind(vlm.to("meta"))]
+    assert kinds[0] == kinds[1] and len(set(kinds)) == 4

@@ -1,10 +1,13 @@
 """Scorers against scenes checked by hand."""
 
+import math
+
 import numpy as np
 import pytest
 
 from datamodules.scenes.world import Scene
 from lightning_modules.svco import grounding
+from lightning_modules.svco.figures import marked
 
 ONE = Scene("meadow", "circle", "red", "small", "plain", 2, "left", "ring")
 TWO = Scene("night", "star", "blue", "large", "striped", 1, "right", "heart")
@@ -18,6 +21,20 @@ def test_chair_by_hand():
     assert grounding.chair(captions=captions, scenes=[ONE, TWO]) == {"object": 1 / 4, "sentence": 0.5, "recall": 3 / 4}
     silent = grounding.chair(captions=["nothing here .", "a bar ."], scenes=[ONE, TWO])
     assert silent == {"object": 1.0, "sentence": 0.5, "recall": 0.0}
+    # Of no object at all no share is known: to say nothing is not to see everything rightly.
+    nothing = grounding.chair(captions=["nothing here .", ""], scenes=[ONE, TWO])
+    assert math.isnan(nothing["object"]) and nothing["sentence"] == nothing["recall"] == 0.0
+
+
+def test_captions_are_read_as_real_models_write_them():
+    captions = [
+        "The image shows a Meadow with two small, plain red Circles on the left, and a ring.",
+        "A large, striped blue star (single) on the right; at night.\nBehind it: a cross.",
+    ]
+    assert grounding.chair(captions=captions, scenes=[ONE, TWO]) == {"object": 1 / 4, "sentence": 0.5, "recall": 3 / 4}
+    right = grounding.caption_accuracy(captions=captions, scenes=[ONE, TWO])
+    assert right == {**dict.fromkeys(right, 1.0), "count": 0.5, "other": 0.5}
+    assert marked(captions[1], TWO) == captions[1].replace("cross", "CROSS")
 
 
 def test_caption_accuracy_by_hand():

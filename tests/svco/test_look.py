@@ -53,11 +53,11 @@ def test_many_pairs_are_sampled_and_the_page_says_so():
 
 
 def test_of_one_picture_the_chosen_response_is_the_likelier():
-    """Preference files have one picture a row: three scores, and both responses stand under it."""
+    """Preference files have one picture a row: four scores, and both responses stand under it."""
     pairs, models = scored_pairs()
     of_one = {name: {s: scores[s] for s in OF_ONE} for name, scores in models.items()}
     found = look.pairs_page(pairs=pairs, models=of_one, pixels=48, name="one", text=False)
-    assert found["scores"] == ["ww", "wl", "nw"]
+    assert found["scores"] == ["ww", "wl", "nw", "nl"]
     assert found["right"]["svco"] == (models["svco"]["ww"] > models["svco"]["wl"]).tolist()
     values = torch.tensor(found["models"][0]["values"])
     assert torch.allclose(values, torch.stack([models["base"][s] for s in OF_ONE], 1), atol=1e-3)

@@ -1,9 +1,13 @@
 """Models by path in other dtypes and with activations computed again; scores of several ranks."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from lightning_modules.svco import loading
+from datamodules.scenes import EmojiSource, MVCSource, PreferenceSource
+from lightning_modules.svco import builds, loading
+from lightning_modules.svco.benchmarks import Benchmarks
 from lightning_modules.svco.loading import load_vlm
 from lightning_modules.svco.models import VLM, export
 from lightning_modules.svco.scores import pair_scores
@@ -106,9 +110,30 @@ def test_lora_is_an_adapter_of_peft_with_equal_scores_and_a_path_of_its_own(path
         assert not torch.allclose(ours[name], base[name], rtol=1e-3)
         torch.testing.assert_close(theirs[name], ours[name])
         torch.testing.assert_close(again[name], ours[name])
-    about = tmp_path / "export" / "adapter" / "adapter_config.json"
-    about.write_text(about.read_text().replace('"LORA"', '"IA3"'))
-    with pytest.raises(
-        ValueError, match="adapter_config.json names peft_type 'IA3' and the base '.*'; expected 'LORA'"
+    # What is refused, and what is not, is known before any weight is read.
+    place = tmp_path / "export" / "adapter"
+    about = place / "adapter_config.json"
+    before = about.read_text()
+    builds.of_the_user(path=str(place))
+    for changed, said in (
+        (("LORA", "IA3"), "adapter_config.json names peft_type 'IA3' and the base '.*'; expected 'LORA'"),
+        ((path, f"{path}/away"), f"adapter is an adapter of {path}/away: no config.json there"),
     ):
-        load_vlm(path=str(tmp_path / "export" / "adapter"))
+        about.write_text(before.replace(*changed))
+        for load in (load_vlm, builds.of_the_user):
+            with pytest.raises(ValueError, match=said):
+                load(path=str(place))
+
+
+def test_the_folder_of_the_user_is_where_a_tilde_says(path, monkeypatch):
+    monkeypatch.setenv("HOME", str(Path(path).parent))
+    name = f"~/{Path(path).name}"
+    builds.of_the_user(path=name)
+    assert load_vlm(path=name).family == "llava"
+    places = dict(file=f"{name}/config.json", images=name)
+    for source in (MVCSource(**places), PreferenceSource(**places)):
+        assert source.file.is_file() and source.images.is_dir()
+    study = Benchmarks(model=builds.NotLoaded(), pope=places, mmvp=places, mmhal=places)
+    assert all(file.is_file() and images.is_dir() for file, images in study.paths.values())
+    with pytest.raises(ValueError, match="another version"):
+        EmojiSource(cache_dir=path, archive=places["file"]).pairs("test")

@@ -1,17 +1,21 @@
 """The module in the real Trainer: cached against live reference, LoRA, resume, what is saved; and whole runs."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
 from datamodules.scenes.datamodule import PairsDataModule, SceneSource
+from lightning_modules.svco import module
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.module import SVCO
+from lightning_modules.svco.scores import pair_scores
+from lightning_modules.training.inner import inner_trainer
 from tests import forks
 from tests.runtime.cli import PROJECT
-from tests.svco.toy import tiny_vlm
+from tests.svco.toy import encode, tiny_vlm
 
 FOUR = dict.fromkeys(("attend", "reject", "attend_mirror", "reject_mirror"), 0.1)
 
@@ -106,12 +110,46 @@ def test_a_resumed_run_ends_bitwise_as_an_undisturbed_one(tmp_path):
         assert torch.equal(a, b), name
 
 
+def test_a_plan_counts_the_tokens_of_the_models_own_reader():
+    data, vlm = PairsDataModule(source=SceneSource(train=3), global_batch=4), tiny_vlm()
+    pair = data.source.pairs("train")[0]
+    prompts = [len(vlm.reader.prompt(pair.instruction, image)[0]) for image in (*pair.images(data.pixels), None)]
+    responses = [len(vlm.reader.response(text)[0]) for text in (pair.chosen, pair.rejected)]
+    assert data.tokens_per_step_of(SimpleNamespace(vlm=vlm)) == 4 * sum(p + r for p in prompts for r in responses)
+
+
 def test_other_pairs_are_refused():
     data = PairsDataModule(source=SceneSource(train=16), global_batch=4)
     state = {"forwards": 2, "fingerprint": data.fingerprint()}
     other = PairsDataModule(source=SceneSource(train=17), global_batch=4)
     with pytest.raises(ValueError, match="started on other data: the fingerprint of data"):
         other.load_state_dict(state)
+
+
+def test_the_nats_of_a_token_depend_on_no_batch():
+    def validated(eval_batch):
+        trainer = inner_trainer(max_steps=1, limit_val_batches=None)
+        module = SVCO(model=tiny_vlm(), objective=Objective(nll={"ww": 1.0}))
+        data = PairsDataModule(source=SceneSource(train=4, val=9, test=4), eval_batch=eval_batch)
+        trainer.validate(module, datamodule=data, verbose=False)
+        return float(trainer.callback_metrics["val/pair_nll"])
+
+    vlm = tiny_vlm()
+    pairs = encode(vlm, SceneSource(val=9).pairs("val"))
+    with torch.no_grad():
+        scores = pair_scores(vlm, pairs, ("ww", "ll"))
+    tokens = sum(len(pair.response_w) + len(pair.response_l) for pair in pairs)
+    expected = -float(sum(scores.values()).sum()) / tokens
+    assert [validated(1), validated(4)] == pytest.approx([expected] * 2, rel=1e-5)
+
+
+def test_reference_scores_are_asked_for_in_batches_of_validation(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        module, "pair_scores", lambda vlm, pairs, needs: asked.append(len(pairs)) or pair_scores(vlm, pairs, needs)
+    )
+    fit(steps=1, train=10)
+    assert asked[:5] == [4, 4, 2, 4, 2]
 
 
 TINY = (

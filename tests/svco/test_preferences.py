@@ -98,6 +98,11 @@ BAD = [
     ({"images": ["1.png", "2.png"]}, "field 'images' holds 2 pictures"),
     ({"images": ["none.png"]}, "none.png: no such image"),
     ({"prompt": "<image> what?"}, "field 'prompt' holds '<image>', which stands for a picture"),
+    (
+        {"prompt": [{"role": "system", "content": "[IMG]"}, {"role": "user", "content": "what ?"}]},
+        "field 'prompt' holds '[IMG]', which stands for a picture",
+    ),
+    ({"chosen": " "}, "field 'chosen' is empty"),
     ({"prompt": [{"role": "user"}]}, "expected its role and content"),
     ({"chosen": [*answer("a"), *answer("b")]}, "2 chosen and 1 rejected turns; expected one of each"),
     ({"chosen": None, "chosen_response": "x"}, "this looks like MVC's format: data=mvc"),
@@ -152,7 +157,11 @@ def test_an_objective_of_one_picture_trains_and_is_judged(folder, objective):
     found = evaluate_pairs(module.vlm, pairs=held_out)
     right = (found.scores["ww"] > found.scores["wl"]).double().mean()
     assert float(trainer.callback_metrics["val/paired_accuracy"]) == pytest.approx(float(right))
-    assert set(found.scores) == {"ww", "wl", "nw"}
+    assert set(found.scores) == {"ww", "wl", "nw", "nl"}
+    # Without the picture the wording alone decides: here it is not half of the pairs.
+    blind = (found.scores["nw"] > found.scores["nl"]).double().mean()
+    assert found.without == {"pairs/all": pytest.approx(float(blind))} and float(blind) != 0.5
+    assert found.metrics["svco/logp_none"] == pytest.approx(float(found.scores["nw"].mean()))
     assert found.metrics["svco/paired_all"] == pytest.approx(float(right))
 
 

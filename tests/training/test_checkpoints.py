@@ -1,15 +1,19 @@
 """Checkpoint files: whole, or the one before."""
 
+import contextlib
+import itertools
 import os
 import random
+import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from lightning_modules.training.checkpoints import LAST, PREVIOUS, CheckedCheckpoints, newest_valid
+from lightning_modules.training.checkpoints import LAST, PREVIOUS, CheckedCheckpoints, damage, keep, newest_valid
 from tests import forks
 from tests.robustness.runs import PROJECT, assert_equal
 
@@ -72,6 +76,61 @@ def test_a_missing_checksum_is_made_up_for_by_reading(two):
     assert read(two) == 2
     truncate(two / LAST)
     assert read(two) == 1
+
+
+def dies_at(monkeypatch, step):
+    """From now on the `step`-th change of what stands on the disk is not made any more."""
+    steps = itertools.count()
+
+    def counted(make):
+        def made(*args, **named):
+            if next(steps) >= step:
+                raise KeyboardInterrupt
+            return make(*args, **named)
+
+        return made
+
+    changes = ((os, "replace"), (shutil, "copyfile"), (shutil, "rmtree"), (Path, "unlink"), (Path, "write_text"))
+    for holder, name in changes:
+        monkeypatch.setattr(holder, name, counted(getattr(holder, name)))
+
+
+# A checkpoint of several processes is a folder.
+@pytest.mark.parametrize("part", ["", "part.pt"])
+def test_after_a_kill_between_any_two_steps_of_a_save_the_next_one_goes_on(tmp_path, monkeypatch, part):
+    last, previous = tmp_path / LAST, tmp_path / PREVIOUS
+
+    def put(number):
+        beside = tmp_path / f"{number}.new"
+        if part:
+            beside.mkdir()
+        torch.save(content(number), beside / part)
+        keep(beside, last)
+
+    def step_of(path):
+        return torch.load(path / part, weights_only=True)["step"]
+
+    put(0)
+    put(1)
+    for step in range(20):
+        before = step_of(last)
+        with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+            dies_at(patched, step)
+            put(10 * step + 2)
+            break
+        assert step_of(newest_valid(tmp_path, say=lambda text: None)) in (before, 10 * step + 2)
+        put(10 * step + 3)
+        put(10 * step + 4)
+        assert (step_of(last), step_of(previous)) == (10 * step + 4, 10 * step + 3)
+        assert not damage(last) and not damage(previous)
+    assert 4 < step < 19
+
+
+def test_a_harmed_one_does_not_take_the_place_of_the_one_before(two):
+    flip(two / LAST)
+    CheckedCheckpoints().save_checkpoint(content(3), two / LAST)
+    assert CheckedCheckpoints().load_checkpoint(two / PREVIOUS)["step"] == 1
+    assert read(two) == 3
 
 
 def test_a_kill_during_a_write_leaves_a_whole_one(tmp_path):

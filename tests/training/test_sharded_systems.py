@@ -25,8 +25,9 @@ PAPER = "moe, shape of paper_3b"
 
 def paper_shape():
     """All that conf/model/paper_3b.yaml says, but for widths, words and depth."""
-    shape = OmegaConf.to_container(OmegaConf.load(PROJECT / "conf" / "model" / "paper_3b.yaml"))
-    kept = {k: v for k, v in shape.items() if k not in ("_target_", "vocab_size", "max_positions")}
+    files = [OmegaConf.load(PROJECT / "conf" / "model" / f"{name}.yaml") for name in ("parts/moe", "paper_3b")]
+    shape = OmegaConf.to_container(OmegaConf.merge(*files))
+    kept = {k: v for k, v in shape.items() if k not in ("defaults", "_target_", "vocab_size", "max_positions")}
     share = kept["shared_width"] // kept["expert_width"]
     narrow = dict(hidden_size=64, layers=2, expert_width=16, shared_width=16 * share)
     return tiny_model(**{**kept, **narrow})

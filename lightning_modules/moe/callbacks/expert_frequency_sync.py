@@ -44,7 +44,6 @@ class ExpertFrequencySync(pl.Callback):
         self.window_LX: Tensor | None = None
         self.window_steps = 0
         self.balance_blocks = 0
-        self._counting = False
         self._whole_window: tuple[Tensor, int] | None = None
         self._trainer: pl.Trainer | None = None
         self._handle: Any = None
@@ -80,7 +79,8 @@ class ExpertFrequencySync(pl.Callback):
     def _hook(self, _module: nn.Module, args: tuple[RouterStats], frequency: Frequency) -> Frequency | None:
         trainer = self._trainer
         assert trainer is not None
-        if self._counting or not self.active(trainer):
+        if not self.active(trainer):
+            self.balance_blocks = 0
             return None
         return self._shuffled(trainer, args[0]) if self.mode == "shuffle" else self._global(trainer, args[0], frequency)
 
@@ -124,27 +124,18 @@ class ExpertFrequencySync(pl.Callback):
         return Frequency(counts_LDE[:, rank * blocks : (rank + 1) * blocks], tokens_LM)
 
     def _count_window(self, trainer: pl.Trainer, module: pl.LightningModule, batch_idx: int) -> tuple[Tensor, int]:
-        """Counts of the whole accumulation window, from a pass of its own under the same random state.
+        """Counts of the whole accumulation window, from forwards of its own under the same random state.
 
-        The pass builds (and drops) its graph: without one, attention takes another kernel, draws other dropout
-        masks and so counts other selections.
+        They are training's but for the graph: attention draws the same dropout masks and tokens go to the same experts.
         """
         steps = trainer.accumulate_grad_batches
         total_LX: Tensor | None = None
-        cpu, cuda = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        self._counting = True
-        try:
-            with torch.no_grad(), trainer.precision_plugin.train_step_context():
-                for index in range(batch_idx, batch_idx + steps):
-                    batch = trainer.datamodule.train_batch(index)
-                    batch = trainer.strategy.batch_to_device(batch)
-                    step_LX = pack(module.counts(batch))
-                    total_LX = step_LX if total_LX is None else total_LX + step_LX
-        finally:
-            self._counting = False
-            torch.set_rng_state(cpu)
-            if cuda:
-                torch.cuda.set_rng_state_all(cuda)
+        devices = range(torch.cuda.device_count())
+        with torch.random.fork_rng(devices), torch.no_grad(), trainer.precision_plugin.train_step_context():
+            for index in range(batch_idx, batch_idx + steps):
+                batch = trainer.strategy.batch_to_device(trainer.datamodule.train_batch(index))
+                step_LX = pack(module.counts(batch))
+                total_LX = step_LX if total_LX is None else total_LX + step_LX
         assert total_LX is not None
         return self._all_reduce(total_LX), steps
 

@@ -21,19 +21,14 @@ class HeldOutEvaluation(pl.Callback):
     def __init__(self, *, folder: str, shuffles: Count = 100) -> None:
         self.folder, self.shuffles = Path(folder), shuffles
         self.tally: dict[str, torch.Tensor] | None = None
-        self.test_perplexity: dict[str, float] = {}
 
-    def _start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._domains = trainer.datamodule.domains
-        self._perplexity = DomainPerplexity(len(self._domains)).to(module.device)
+        self._perplexity = DomainPerplexity(len(self._domains)).to(pl_module.device)
         self._routing = RoutingTally()
-        self._routing.to(module.device)
+        self._routing.to(pl_module.device)
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start(trainer, pl_module)
-
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start(trainer, pl_module)
+    on_validation_epoch_start = on_test_epoch_start = _start
 
     def on_validation_batch_end(
         self,
@@ -59,10 +54,10 @@ class HeldOutEvaluation(pl.Callback):
         self._routing.update(outputs["stats"], batch["domain"])
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        pl_module.log_dict(self._perplexities("val"), prog_bar=False)
+        pl_module.log_dict(self._perplexity.metrics("val", self._domains), prog_bar=False)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.test_perplexity = self._perplexities("test")
+        perplexity = self._perplexity.metrics("test", self._domains)
         self.tally = self._routing.compute()
         found = summary(
             counts_NLE=self.tally["counts_NLE"],
@@ -72,12 +67,7 @@ class HeldOutEvaluation(pl.Callback):
             draws=self.shuffles,
         )
         found[names.MOE_ROUTING_ENTROPY] = float(self.tally["entropy"])
-        pl_module.log_dict({**self.test_perplexity, **{f"test/{n.split('/')[1]}": v for n, v in found.items()}})
+        pl_module.log_dict({**perplexity, **{f"test/{n.split('/')[1]}": v for n, v in found.items()}})
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             torch.save({"domains": self._domains, **self.tally}, self.folder / "routing_test.pt")
-
-    def _perplexities(self, split: str) -> dict[str, float]:
-        overall, by_domain = self._perplexity.compute()
-        values = {names.per_domain(f"{split}/ppl", d): v for d, v in zip(self._domains, by_domain, strict=True)}
-        return {f"{split}/ppl": overall, **values}

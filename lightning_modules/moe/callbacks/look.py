@@ -42,12 +42,11 @@ class LookPage(PageCallback):
         training = next((c for c in trainer.callbacks if isinstance(c, RoutingMetrics)), None)
         found = look.experts_page(
             held=self._routing.held(),
-            counts_NLE=held_out.tally["counts_NLE"],
-            domain_N=held_out.tally["domain_N"],
+            tally=held_out.tally,
             domains=trainer.datamodule.domains,
-            pieces=look.Pieces(trainer.datamodule.tokenizer),
+            tokenizer=trainer.datamodule.tokenizer,
             name=self.name,
-            facts=look.facts({k: float(v) for k, v in trainer.callback_metrics.items()}),
+            metrics={k: float(v) for k, v in trainer.callback_metrics.items()},
             loads=training.loads if training else (),
             text=self.text,
         )

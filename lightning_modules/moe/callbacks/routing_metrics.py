@@ -32,6 +32,10 @@ class RoutingMetrics(pl.Callback):
         self.loads: list[tuple[int, Tensor]] = []
         self.scopes: list[dict[str, float]] = []
         self.violations: list[tuple[int, float]] = []
+        self._resumes = True
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._resumes = stage == "fit"
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -41,6 +45,9 @@ class RoutingMetrics(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # A test reads the best checkpoint, which training went on behind.
+        if not self._resumes:
+            return
         self.loads = [(step, load) for step, load in state_dict["loads"]]
         self.scopes = list(state_dict["scopes"])
         # A resume point from before it was counted has none.

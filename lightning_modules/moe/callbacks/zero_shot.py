@@ -12,7 +12,7 @@ class ZeroShotChoice(pl.Callback):
     """Logs `test/choice_accuracy` and one per domain at the end of the test split.
 
     Each choice is scored by its log-probability after the prompt, divided by its length (chance is 1/3). The small
-    stand-in for the paper's downstream tasks.
+    stand-in for the paper's downstream tasks. A domain with too few test windows for a choice has none.
     """
 
     def __init__(self, *, per_domain: Count = 48, batch: Count = 16, seed: Whole = 0) -> None:
@@ -21,6 +21,8 @@ class ZeroShotChoice(pl.Callback):
     @torch.no_grad()
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         items = trainer.datamodule.choice_items(split="test", per_domain=self.per_domain, seed=self.seed)
+        if not len(items["answer"]):
+            return
         chunks = range(0, len(items["answer"]), self.batch)
         chosen = [
             score_choices(
@@ -32,7 +34,8 @@ class ZeroShotChoice(pl.Callback):
         ]
         right_N = (torch.cat(chosen).cpu() == items["answer"]).double()
         values = {"test/choice_accuracy": float(right_N.mean())}
-        for index, domain in enumerate(trainer.datamodule.domains):
+        for index in items["domain"].unique().tolist():
+            domain = trainer.datamodule.domains[index]
             values[names.per_domain("test/choice_accuracy", domain)] = float(right_N[items["domain"] == index].mean())
         pl_module.log_dict(values, rank_zero_only=True)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from lightning_modules.common.bounds import Count, Whole
-from lightning_modules.svco.evaluation import Found, judged, judges, judging
+from lightning_modules.svco.evaluation import Found, dependency, judged, judges, judging
 from lightning_modules.training.sharded import all_take_part
 
 
@@ -15,8 +15,8 @@ class SceneEvaluation(pl.Callback):
     """Logs `svco/...` at the end of the test split and, as `svco/base_...`, before the first step; writes figures.
 
     Rank 0 evaluates, the other ranks wait. Scenes are the same ones in every run: they have a seed of their own.
-    judged_on: `scenes` or `pairs`, which are the first `pairs` of the test split; `auto`: scenes where these are trained
-    on, a user's own pairs where those are.
+    judged_on: `scenes` or `pairs`, which are `pairs` of the test split, drawn by `seed`; `auto`: scenes where these are
+    trained on, a user's own pairs where those are.
     """
 
     def __init__(
@@ -36,7 +36,8 @@ class SceneEvaluation(pl.Callback):
         data = trainer.datamodule
         on_pairs = judges(data.source, self.settings["judged_on"]) == "pairs"
         settings = {**self.settings, "encoded": data.split("test") if on_pairs else None}
-        return module.asked(lambda: judged(module.vlm, source=data.source, pixels=data.pixels, **settings))
+        more = dict(source=data.source, pixels=data.pixels, batch=data.eval_batch)
+        return module.asked(lambda: judged(module.vlm, **more, **settings))
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Of the base model; a resumed run has what its checkpoint says of it."""
@@ -64,12 +65,10 @@ class SceneEvaluation(pl.Callback):
         figures = {"log_probabilities": draw.conditions_figure(before=base.scores, after=found.scores)}
         if judges(trainer.datamodule.source, self.settings["judged_on"]) == "scenes":
             pixels = trainer.datamodule.pixels
+            depends, gain = dependency(base, found)
             figures |= {
                 "examples": draw.examples_figure(before=base.captions, after=found.captions, pixels=pixels),
-                "gain_by_dependency": draw.dependency_figure(
-                    dependency={n: s - base.without[n] for n, s in base.with_image.items()},
-                    gain={n: s - base.with_image[n] for n, s in found.with_image.items()},
-                ),
+                "gain_by_dependency": draw.dependency_figure(dependency=depends, gain=gain),
             }
         for name, figure in figures.items():
             figure.savefig(self.folder / f"{name}.png")

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from datamodules.scenes import language
-from datamodules.scenes.emoji import contrasts, emojis
+from datamodules.scenes import emoji, language
 from datamodules.scenes.emoji_source import caption, on_white
 from datamodules.scenes.pairs import generator
 from datamodules.scenes.render import render
@@ -72,22 +71,20 @@ class EmojiCandidates:
     """
 
     def __init__(self, *, cache_dir: str, archive: str | None = None, most: Count = 400) -> None:
-        self.cache, self.archive, self.most = Path(cache_dir), Path(archive) if archive else None, most
+        self.cache, self.archive, self.most = Path(cache_dir), Path(archive).expanduser() if archive else None, most
         self._pairs: list[Any] = []
 
     def prepare(self) -> None:
         if not self._pairs:
             grouped: dict[str, list[Any]] = {}
-            for pair in contrasts(emojis(self.cache, archive=self.archive)):
+            for pair in emoji.contrasts(emoji.emojis(self.cache, archive=self.archive)):
                 grouped.setdefault(pair[2], []).append(pair)
             for group in grouped.values():
                 step = max(1, -(-len(group) // self.most))
                 self._pairs += islice(group, 0, None, step)
 
     def description(self) -> dict[str, Any]:
-        from datamodules.scenes.emoji import PACKAGE
-
-        return {"candidates": "emoji", "sha256": PACKAGE.sha256, "most": self.most}
+        return {"candidates": "emoji", "sha256": emoji.PACKAGE.sha256, "most": self.most}
 
     def __len__(self) -> int:
         return len(self._pairs)

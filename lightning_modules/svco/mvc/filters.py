@@ -4,6 +4,7 @@ The paper keeps SigLIP similarity > 0.7 and DINOv2 similarity < 0.5: alike in me
 transformers vision model by path; the stand-ins are the embedded model's vision tower and structural similarity.
 """
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -81,6 +82,7 @@ class ModelSimilarity:
     """Cosine of the features of a transformers vision model by path: SigLIP, CLIP, DINOv2 or the like."""
 
     def __init__(self, *, path: str) -> None:
+        path = os.path.expanduser(path)
         if not (Path(path) / "config.json").is_file():
             raise ValueError(
                 f"{path}: no config.json there; a similarity's path is a folder written by save_pretrained."

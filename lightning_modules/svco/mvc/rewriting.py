@@ -1,5 +1,6 @@
 """Captions of a pair into a question and two responses that keep what sets them apart."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -71,6 +72,7 @@ class LanguageModel:
     PROMPT = "Rewrite the caption as one fluent sentence and keep every fact.\nCaption: {caption}\nSentence:"
 
     def __init__(self, *, path: str, longest: Count = 48) -> None:
+        path = os.path.expanduser(path)
         if not (Path(path) / "config.json").is_file():
             raise ValueError(f"study.rewriter.path={path}: no config.json there; expected a folder of save_pretrained.")
         from transformers import AutoModelForCausalLM, AutoTokenizer
