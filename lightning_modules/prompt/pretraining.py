@@ -106,7 +106,9 @@ class MaskedLM(pl.LightningModule):
             other.append("data")
         if other or own.global_step != self.spec.steps:
             told = ", ".join(other) or f"{own.global_step} of {self.spec.steps} steps"
-            say(f"Not kept as the backbone of later runs, which take it as backbone=hub backbone.name={folder}: {told}.")
+            say(
+                f"Not kept as the backbone of later runs, which take it as backbone=hub backbone.name={folder}: {told}."
+            )
         else:
             self.spec.keep(folder)
         return folder
