@@ -126,7 +126,9 @@ def test_a_prompt_without_a_place_of_its_length_is_never_put_over_words(spec, tm
     backbone, prompt = spec.load(), torch.zeros(3, tiny.WIDTH)
     for settings, kept in ((dict(template=nowhere), 0), (dict(prompt_length=2), 2), (dict(prompt_length=4), 4)):
         (batch,) = tiny.batches(tiny.data(spec, **settings), "test", 64)
-        with pytest.raises(ValueError, match=f"a prompt of 3 tokens where data.template keeps {kept}; expected {{prompt}}"):
+        with pytest.raises(
+            ValueError, match=f"a prompt of 3 tokens where data.template keeps {kept}; expected {{prompt}}"
+        ):
             backbone.scores(batch, prompt)
 
 
