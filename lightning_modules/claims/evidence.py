@@ -257,11 +257,11 @@ def _measured(name: str, claim: Claim, trial: Trial, runs: Mapping[str, Run], le
 def _unlike(params: Mapping[str, Mapping[str, str]]) -> str:
     """Parameters in which runs that should differ in their seeds alone differ; of those that all have.
 
-    Which there are follows from the version of the project, and seeds are run weeks apart.
+    Which there are follows from the version of the project, and seeds are run weeks apart; folders are a machine's own.
     """
     everywhere = set.intersection(*(set(own) for own in params.values()))
     keys = [key for key in sorted(everywhere) if identifies(key) and not key.endswith("seed")]
-    kinds = {key: {own[key] for own in params.values()} for key in keys}
+    kinds = {key: {own[key] for own in params.values() if not own[key].startswith("/")} for key in keys}
     return "; ".join(
         f"{key} ({who({run: own[key] for run, own in params.items()})})" for key in keys if len(kinds[key]) > 1
     )
