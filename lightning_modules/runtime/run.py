@@ -253,14 +253,10 @@ def _finish(result: dict[str, Any], *, folder: Path, tracker: tracking.Tracker |
         tracker.tags({"machine": result["machine"]})
         if as_model := bool(as_model and "pipeline" in result):
             tracker.model(folder / "export", task=result["pipeline"])
-        for name in ("figures", "tables", *["export"] * (not as_model)):
-            if (folder / name).is_dir():
-                tracker.artifacts(folder / name, name)
-        if (folder / LOOK).is_file():
-            tracker.artifacts(folder / LOOK)
-        tracker.artifacts(folder / ".hydra", "hydra")
-        tracker.artifacts(folder / "result.json")
-        tracker.artifacts(folder / "console.log")
+        to = {name: name for name in ("figures", "tables", *["export"] * (not as_model))} | {".hydra": "hydra"}
+        for name in (*to, LOOK, records.RESULT, "console.log"):
+            if (folder / name).exists():
+                tracker.artifacts(folder / name, to.get(name))
 
 
 def clear(folder: Path) -> None:
