@@ -109,9 +109,10 @@ def _start() -> int:
 
 
 def _do(arguments: list[str], cfg: DictConfig | None) -> int:
+    from lightning_modules.common import rank
     from lightning_modules.common.lock import held
     from lightning_modules.common.say import say
-    from lightning_modules.runtime import begun, preflight, records, sync
+    from lightning_modules.runtime import begun, devices, launched, preflight, records, sync
 
     if cfg is None:
         main()
@@ -136,27 +137,28 @@ def _do(arguments: list[str], cfg: DictConfig | None) -> int:
         return sweep.run(cfg, main, arguments)
     # Before Hydra writes the run's folder; of a run's ranks the first holds it for all.
     place = preflight.folder(cfg)
-    with held(place / "lock") if rank() == 0 else contextlib.nullcontext():
-        if rank() == 0 and not cfg.fresh:
+    first, alone = rank.told() == 0, devices.processes(cfg) == 1 or cfg.study
+    with (
+        contextlib.nullcontext() if alone else launched.followed(place),
+        held(place / "lock") if first else contextlib.nullcontext(),
+    ):
+        if cfg.fresh and launched.began(place):
+            cfg.fresh, sys.argv[1:] = False, launched.going_on(arguments)
+        if not cfg.fresh:
             try:
                 begun.check(cfg, place)
             except ValueError as error:
                 preflight.refuse([str(error)], overrides=arguments)
             # Here as well as in a run, which takes seconds of imports before it could say so.
             if records.result(place):
-                say(f"Already done: {place}/{records.RESULT} (fresh=true runs it again).")
-                sync.catch_up(place)
+                if first:
+                    say(f"Already done: {place}/{records.RESULT} (fresh=true runs it again).")
+                    sync.catch_up(place)
                 return 0
-        if rank() == 0 and "FACET_SWEEP" not in os.environ and not sys.stderr.isatty():
+        if first and "FACET_SWEEP" not in os.environ and not sys.stderr.isatty():
             say(f"Run in {place}. First Lightning is loaded, which takes some seconds.")
         main()
     return 0
-
-
-def rank() -> int:
-    """This process's, as launchers tell it (Lightning's own rule, known before Lightning is imported)."""
-    told = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return next((int(number) for number in told if number), 0)
 
 
 if __name__ == "__main__":

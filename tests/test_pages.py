@@ -77,7 +77,10 @@ def test_there_are_commands():
 def test_a_command_for_main_passes_preflight(command, eight_gpus, texts, monkeypatch):
     monkeypatch.chdir(texts)
     if command.startswith("srun"):
-        monkeypatch.setenv("SLURM_PROCID", "0")
+        words = dict(w.removeprefix("--").split("=", 1) for w in command.split() if w.startswith("--"))
+        monkeypatch.setenv("SLURM_STEP_ID", "0")
+        monkeypatch.setenv("SLURM_NTASKS_PER_NODE", words["ntasks-per-node"])
+        monkeypatch.setenv("SLURM_NTASKS", str(int(words["nodes"]) * int(words["ntasks-per-node"])))
     config.register_resolvers(project=PROJECT)
     errors, cfg = preflight.examine([word for word in MAIN[command] if not word.startswith("-")])
     assert errors == []

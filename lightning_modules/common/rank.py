@@ -1,14 +1,18 @@
-"""Whether this process is the first of a run's, known without loading Lightning, which takes seconds."""
+"""Which of a run's processes this one is, known without loading Lightning, which takes seconds."""
 
 import os
 import sys
 
-# As launchers tell a process its number; Lightning's own word counts where it has been loaded.
-TOLD = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+# As launchers tell a process its number, in Lightning's own order.
+TOLD = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+
+
+def told() -> int:
+    """This process's number as its launcher told it, 0 where none did: Lightning's own rule."""
+    return int(next(filter(None, map(os.environ.get, TOLD)), 0))
 
 
 def is_first() -> bool:
+    """Lightning's own word counts where it has been loaded."""
     lightning = sys.modules.get("pytorch_lightning.utilities.rank_zero")
-    if lightning:
-        return lightning.rank_zero_only.rank == 0
-    return int(next((os.environ[name] for name in TOLD if name in os.environ), 0)) == 0
+    return (lightning.rank_zero_only.rank if lightning else told()) == 0

@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.common.files import private, write_atomically
-from lightning_modules.runtime import identity, records
+from lightning_modules.runtime import identity, launched, records
 
 FEW = 3
 # Of a file so many bytes at its begin, middle and end; of a folder so many files by name and size, and into so many of them.
@@ -28,7 +28,7 @@ def keep(cfg: DictConfig, folder: Path) -> None:
     """Write it, unless the run was begun before."""
     if records.begun(folder) is None:
         config = dict(_leaves(cfg))
-        found = {"config": config, "files": dict(_contents(config, folder))}
+        found = {"config": config, "files": dict(_contents(config, folder)), "job": launched.job()}
         write_atomically(folder / records.BEGUN, json.dumps(found, indent=1), opener=private)
 
 

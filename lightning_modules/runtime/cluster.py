@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lightning_modules.common.say import say
-from lightning_modules.runtime import outcome, records, slurm
+from lightning_modules.runtime import launched, outcome, records, slurm
 
 # Beside a run: which job of SLURM's is at it.
 NUMBER = "slurm.id"
@@ -17,6 +17,12 @@ NUMBER = "slurm.id"
 LATE_S = 60.0
 # Between two questions to SLURM, at most.
 PAUSE_S = 10.0
+# So long a controller may be away, as while it is started anew.
+SILENT_S = 300.0
+
+
+class SilentError(ValueError):
+    """SLURM does not say whether a job of it is at a run."""
 
 
 @dataclass(eq=False)
@@ -28,24 +34,31 @@ class Job:
     folder: Path
     overrides: list[str]
     command: list[str]
-    number: str = ""
-    submissions: int = 0
+    numbers: list[str] = field(default_factory=list)
     objective: float = field(default=float("nan"))
+
+    @property
+    def number(self) -> str:
+        """SLURM's, of the last time that it was submitted."""
+        return self.numbers[-1]
 
     def submit(self) -> None:
         """ValueError with what SLURM has against it."""
         (self.folder / "failure.txt").unlink(missing_ok=True)
-        self.number = slurm.submit(self.command, self.cfg, folder=self.folder, given=self.given)
-        self.submissions += 1
+        command = self.command
+        if self.numbers and (records.begun(self.folder) or {}).get("job") in self.numbers:
+            command = launched.going_on(command)
+        self.numbers.append(slurm.submit(command, self.cfg, folder=self.folder, given=self.given))
         (self.folder / NUMBER).write_text(self.number)
         say(f"SLURM job {self.number}: {' '.join(self.overrides)}")
 
-    def adopted(self) -> bool:
+    def adopted(self, there: Callable[[], set[str]]) -> bool:
         """Whether SLURM still has it from an earlier sweep, which was killed."""
         path = self.folder / NUMBER
-        self.number = path.read_text() if path.is_file() else ""
-        if not self.number or self.number not in (slurm.waiting_or_running() or ()):
+        number = path.read_text() if path.is_file() else ""
+        if not number or number not in there():
             return False
+        self.numbers.append(number)
         say(f"SLURM job {self.number} of an earlier sweep is at it: {' '.join(self.overrides)}")
         return True
 
@@ -72,10 +85,11 @@ class Cluster:
 
     def __init__(self, told: Callable[[], bool]) -> None:
         self.told, self.jobs, self.cancelled = told, list[Job](), False
+        self._silent_since: float | None = None
 
     def take(self, job: Job) -> None:
-        """ValueError with what SLURM has against it."""
-        if not job.adopted():
+        """ValueError with what SLURM has against it; SilentError where an earlier sweep's job may be at it."""
+        if not job.adopted(self._there):
             while len(self.jobs) >= job.given["at_once"] and not self.told():
                 self._look()
             job.submit()
@@ -89,6 +103,16 @@ class Cluster:
                 self.cancelled = True
             self._look()
 
+    def _there(self) -> set[str]:
+        """Asked until SLURM answers: a second job at a folder is refused there, and the first forgotten."""
+        while (there := slurm.waiting_or_running()) is None:
+            self._silent_since = self._silent_since or time.monotonic()
+            if self.told() or time.monotonic() > self._silent_since + SILENT_S:
+                raise SilentError("squeue does not answer, and a job of an earlier sweep may be at it")
+            time.sleep(min(1.0, PAUSE_S))
+        self._silent_since = None
+        return there
+
     def _look(self) -> None:
         there = slurm.waiting_or_running()
         over = [job for job in self.jobs if there is not None and job.number not in there]
@@ -96,9 +120,12 @@ class Cluster:
             end = slurm.ended(job.number, job.folder / slurm.LOG)
             if end is None:
                 continue
-            if end.code in outcome.STOPPED and job.submissions <= job.given["resubmissions"] and not self.told():
-                job.submit()
-                continue
+            if end.code in outcome.STOPPED and len(job.numbers) <= job.given["resubmissions"] and not self.told():
+                try:
+                    job.submit()
+                    continue
+                except ValueError as error:
+                    end = slurm.Ended(1, how=f"not submitted again: {error}")
             self.jobs.remove(job)
             job.note(end)
         until = time.monotonic() + (0 if over else min(PAUSE_S, 1 + len(self.jobs) / 10))

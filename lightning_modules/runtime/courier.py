@@ -31,6 +31,10 @@ REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"
 RUN_TAG = "facet.run"
 
 
+class GoneError(FileNotFoundError):
+    """What was to be delivered was deleted, or moved out of the run's folder."""
+
+
 class Delivery:
     """One journal and one MLflow run. `run_id` is None until the run has been created on the server."""
 
@@ -63,7 +67,7 @@ class Delivery:
                 self.run_id = self._created_before()
             for offset, entry in merged(self.journal.pending()):
                 try:
-                    getattr(self, f"send_{entry['kind']}")(entry)
+                    self._send(entry)
                 except Exception as error:
                     if not self._is_refusal(error):
                         raise
@@ -80,11 +84,21 @@ class Delivery:
         return done
 
     def _is_refusal(self, error: Exception) -> bool:
-        """Whether MLflow itself, not something on the way to it, will never take an entry."""
+        """Whether MLflow itself, not something on the way to it, will never take an entry, or nobody can send it."""
         from mlflow.exceptions import MlflowException, RestException
 
+        if isinstance(error, GoneError):
+            return True
         itself = isinstance(error, RestException) or not self.uri.startswith("http")
         return isinstance(error, MlflowException) and itself and error.error_code in REFUSED
+
+    def _send(self, entry: Entry) -> None:
+        if "path" in entry:
+            path = self.journal.path.parent / entry["path"]
+            if not path.exists():
+                raise GoneError(f"{path} is not there any more")
+            entry = {**entry, "path": str(path)}
+        getattr(self, f"send_{entry['kind']}")(entry)
 
     def _created_before(self) -> str:
         """The run that an earlier delivery of this journal created and had no time to write down."""
@@ -161,7 +175,7 @@ class Delivery:
         path = Path(entry["path"])
         if path.is_dir():
             self.client.log_artifacts(self.run_id, str(path), artifact_path=entry["to"])
-        elif path.is_file():
+        else:
             self.client.log_artifact(self.run_id, str(path), artifact_path=entry["to"])
 
     def send_model(self, entry: Entry) -> None:

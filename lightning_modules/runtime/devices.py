@@ -5,13 +5,15 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
+from lightning_modules.common import rank
 from lightning_modules.common.choices import check_choice
 
 GPU = ("gpu", "cuda", "mps")
 ACCELERATORS = ("cpu", "auto", *GPU)
-# What srun, torchrun, other launchers and people who start each node by hand tell a process.
+# What srun, torchrun, other launchers and people who start each node by hand tell a process. A batch script of SLURM's has
+# a SLURM_PROCID too, without srun.
 STARTED = (
-    "SLURM_PROCID",
+    "SLURM_STEP_ID",
     "TORCHELASTIC_RUN_ID",
     "NODE_RANK",
     "GROUP_RANK",
@@ -19,6 +21,8 @@ STARTED = (
     "LSB_JOBID",
     "OMPI_COMM_WORLD_RANK",
 )
+# Names of SLURM's jobs in which somebody types: in these Lightning starts the processes itself.
+TYPED = ("bash", "interactive")
 
 
 def accelerator_of(cfg: DictConfig) -> str:
@@ -105,6 +109,53 @@ def nodes_know_of_each_other(cfg: DictConfig) -> Iterator[str]:
             f"trainer.num_nodes is {cfg.trainer.num_nodes}, and nothing told this process which node it is on; expected "
             "it started on each node by srun or torchrun, or with NODE_RANK and MASTER_ADDR set."
         )
+
+
+def launched() -> tuple[str, int | None]:
+    """(variable, processes) by which torchrun, srun or Lightning itself told this one that it has started them all.
+
+    '' where this process is to start the others, None where their number was not told.
+    """
+    told, there = rank.told(), os.environ
+    if "WORLD_SIZE" in there and (told or {"TORCHELASTIC_RUN_ID", "LOCAL_RANK"} & there.keys()):
+        return "WORLD_SIZE", int(there["WORLD_SIZE"])
+    if {"SLURM_STEP_ID", "SLURM_NTASKS"} <= there.keys() and (told or there.get("SLURM_JOB_NAME") not in TYPED):
+        return "SLURM_NTASKS", int(there["SLURM_NTASKS"])
+    return next((name for name in rank.TOLD if there.get(name)), "") if told else "", None
+
+
+def started_as_many(cfg: DictConfig) -> Iterator[str]:
+    """A process that was started as the second of several, and is to run alone, would hold no folder and keep no record."""
+    if cfg.plan or submitted(cfg):
+        return
+    name, started = launched()
+    wanted = processes(cfg)
+    if not name or started == wanted or (cfg.study and started == 1) or (started is None and rank.told() < wanted):
+        return
+    nodes = cfg.trainer.get("num_nodes", 1)
+    fit = f"trainer.devices={started // nodes}, or " if started and started % nodes == 0 else ""
+    instead = (
+        f"srun --ntasks={wanted}. Runs side by side are each an srun of their own, or a sweep with hydra/launcher=joblib"
+        if name.startswith("SLURM")
+        else f"{wanted} started. Where no launcher has, {', '.join(rank.TOLD[:2])} and WORLD_SIZE are unset"
+    )
+    yield (
+        f"{name}={os.environ[name]}: {started or 'several'} processes were started for this run, and trainer.devices x "
+        f"trainer.num_nodes is {wanted}; expected {fit}{instead}."
+    )
+
+
+def slurm_as_lightning_takes_it(cfg: DictConfig) -> Iterator[str]:
+    """In a job of SLURM's that has tasks it goes by these, and starts no process itself."""
+    there = os.environ
+    lightnings = "SLURM_NTASKS" in there and "TORCHELASTIC_RUN_ID" not in there
+    if cfg.plan or submitted(cfg) or not lightnings or there.get("SLURM_JOB_NAME") in TYPED:
+        return
+    tasks = f"SLURM_NTASKS={there['SLURM_NTASKS']}"
+    if int(there["SLURM_NTASKS"]) > 1 and "SLURM_NTASKS_PER_NODE" not in there:
+        yield f"{tasks} and no SLURM_NTASKS_PER_NODE, which Lightning goes by; expected --ntasks-per-node=N, not --ntasks."
+    if "SLURM_STEP_ID" not in there and processes(cfg) > 1 and not cfg.study:
+        yield f"{tasks}, and this process, which would wait for others, was not started by srun; expected srun before it."
 
 
 def studies_keep_their_weights(cfg: DictConfig) -> Iterator[str]:

@@ -42,7 +42,8 @@ def sweep(folder: Path) -> dict[str, Any] | None:
 
 
 def begun(folder: Path) -> dict[str, Any] | None:
-    """`config` and `files`: what the run in `folder` was begun with (`begun`). None before it was."""
+    """`config` and `files`: what the run in `folder` was begun with (`begun`), and `job`: by which of SLURM's. None before
+    it was."""
     return _read(folder / BEGUN, ("config", "files"), "delete it, and the run stands, or goes on, as it is")
 
 

@@ -68,9 +68,10 @@ def run(
 def _run(
     cfg: DictConfig, *, folder: Path, shown: tracking.Shown, first: bool, expected: Mapping[str, str] | None
 ) -> dict[str, Any]:
-    if first and not cfg.fresh and (done := records.result(folder)):
-        say(f"Already done: {folder}/{records.RESULT} (fresh=true runs it again).")
-        sync.catch_up(folder)
+    if not cfg.fresh and (done := records.result(folder)):
+        if first:
+            say(f"Already done: {folder}/{records.RESULT} (fresh=true runs it again).")
+            sync.catch_up(folder)
         return done
     # Of the code that is imported: a run goes on for hours, and the checkout may be another by its end.
     commit = provenance.commit() if first else ""
@@ -82,7 +83,8 @@ def _run(
     hub.ask_its_cache_where_it_is_away(cfg)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    resume = newest_valid(folder / "checkpoints", say=say)
+    # The first clears the folder, and another process may look before it has.
+    resume = None if cfg.fresh else newest_valid(folder / "checkpoints", say=say)
     # Before anything is built: a model may have to be pretrained first, and that is seen in MLflow too.
     tracker = tracking.open_tracker(cfg, folder=folder, shown=shown)
     teller = Teller(tracker, folder=folder)
@@ -253,14 +255,10 @@ def _finish(result: dict[str, Any], *, folder: Path, tracker: tracking.Tracker |
         tracker.tags({"machine": result["machine"]})
         if as_model := bool(as_model and "pipeline" in result):
             tracker.model(folder / "export", task=result["pipeline"])
-        for name in ("figures", "tables", *["export"] * (not as_model)):
-            if (folder / name).is_dir():
-                tracker.artifacts(folder / name, name)
-        if (folder / LOOK).is_file():
-            tracker.artifacts(folder / LOOK)
-        tracker.artifacts(folder / ".hydra", "hydra")
-        tracker.artifacts(folder / "result.json")
-        tracker.artifacts(folder / "console.log")
+        to = {name: name for name in ("figures", "tables", *["export"] * (not as_model))} | {".hydra": "hydra"}
+        for name in (*to, LOOK, records.RESULT, "console.log"):
+            if (folder / name).exists():
+                tracker.artifacts(folder / name, to.get(name))
 
 
 def clear(folder: Path) -> None:

@@ -30,7 +30,7 @@ from lightning_modules.common import credentials
 from lightning_modules.common.files import write_atomically
 from lightning_modules.common.lock import held
 from lightning_modules.runtime import begun, devices, errors, forks, naming, outcome, provenance, records, slurm, sync
-from lightning_modules.runtime.cluster import Cluster, Job
+from lightning_modules.runtime.cluster import Cluster, Job, SilentError
 from lightning_modules.runtime.courier import Delivery
 from lightning_modules.runtime.journal import Journal
 from lightning_modules.runtime.load import cores
@@ -187,7 +187,9 @@ def submit(job: Job) -> Job | float:
     try:
         cluster.take(job)
     except ValueError as error:
-        return outcome.note(job.cfg, job.folder, job.overrides, status="failed", reason=str(error))
+        # One that may be at work ends its MLflow run itself.
+        mine = not isinstance(error, SilentError)
+        return outcome.note(job.cfg, job.folder, job.overrides, status="failed", reason=str(error), mine=mine)
     return job
 
 

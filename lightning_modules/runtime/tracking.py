@@ -115,7 +115,7 @@ class Tracker(Logger):
 
     def artifacts(self, path: Path, to: str | None = None) -> None:
         """A file or a folder; it is read when it is delivered."""
-        self.journal.append("artifacts", path=str(path), to=to)
+        self.journal.append("artifacts", path=self._kept(path), to=to)
 
     def model(self, export: Path, *, task: str) -> None:
         """An exported folder as a logged model with the run's metrics of validation and test; `task`: its pipeline's."""
@@ -123,7 +123,11 @@ class Tracker(Logger):
         data = kept.get("inputs", {"name": None, "digest": None})
         points = logged_model.last_points(self.journal.entries(), wanted=("val/", "test/"))
         about = {"name": kept["start"]["name"], "dataset": [data["name"], data["digest"]], "points": points}
-        self.journal.append("model", path=str(export), task=task, **about)
+        self.journal.append("model", path=self._kept(export), task=task, **about)
+
+    def _kept(self, path: Path) -> str:
+        """Within the run's folder from there on: the folder may be elsewhere when it is delivered."""
+        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
 
     def inputs(self, *, name: str, digest: str, source_type: str, source: str) -> None:
         self.journal.append("inputs", name=name, digest=digest, source_type=source_type, source=source)

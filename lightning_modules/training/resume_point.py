@@ -1,5 +1,6 @@
 """Saves what an exact resume needs, where a resume is exact: between two optimizer steps, validation done."""
 
+import os
 import random
 import signal
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from lightning_modules.common.bounds import Count
 from lightning_modules.training.checkpoints import LAST
@@ -111,6 +112,25 @@ class ResumePoint(Checkpoint):
     ) -> None:
         if trainer.state.fn == "fit":
             self._random, self.metrics = checkpoint["random_states"], checkpoint["metrics"]
+            states = checkpoint["callbacks"]
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, ModelCheckpoint) and callback.state_key in states:
+                    states[callback.state_key] = moved(states[callback.state_key], to=str(callback.dirpath))
+
+
+def moved(state: dict[str, Any], *, to: str) -> dict[str, Any]:
+    """State of a ModelCheckpoint whose folder is `to` now, as after a move or under another mount.
+
+    Lightning would forget how good the best was, save a worse one in its place, and look for it where it was.
+    """
+
+    def there(path: str) -> str:
+        below = Path(path).is_relative_to(state["dirpath"])
+        return os.path.join(to, os.path.relpath(path, state["dirpath"])) if below else path
+
+    paths = {key: there(path) for key, path in state.items() if key.endswith("_model_path")}
+    best = {there(path): score for path, score in state["best_k_models"].items()}
+    return {**state, **paths, "best_k_models": best, "dirpath": to}
 
 
 def refuse_other_processes(states: list[Any], processes: int) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from lightning_modules.runtime import devices, preflight
 from lightning_modules.runtime.config import register_resolvers
+from lightning_modules.runtime.preflight.composing import composed, composing
 from tests.runtime.cli import PROJECT
 
 TRAINERS = sorted(p.stem for p in (PROJECT / "conf" / "trainer").glob("*.yaml"))
@@ -73,7 +74,7 @@ def test_what_is_no_number_of_devices(given):
 
 def test_processes_of_all_nodes_share_the_global_batch(eight_gpus, monkeypatch):
     """`auto` counts as the eight devices that it will be."""
-    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
     (error,) = said("trainer=ddp_gpu", "trainer.num_nodes=2", "data.global_batch=32")
     assert "trainer.devices (16) = 64; the nearest is 64" in error
     assert said("trainer=ddp_gpu", "trainer.num_nodes=2", "data.global_batch=64") == []
@@ -85,6 +86,78 @@ def test_a_process_that_would_wait_for_nodes_nobody_started_is_refused():
         "nothing told this process which node it is on; expected it started on each node by srun or torchrun" in error
     )
     assert said("trainer=ddp_cpu", "trainer.num_nodes=2", "data.global_batch=64", "plan=true") == []
+
+
+def test_a_batch_script_without_srun_has_started_no_node(monkeypatch):
+    for name, value in {**BATCH, "SLURM_NTASKS_PER_NODE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    told = said("trainer=ddp_cpu", "trainer.num_nodes=2", "trainer.devices=1")
+    assert "nothing told this process which node it is on" in told[0]
+    assert told[1].startswith("SLURM_NTASKS=2, and this process, which would wait for others, was not started by srun")
+    assert said("trainer.devices=1") == []
+
+
+BATCH = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "mine.sh", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}
+STEP = {**BATCH, "SLURM_STEP_ID": "0"}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+TWO = ("trainer=ddp_cpu", "trainer.devices=2")
+
+
+@pytest.mark.parametrize(
+    ("environment", "overrides", "told"),
+    [
+        (STEP, (), "SLURM_NTASKS=2: 2 processes were started for this run"),
+        (
+            {**STEP, "SLURM_PROCID": "1"},
+            (),
+            "expected trainer.devices=2, or srun --ntasks=1. Runs side by side are each an",
+        ),
+        ({**STEP, "SLURM_NTASKS": "3"}, ("trainer=ddp_cpu", "trainer.num_nodes=2"), "expected srun --ntasks=4."),
+        ({**STEP, "SLURM_JOB_NAME": "interactive", "SLURM_PROCID": "1"}, (), "SLURM_NTASKS=2: "),
+        (
+            TORCHRUN,
+            (),
+            "WORLD_SIZE=2: 2 processes were started for this run, and trainer.devices x trainer.num_nodes is 1;",
+        ),
+        ({"RANK": "1"}, (), "RANK=1: several processes were started for this run"),
+        ({"RANK": "2"}, TWO, "expected 2 started. Where no launcher has, RANK, LOCAL_RANK and WORLD_SIZE are unset."),
+        (STEP, TWO, None),
+        ({**STEP, **TORCHRUN, "SLURM_NTASKS": "1"}, TWO, None),
+        # Lightning starts the others itself: a batch script without srun, a shell within a step, an image's own habit.
+        (BATCH, (), None),
+        ({**STEP, "SLURM_JOB_NAME": "bash", "SLURM_NTASKS": "1"}, TWO, None),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, TWO, None),
+        # As it starts them, and as people do by hand.
+        ({"LOCAL_RANK": "1", "WORLD_SIZE": "2", "NODE_RANK": "0"}, TWO, None),
+        ({"LOCAL_RANK": "1"}, TWO, None),
+        ({**STEP, "SLURM_PROCID": "1"}, ("hydra/launcher=slurm",), None),
+    ],
+)
+def test_as_many_processes_as_were_started_are_wanted(monkeypatch, environment, overrides, told):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with composing():
+        found = list(devices.started_as_many(composed(["debug=smoke", *overrides], [])))
+    assert len(found) == (told is not None)
+    assert (told or "") in "".join(found)
+
+
+def test_tasks_whose_nodes_lightning_cannot_tell_are_no_riddle(monkeypatch):
+    for name, value in STEP.items():
+        monkeypatch.setenv(name, value)
+    (error,) = said(*TWO)
+    assert error.endswith(
+        "no SLURM_NTASKS_PER_NODE, which Lightning goes by; expected --ntasks-per-node=N, not --ntasks."
+    )
+
+
+def test_a_study_takes_one_process_whatever_devices_it_may_use(monkeypatch):
+    for name, value in {**STEP, "SLURM_NTASKS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with composing():
+        assert list(devices.started_as_many(composed(["experiment=prompt/transfer", *TWO], []))) == []
+    (error,) = said("trainer.devices=2", "trainer=ddp_cpu")
+    assert error.startswith("SLURM_NTASKS=1: 1 processes were started")
 
 
 @pytest.mark.slow

@@ -29,6 +29,8 @@ def test_a_database_of_something_else_is_no_place_for_runs(tmp_path):
 def test_a_run_is_not_made_among_the_files_of_somebody(tmp_path):
     assert list(places.not_a_runs(tmp_path / "new")) == []
     assert list(places.not_a_runs(tmp_path)) == []
+    (tmp_path / "lock.1").touch()
+    assert list(places.not_a_runs(tmp_path)) == [], "the run's own first process holds it"
     (tmp_path / "export").mkdir()
     (said,) = places.not_a_runs(tmp_path)
     assert "it holds export and no run" in said

@@ -1,5 +1,6 @@
 """What a job of a sweep asks SLURM for, and how it ended, without a SLURM: `make test-slurm` has a real one."""
 
+import json
 import os
 import signal
 from types import SimpleNamespace
@@ -101,14 +102,14 @@ def sweep(tmp_path, monkeypatch):
         noted.append((status, reason))
         return 0.5 if status == "done" else float("nan")
 
-    def run(scheduler, *overrides, told=lambda: False, result=False):
+    def run(scheduler, *overrides, told=lambda: False, result=False, command=("python", "main.py", "a=[b c]")):
         monkeypatch.setattr(slurm.subprocess, "run", scheduler)
         monkeypatch.setattr(outcome, "note", note)
         cfg = composed(*overrides)
         if result:
             (tmp_path / "result.json").write_text("{}")
         of = cluster.Cluster(told)
-        of.take(cluster.Job(cfg, dict(cfg.hydra.launcher), tmp_path, ["seed=1"], ["python", "main.py", "a=[b c]"]))
+        of.take(cluster.Job(cfg, dict(cfg.hydra.launcher), tmp_path, ["seed=1"], list(command)))
         of.wait()
         return noted
 
@@ -187,6 +188,36 @@ def test_a_job_whose_time_was_up_is_submitted_again_as_often_as_allowed(sweep):
     assert [status for status, _ in noted] == ["stopped"]
 
 
+@pytest.mark.parametrize("began", [True, False])
+def test_a_job_submitted_again_begins_nothing_anew_that_it_has_begun(sweep, tmp_path, began):
+    """Its time may have been up while it waited."""
+    scheduler = Scheduler("TIMEOUT", "TIMEOUT", "COMPLETED")
+
+    def sbatch(command):
+        answer = Scheduler.sbatch(scheduler, command)
+        by = answer["stdout"] if began and scheduler.times("sbatch") == 1 else "of before"
+        if not (tmp_path / "begun.json").is_file():
+            (tmp_path / "begun.json").write_text(json.dumps({"config": {}, "files": {}, "job": by}))
+        return answer
+
+    scheduler.sbatch = sbatch
+    given = ["python", "main.py", "fresh=true", "seed=1"]
+    assert sweep(scheduler, "hydra.launcher.resubmissions=2", result=True, command=given) == [("done", "")]
+    scripts = [script for (name, *_), script in scheduler.asked if name == "sbatch"]
+    later = "main.py seed=1 fresh=false\n" if began else "main.py fresh=true seed=1\n"
+    assert scripts[0].endswith("main.py fresh=true seed=1\n")
+    assert [script.endswith(later) for script in scripts[1:]] == [True, True]
+
+
+def test_what_sbatch_refuses_the_second_time_is_noted_of_that_job(sweep):
+    scheduler = Scheduler("TIMEOUT")
+    refused = {"returncode": 1, "stderr": "sbatch: error: account is over its limit\n"}
+    scheduler.sbatch = lambda command: refused if scheduler.over else Scheduler.sbatch(scheduler, command)
+    ((status, reason),) = sweep(scheduler, "hydra.launcher.resubmissions=2")
+    assert status == "failed"
+    assert reason.startswith("not submitted again: sbatch: error: account is over its limit")
+
+
 def test_a_sweep_that_is_told_cancels_its_jobs_and_notes_them(sweep):
     scheduler = Scheduler("COMPLETED")
     noted = sweep(scheduler, "hydra.launcher.resubmissions=2", told=lambda: True)
@@ -199,6 +230,36 @@ def test_a_job_of_a_sweep_that_was_killed_is_waited_for_again(sweep, tmp_path):
     scheduler = Scheduler("COMPLETED")
     scheduler.running, scheduler.folder = ["7"], tmp_path / slurm.LOG
     assert sweep(scheduler, result=True) == [("done", "")]
+    assert scheduler.times("sbatch") == 0
+
+
+def adopted(tmp_path, *ends):
+    (tmp_path / cluster.NUMBER).write_text("7")
+    scheduler = Scheduler(*ends)
+    scheduler.running, scheduler.folder = ["7"], tmp_path / slurm.LOG
+    return scheduler
+
+
+def test_it_counts_as_submitted_once(sweep, tmp_path):
+    scheduler = adopted(tmp_path, "TIMEOUT")
+    assert [status for status, _ in sweep(scheduler)] == ["stopped"]
+    assert scheduler.times("sbatch") == 0
+
+
+def test_a_scheduler_that_does_not_answer_is_asked_again(sweep, tmp_path):
+    scheduler = adopted(tmp_path, "COMPLETED")
+    silent = [{"returncode": 1}] * 2
+    scheduler.squeue = lambda command: silent.pop() if silent else Scheduler.squeue(scheduler, command)
+    assert sweep(scheduler, result=True) == [("done", "")]
+    assert scheduler.times("sbatch") == 0
+
+
+def test_one_that_never_answers_gets_no_second_job_for_the_folder(sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "SILENT_S", 0.01)
+    scheduler = adopted(tmp_path)
+    scheduler.squeue = lambda _: {"returncode": 1}
+    with pytest.raises(cluster.SilentError, match="squeue does not answer"):
+        sweep(scheduler)
     assert scheduler.times("sbatch") == 0
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 from mlflow import MlflowClient
@@ -302,6 +303,35 @@ def test_a_server_away_from_start_to_end_gets_all_by_sync(tmp_path, server, caps
     assert run.info.status == "FINISHED"
     assert json.loads((tmp_path / "runs" / "run" / "run.json").read_text())["run_id"] == run.info.run_id
     assert client.list_artifacts(run.info.run_id, "figures")[0].path == "figures/figure.txt"
+
+
+def test_a_run_folder_that_was_moved_delivers_its_files(tmp_path, uri):
+    folder = tmp_path / "then" / "run"
+    made = tracker(folder, "http://127.0.0.1:9")
+    (folder / "tables").mkdir()
+    (folder / "tables" / "a.csv").write_text("a\n1\n")
+    made.artifacts(folder / "tables", "tables")
+    made.end("FINISHED")
+    (tmp_path / "then").rename(tmp_path / "now")
+    sync.sync(tmp_path / "now", uri=uri)
+    (run,) = MlflowClient(uri).search_runs(["1"])
+    assert [f.path for f in MlflowClient(uri).list_artifacts(run.info.run_id, "tables")] == ["tables/a.csv"]
+    assert not Journal(tmp_path / "now" / "run").aside.exists()
+
+
+@pytest.mark.parametrize(
+    "deliver", [tracking.Tracker.artifacts, partial(tracking.Tracker.model, task="text-generation")]
+)
+def test_a_file_that_went_is_told_and_holds_nothing_up(tmp_path, uri, deliver):
+    made = tracker(tmp_path / "run", "http://127.0.0.1:9")
+    deliver(made, tmp_path / "run" / "went")
+    made.log_metrics({"x": 1.0}, 1)
+    made.end("FINISHED")
+    told = sync.sync(tmp_path, uri=uri)[str(tmp_path / "run")]
+    (run,) = MlflowClient(uri).search_runs(["1"])
+    assert f"{tmp_path / 'run' / 'went'} is not there any more" in told
+    assert json.loads(Journal(tmp_path / "run").aside.read_text())["path"] == "went"
+    assert (run.data.metrics["x"], run.info.status) == (1.0, "FINISHED")
 
 
 def test_a_dead_process_leaves_no_run_running(tmp_path, uri):

@@ -171,7 +171,8 @@ def test_one_job_raises_and_one_is_killed(conf, place, alone):
 
 def test_requeue_in_the_middle(place, alone):
     folder = place / "requeue"
-    process = start(folder, *SWEEP, *TWO)
+    # Once: what it has saved since is not cleared away a second time.
+    process = start(folder, *SWEEP, *TWO, "fresh=true")
     at_step(process, folder, 12)
     (number,) = ask("squeue", "--noheader", "--format=%A").split()
     ask("scontrol", "requeue", number)

@@ -4,10 +4,12 @@ import os
 import signal
 
 import pytest
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers.logger import Logger
 
 from lightning_modules.training.checkpoints import LAST, CheckedCheckpoints
-from lightning_modules.training.resume_point import ResumePoint
+from lightning_modules.training.resume_point import ResumePoint, moved
 from lightning_modules.training.stop import Preempted
 from tests.moe.toy import fit
 
@@ -61,3 +63,33 @@ def test_the_step_that_was_saved_is_logged(tmp_path, point, end):
     fit(logger=whole, **how)
     assert points.loss == whole.loss
     assert len(whole.loss) == STEPS
+
+
+def test_a_folder_that_was_moved_keeps_its_best(tmp_path):
+    """Trained on at a rate that makes it worse: what was the best before is the best."""
+
+    def trained(folder, *, steps, **how):
+        best = ModelCheckpoint(dirpath=folder, filename="best", monitor="train/loss", enable_version_counter=False)
+        last = ResumePoint(folder=str(folder), every_n_steps=5)
+        fit(callbacks=[best, last], steps=steps, plugins=[CheckedCheckpoints()], curve=False, **how)
+        return best
+
+    before = trained(tmp_path / "then", steps=10)
+    # Better than whatever comes.
+    path = tmp_path / "then" / LAST
+    saved = torch.load(path, weights_only=True)
+    state = next(state for key, state in saved["callbacks"].items() if key.startswith("ModelCheckpoint"))
+    state["best_k_models"] = dict.fromkeys(state["best_k_models"], torch.tensor(0.5))
+    CheckedCheckpoints().save_checkpoint(saved, path)
+    kept = (tmp_path / "then" / "best.ckpt").read_bytes()
+    (tmp_path / "then").rename(tmp_path / "now")
+    after = trained(tmp_path / "now", steps=20, resume=tmp_path / "now" / LAST)
+    assert before.best_model_path == str(tmp_path / "then" / "best.ckpt")
+    assert after.best_model_path == after.kth_best_model_path == str(tmp_path / "now" / "best.ckpt")
+    assert after.best_k_models == {after.best_model_path: torch.tensor(0.5)}
+    assert (tmp_path / "now" / "best.ckpt").read_bytes() == kept
+
+
+def test_what_was_saved_elsewhere_stays_where_it_is():
+    state = {"dirpath": "/a/b", "best_model_path": "/a/bc/best.ckpt", "last_model_path": "", "best_k_models": {}}
+    assert moved(state, to="/new") == {**state, "dirpath": "/new"}

@@ -57,8 +57,11 @@ def folders_can_be_written(cfg: DictConfig) -> Iterator[str]:
 
 def not_a_runs(place: Path) -> Iterator[str]:
     """A run made anew deletes `export`, `figures` and the like in its folder, which may be somebody else's."""
-    if place.is_dir() and not (place / ".hydra").is_dir() and (there := next(place.iterdir(), None)) is not None:
-        yield f"hydra.run.dir={place}: it holds {there.name} and no run; expected a new folder, an empty one or a run's."
+    if place.is_dir() and not (place / ".hydra").is_dir():
+        # The first of a run's processes may hold the folder already.
+        there = next((path.name for path in place.iterdir() if not path.name.startswith("lock.")), None)
+        if there:
+            yield f"hydra.run.dir={place}: it holds {there} and no run; expected a new folder, an empty one or a run's."
 
 
 def unwritable(key: str, path: Path) -> Iterator[str]:
@@ -180,6 +183,8 @@ def no_database(path: Path) -> str:
 CHECKS = (
     devices.machine_has_the_devices,
     devices.nodes_know_of_each_other,
+    devices.started_as_many,
+    devices.slurm_as_lightning_takes_it,
     devices.precision_is_there,
     folders_can_be_written,
     tracking_address,
