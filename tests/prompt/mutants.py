@@ -165,8 +165,8 @@ MUTANTS = (
     (
         "the best of the trials, not their mean",
         NEURONS_ROOM + "studies.py",
-        "stack(found).mean(0)",
-        "stack(found).amax(0)",
+        "for one in self.signs(task)]).mean(0)",
+        "for one in self.signs(task)]).amax(0)",
         NEURONS,
     ),
     (
@@ -179,7 +179,7 @@ MUTANTS = (
     (
         "a run's prompt of another task is taken",
         ROOM + "prompts.py",
-        'if found.about["task"] != task:',
+        'if (tuned := found.about.get("task")) != task:',
         "if False:",
         PROMPTS,
     ),
