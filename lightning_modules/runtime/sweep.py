@@ -110,7 +110,7 @@ def start(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[SWEEP] = str(folder)
     (folder / outcome.THIS_COMMAND).unlink(missing_ok=True)
-    if sought := cfg.hydra.sweeper.get("direction"):
+    if sought := OmegaConf.select(cfg, "hydra.sweeper.direction"):
         least = {"minimize": "smallest", "maximize": "largest"}.get(str(sought), str(sought))
         console.print(f"A search for the {least} {cfg.objective_metric}.", highlight=False)
     if cfg.logger is None or not cfg.logger.get("tracking_uri"):
