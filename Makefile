@@ -40,7 +40,7 @@ setup: $(READY) ## create .venv and install the lock; EXTRA=vision or quantize: 
 	@test -z "$(EXTRA)" || test -n "$(EXTRA_$(EXTRA))" || { echo "error: EXTRA=$(EXTRA): there are vision and quantize" >&2; exit 2; }
 	@test -z "$(EXTRA)" || $(INSTALL) $(EXTRA_$(EXTRA))
 
-run: $(READY) ## the main job: micro-batch against global-batch balancing on real text (four to eleven minutes on two cores)
+run: $(READY) ## the main job: micro-batch against global-batch balancing on real text (four to ten minutes on two cores)
 	$(BIN)/python main.py -m experiment=moe/scope $(O)
 	$(BIN)/python -m lightning_modules.moe.comparison runs/moe/scope
 	@echo "Next: make ui, then http://127.0.0.1:5000 and the experiment moe/scope."
