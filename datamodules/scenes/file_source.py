@@ -45,11 +45,8 @@ class FileSource:
         self.name = file
         self.intake = Intake(file, unit="pair")
         self.file, self.held_out = Path(file).expanduser(), {"val": val, "test": test}
-        self.images, self.skip_bad, self.pixel_limit = (
-            Path(images).expanduser() if images else None,
-            skip_bad,
-            pixel_limit,
-        )
+        self.images = Path(images).expanduser() if images else None
+        self.skip_bad, self.pixel_limit = skip_bad, pixel_limit
 
     def read(self) -> tuple[Sequence[Any], list[str]]:
         """(pairs, why each bad record was left out)."""

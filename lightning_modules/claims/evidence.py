@@ -16,7 +16,7 @@ from lightning_modules.claims.claim import SERIES, Claim, Trial
 from lightning_modules.claims.claim import jobs as every_job
 from lightning_modules.claims.costs import Planned
 from lightning_modules.common.choices import nearest
-from lightning_modules.runtime.begun import who
+from lightning_modules.runtime.begun import by_value
 from lightning_modules.runtime.foreign import all_runs, metrics_of
 from lightning_modules.runtime.identity import identifies
 from lightning_modules.runtime.journal import RUNNING
@@ -262,9 +262,7 @@ def _unlike(params: Mapping[str, Mapping[str, str]]) -> str:
     everywhere = set.intersection(*(set(own) for own in params.values()))
     keys = [key for key in sorted(everywhere) if identifies(key) and not key.endswith("seed")]
     kinds = {key: {own[key] for own in params.values() if not own[key].startswith("/")} for key in keys}
-    return "; ".join(
-        f"{key} ({who({run: own[key] for run, own in params.items()})})" for key in keys if len(kinds[key]) > 1
-    )
+    return by_value([key for key in keys if len(kinds[key]) > 1], params)
 
 
 def _wrong_number(claim: Claim, trial: Trial, own: Mapping[str, float], runs: Mapping[str, Run]) -> str:

@@ -59,9 +59,9 @@ class Board:
         return sum(expected) / self.together / 60
 
 
-def done(runs: Path) -> set[str]:
-    """Names of the run directories below `runs` that have a result."""
-    return {path.parent.name for path in runs.rglob(records.RESULT) if records.result(path.parent)}
+def done(runs: Path) -> dict[str, Path]:
+    """The run directories below `runs` that have a result, by their names."""
+    return {path.parent.name: path.parent for path in runs.rglob(records.RESULT) if records.result(path.parent)}
 
 
 def begun_otherwise(wanted: Sequence[Job], *, runs: Path = RUNS) -> list[str]:
@@ -71,7 +71,7 @@ def begun_otherwise(wanted: Sequence[Job], *, runs: Path = RUNS) -> list[str]:
     """
     from lightning_modules.runtime import begun, config, preflight
 
-    folders = {path.parent.name: path.parent for path in runs.rglob(records.RESULT)}
+    folders = done(runs)
     known = [(job, folder) for job in wanted if (folder := folders.get(job.folder)) and records.begun(folder)]
     config.register_resolvers(project=PROJECT)
     composed: dict[tuple[str, ...], DictConfig] = {}

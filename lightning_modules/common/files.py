@@ -52,6 +52,15 @@ def stamp(path: Path) -> list[int]:
     return [found.st_size, found.st_mtime_ns]
 
 
+def ends_a_line(path: Path, offset: int) -> bool:
+    """Whether the byte before `offset` of a file is a line's end; a machine that died may have written half a line."""
+    if not 0 < offset <= path.stat().st_size:
+        return False
+    with open(path, "rb") as file:
+        file.seek(offset - 1)
+        return file.read(1) == b"\n"
+
+
 def model_files(folder: Path) -> dict[str, str]:
     """Name -> SHA-256 of what a model's folder computes by: weights, configs, and its tokenizer's or processor's files."""
     kinds = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")

@@ -43,11 +43,7 @@ class Holder(NamedTuple):
             return age < LIMIT
         if self.pid == os.getpid():
             return self.token in _mine
-        try:
-            process = psutil.Process(self.pid)
-            return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - self.started) < CLOCK
-        except psutil.NoSuchProcess:
-            return False
+        return status_of(self.pid, self.started) not in (None, psutil.STATUS_ZOMBIE)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}"
@@ -65,6 +61,15 @@ class HeldError(OSError):
             f"{base.parent} is in use by {holder} (last sign of life {max(0.0, age):.0f} s ago). Wait for it or stop it: "
             f"two at once would write over each other.{elsewhere}"
         )
+
+
+def status_of(pid: int, began: float) -> str | None:
+    """Of the process here that has this number and began then; None where there is none, as numbers come round again."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() if abs(process.create_time() - began) < CLOCK else None
+    except psutil.NoSuchProcess:
+        return None
 
 
 def place() -> str:

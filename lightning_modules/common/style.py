@@ -50,6 +50,11 @@ def grid(count: int, most: int, *, size: tuple[float, float], title: str = "", *
     return figure, axes
 
 
+def lowest(axes: Any, count: int) -> Any:
+    """Of a grid of `count` the axes that end a column, also where the last row is not full."""
+    return axes.flat[max(0, count - axes.shape[1]) : count]
+
+
 def band(
     axis: Axes, values: Mapping[Any, Sequence[float]], *, within: tuple[float, float] | None = None, **look: Any
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_modules.common.style import COLOURS, LINES, MARKERS, grid, heatmap, panels, ticks
+from lightning_modules.common.style import COLOURS, LINES, MARKERS, grid, heatmap, lowest, panels, ticks
 from lightning_modules.common.tables import mean_ci
 from lightning_modules.moe.specialization import coactivation_LEE, selection_share_DLE, topk_score_DL, with_text
 
@@ -49,7 +49,7 @@ def selection_heatmap(*, share_DLE: Tensor, domains: Sequence[str]) -> Figure:
         axis.set_xticks(ticks(experts), [str(i) for i in ticks(experts)])
     for axis in axes[:, 0]:
         axis.set_ylabel("layer")
-    for axis in axes.flat[max(0, count - axes.shape[1]) : count]:
+    for axis in lowest(axes, count):
         axis.set_xlabel("expert")
         axis.tick_params(labelbottom=True)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of selections")

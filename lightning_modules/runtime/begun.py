@@ -71,16 +71,18 @@ def mixed(settings: Mapping[str, Sequence[Path]]) -> list[str]:
         keys = [key for key in dict.fromkeys(key for one in told for key in one) if key != "seed"]
         unlike = [key for key in keys if len({json.dumps(one.get(key)) for one in told}) > 1]
         if unlike:
-            shown = [
-                f"{key} ({who({run: one.get(key) for run, one in zip(kept, told, strict=True)})})"
-                for key in unlike[:FEW]
-            ]
-            more = f" and {len(unlike) - FEW} keys more" if len(unlike) > FEW else ""
-            found.append(f"runs of {name} are not of one config: {'; '.join(shown)}{more}. fresh=true makes them anew.")
+            shown = by_value(unlike, dict(zip(kept, told, strict=True)))
+            found.append(f"runs of {name} are not of one config: {shown}. fresh=true makes them anew.")
     return found
 
 
-def who(values: Mapping[str, Any]) -> str:
+def by_value(keys: Sequence[str], runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Of the first few `keys` which value each of `runs` has, by its name."""
+    shown = [f"{key} ({_who({run: values.get(key) for run, values in runs.items()})})" for key in keys[:FEW]]
+    return "; ".join(shown) + (f" and {len(keys) - FEW} keys more" if len(keys) > FEW else "")
+
+
+def _who(values: Mapping[str, Any]) -> str:
     """`0.1 in 8 runs, 0.2 in a-s9`, by the value that each run has."""
     runs = defaultdict(list)
     for run, value in values.items():

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 from omegaconf import DictConfig
 
+from lightning_modules.common.files import stamp
 from lightning_modules.runtime import devices
 
 PROJECT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ ASKING = (signal.SIGTERM, signal.SIGINT)
 LOST = 255
 OURS = ("lightning_modules", "datamodules")
 # When the server was begun.
-_sources: frozenset[tuple[str, int, int]] | None = None
+_sources: dict[Path, list[int]] | None = None
 
 
 def possible(cfg: DictConfig) -> bool:
@@ -41,10 +42,10 @@ def possible(cfg: DictConfig) -> bool:
     return sys.platform == "linux" and devices.accelerator_of(cfg) == "cpu" and devices.processes(cfg) == 1
 
 
-def sources() -> frozenset[tuple[str, int, int]]:
-    """Every file of ours that a job may import: name, when it was written, size."""
-    files = [path for room in OURS for path in (PROJECT / room).rglob("*.py")] + [PROJECT / "main.py"]
-    return frozenset((str(path), stat.st_mtime_ns, stat.st_size) for path in files if (stat := path.stat()))
+def sources() -> dict[Path, list[int]]:
+    """Every file of ours that a job may import, with what it is known by."""
+    files = [PROJECT / "main.py", *(path for room in OURS for path in (PROJECT / room).rglob("*.py"))]
+    return {path: stamp(path) for path in files}
 
 
 def up_to_date() -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.common.files import private
+from lightning_modules.common.files import ends_a_line, private
 
 Entry = dict[str, Any]
 # Tag of a run: how long its processes ran, in seconds. Between its start and its end there may be pauses.
@@ -26,6 +26,8 @@ class Journal:
         self.path, self._done = folder / "tracking.jsonl", folder / "tracking.done"
         self.existed = self.path.is_file()
         self._lock = threading.Lock()
+        # Bytes that were flushed: all that is there at once, as each entry of a delivery is marked.
+        self._on_disk = 0
         self._cut_torn_line()
         # Its config names folders and files of its owner's.
         self._file = open(self.path, "ab", opener=private)  # noqa: SIM115, open as long as the run
@@ -61,11 +63,7 @@ class Journal:
         A machine that died may have kept the mark and lost lines that were told before it.
         """
         offset = int(self._done.read_text()) if self._done.is_file() else 0
-        if not 0 < offset <= self.path.stat().st_size:
-            return 0
-        with open(self.path, "rb") as file:
-            file.seek(offset - 1)
-            return offset if file.read(1) == b"\n" else 0
+        return offset if ends_a_line(self.path, offset) else 0
 
     @property
     def torn(self) -> bool:
@@ -74,7 +72,9 @@ class Journal:
 
     def mark(self, offset: int) -> None:
         """Everything before `offset` has been delivered; the journal is on the disk before it says so."""
-        os.fsync(self._file.fileno())
+        if offset > self._on_disk:
+            self._on_disk = self.path.stat().st_size
+            os.fsync(self._file.fileno())
         beside = self._done.with_suffix(".new")
         beside.write_text(str(offset))
         os.replace(beside, self._done)

@@ -36,7 +36,7 @@ def not_looked_at(uri: str | None, name: str) -> str:
     """Why `look=name` names no finished run and no sweep, '' where it does, or may: of a server its client is asked."""
     folder = Path(name).expanduser()
     if folder.is_dir():
-        there = any((folder / kept).is_file() for kept in (records.RESULT, "sweep.jsonl"))
+        there = any((folder / kept).is_file() for kept in (records.RESULT, records.JOBS))
         return "" if there else f"look={name}: the run is not finished (it has no {records.RESULT})."
     if not is_id(name):
         return f"look={name}: expected a run's id as the MLflow UI shows it, or the folder of a finished run."

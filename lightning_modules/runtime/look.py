@@ -55,7 +55,7 @@ def look(cfg: DictConfig) -> int:
 def _found(name: str, cfg: DictConfig, *, own: Path | None) -> Finished | dict[str, Any]:
     """A finished run, or the whole page of a sweep: it is drawn from numbers alone."""
     folder = Path(name).expanduser()
-    if (folder / "sweep.jsonl").is_file():
+    if (folder / records.JOBS).is_file():
         one = sweep_look.of_folder(folder, text=cfg.look.text)
     elif known.is_id(name):
         client = MlflowClient(credentials.real(cfg.logger.tracking_uri))

@@ -5,6 +5,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,11 @@ def apart() -> list[str]:
     return list(filter(None, os.environ.get(SWEPT, "").split(",")))
 
 
+@cache
 def lawful(metric: str) -> str:
     """A metric's name as MLflow takes it: another character is its number (`ppl_C++`: `ppl_C-2b-2b`), a long name is cut.
 
-    No two of a run's become one.
+    So names that differ in such characters, or at their ends, stay apart.
     """
     name = re.sub(r"[^/\w.\- :]", lambda found: f"-{ord(found[0]):x}", metric).strip()
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 17]}-{digest(name)}"

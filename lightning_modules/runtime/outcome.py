@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lightning_modules.common import credentials
+from lightning_modules.common.files import ends_a_line
 from lightning_modules.common.lock import HELD, HeldError, held
 from lightning_modules.runtime import records, slurm
 from lightning_modules.runtime.courier import Delivery
@@ -79,7 +80,7 @@ def note(
         known = status == "done" and line in sweep_report.said(sweep)
         append(sweep / THIS_COMMAND, folder.name)
         if not known:
-            append(sweep / sweep_report.JOBS, json.dumps(line))
+            append(sweep / records.JOBS, json.dumps(line))
             tell(cfg, sweep)
     if status != "done":
         return float("nan")
@@ -90,9 +91,10 @@ def note(
 
 def append(path: Path, line: str) -> None:
     """On a line of its own: what stands before it may be torn, where a machine died while it was written."""
-    torn = path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
+    size = path.stat().st_size if path.is_file() else 0
+    torn = size > 0 and not ends_a_line(path, size)
     with open(path, "a") as file:
-        file.write("\n" * bool(torn) + line + "\n")
+        file.write("\n" * torn + line + "\n")
 
 
 def of_this_command(sweep: Path) -> set[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import psutil
 
-from lightning_modules.common.lock import CLOCK, place
+from lightning_modules.common.lock import place, status_of
 from lightning_modules.runtime.courier import Delivery
 
 PARENT_RUN = "FACET_PARENT_RUN"
@@ -27,12 +27,7 @@ def lives(tags: Mapping[str, str]) -> bool:
     """Whether the owner that `tags` name is there, as far as this process can see: of another container it cannot."""
     if tags.get("facet.place", place()) != place():
         return True
-    try:
-        began = psutil.Process(int(tags["facet.pid"])).create_time()
-    except psutil.NoSuchProcess:
-        return False
-    # A process number alone comes round again.
-    return abs(began - float(tags["facet.started"])) < CLOCK
+    return status_of(int(tags["facet.pid"]), float(tags["facet.started"])) is not None
 
 
 def reap(delivery: Delivery, experiment: str) -> list[str]:

@@ -88,11 +88,6 @@ def head() -> str:
     return os.environ.get("FACET_COMMIT") or git("rev-parse", "HEAD")
 
 
-def origin() -> dict[str, str]:
-    """Of what this process measures: the commit and the machine, as a result keeps them."""
-    return {"commit": commit(), "machine": machine()}
-
-
 def machine() -> str:
     """Cores, memory, processor, and the GPUs if this process computed on one; without the machine's name."""
     path = Path("/proc/cpuinfo")

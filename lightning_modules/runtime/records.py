@@ -11,6 +11,8 @@ from typing import Any
 from lightning_modules.common.files import private, write_atomically
 
 RESULT, RUN, SWEEP, BEGUN = "result.json", "run.json", "sweep.json", "begun.json"
+# Of a sweep: a line whenever a job has ended.
+JOBS = "sweep.jsonl"
 
 
 def result(folder: Path) -> dict[str, Any] | None:

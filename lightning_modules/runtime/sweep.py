@@ -227,14 +227,15 @@ def finish(cfg: DictConfig) -> int:
 
     folder = Path(os.environ[SWEEP])
     mine = outcome.of_this_command(folder)
-    left = [entry for entry in sweep_report.not_done(folder) if entry["folder"] in mine]
+    undone = sweep_report.not_done(folder)
+    left = [entry for entry in undone if entry["folder"] in mine]
     for entry in left:
         console.print(
             escape(f"{entry['status']}: {' '.join(entry['overrides'])}: {entry['reason']}"), style="red", soft_wrap=True
         )
     if left:
         console.print(f"{len(left)} of the sweep's jobs not done; the same command runs them again.")
-    if earlier := len(sweep_report.not_done(folder)) - len(left):
+    if earlier := len(undone) - len(left):
         console.print(f"Of earlier commands {earlier} not done either, which {folder}/report.md names.", soft_wrap=True)
     for sentence in sweep_report.mixed(folder, sweep_report.settings(folder)):
         console.print(escape(f"No mean of these: {sentence}"), style="red", soft_wrap=True)

@@ -110,7 +110,7 @@ def of_folder(sweep: Path, *, text: bool = True) -> dict[str, Any]:
 def of_run(client: MlflowClient, parent: Run, *, text: bool = True) -> dict[str, Any]:
     """Of a sweep's own run in MLflow: its folder where this machine has it, else its jobs' runs."""
     run_id, folder = parent.info.run_id, Path(parent.data.tags.get("facet.run", ""))
-    if (folder / "sweep.jsonl").is_file() and (records.sweep(folder) or {}).get("run_id") == run_id:
+    if (folder / records.JOBS).is_file() and (records.sweep(folder) or {}).get("run_id") == run_id:
         return of_folder(folder, text=text) | {"name": parent.info.run_name}
     found = foreign.all_runs(client, [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
     jobs = {job.data.tags.get("folder", job.info.run_id): job for job in found}

@@ -14,15 +14,13 @@ from lightning_modules.common.tables import by_seeds, markdown, mean_ci
 from lightning_modules.runtime import begun, naming, records
 from lightning_modules.runtime.identity import by_setting
 
-# Beside the jobs' folders: a line whenever one has ended.
-JOBS = "sweep.jsonl"
 # Setting -> what is known of its jobs.
 Settings = dict[str, list[dict[str, Any]]]
 
 
 def said(sweep: Path) -> list[dict[str, Any]]:
     """The last word on every job; a line that a machine which died did not write whole is none."""
-    path = sweep / JOBS
+    path = sweep / records.JOBS
     lines = [_line(text) for text in path.read_text().splitlines()] if path.is_file() else []
     return list({line["folder"]: line for line in lines if line}.values())
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_modules.common.style import COLOURS, MARKERS, band, grid, panels, ticks
+from lightning_modules.common.style import COLOURS, MARKERS, band, grid, lowest, panels, ticks
 from lightning_modules.common.tables import mean_ci
 
 
@@ -26,8 +26,7 @@ def predictivity_figure(preds: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
         axis.axvline(float(pred.max()), color=COLOURS[1], linewidth=1, linestyle="--", label="best neuron")
         axis.set_title(task, fontsize=8)
         axis.set_yscale("log")
-    # Every column ends with a scale, also where the last row is not full.
-    for axis in axes.flat[max(0, len(preds) - axes.shape[1]) : len(preds)]:
+    for axis in lowest(axes, len(preds)):
         axis.set_xlabel("predictivity")
         axis.tick_params(labelbottom=True)
     for axis in axes[:, 0]:

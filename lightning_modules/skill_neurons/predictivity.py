@@ -148,17 +148,20 @@ def select(pred_LF: Tensor, *, share: float, rank_within: str = "layer") -> Tens
     """Bool mask [L, F] of the top `share` of each `layer` (the paper's) or of the `model`; ties go to the lower number."""
     check_choice("rank_within", rank_within, WITHIN)
     flat = pred_LF if rank_within == "layer" else pred_LF.reshape(1, -1)
-    count = round(share * flat.shape[1])
-    order = flat.argsort(dim=1, descending=True, stable=True)[:, :count]
-    return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True).view_as(pred_LF)
+    count = torch.full((len(flat), 1), round(share * flat.shape[1]), device=flat.device)
+    return _top(flat, count).view_as(pred_LF)
 
 
 def select_like(pred_LF: Tensor, mask_LF: Tensor) -> Tensor:
     """Bool mask [L, F] of as many top neurons in every layer as `mask_LF` has there."""
-    found = torch.zeros_like(mask_LF)
-    for layer, count in enumerate(mask_LF.sum(1).tolist()):
-        found[layer, pred_LF[layer].argsort(descending=True, stable=True)[:count]] = True
-    return found
+    return _top(pred_LF, mask_LF.sum(1, keepdim=True))
+
+
+def _top(pred_LF: Tensor, count_L1: Tensor) -> Tensor:
+    """Bool mask [L, F] of each row's highest, as many as its count; ties go to the lower number."""
+    order = pred_LF.argsort(dim=1, descending=True, stable=True)
+    chosen = torch.arange(pred_LF.shape[1], device=pred_LF.device) < count_L1
+    return torch.zeros_like(pred_LF, dtype=torch.bool).scatter_(1, order, chosen)
 
 
 def tied_share(pred_LF: Tensor, mask_LF: Tensor, *, rank_within: str = "layer") -> float:

@@ -58,8 +58,8 @@ MUTANTS = (
     (
         "ties go to the higher number",
         FINDER,
-        "stable=True)[:, :count]",
-        "stable=True).flip(1)[:, -count:].flip(1) * 0",
+        "pred_LF.argsort(dim=1, descending=True, stable=True)",
+        "pred_LF.shape[1] - 1 - pred_LF.flip(1).argsort(dim=1, descending=True, stable=True)",
         NEURONS,
     ),
     ("padding in the moments", FINDER, "x_BTF[mask_BT]", "x_BTF.flatten(0, 1)", FAMILIES),

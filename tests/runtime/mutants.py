@@ -68,8 +68,8 @@ MUTANTS = (
     (
         "a mark beyond the journal counts",
         "lightning_modules/runtime/journal.py",
-        "            return 0\n        with open",
-        "            return offset\n        with open",
+        "return offset if ends_a_line(self.path, offset) else 0",
+        "return offset",
         "tests/runtime/test_tracking.py",
     ),
     (
