@@ -95,7 +95,7 @@ def word_preference(
     load_DE = load_DE.view(domains, experts).double() / n_DW.sum(1).clamp(min=1)[:, None]
     expected_EW = (load_DE.T @ n_DW).numpy()
     n_W = n_DW.sum(0).numpy()
-    chance_EW = _as_many(taken_EW, n_W[None].astype(int), np.clip(expected_EW / n_W, 0, 1))
+    chance_EW = as_many(taken_EW, n_W[None].astype(int), np.clip(expected_EW / n_W, 0, 1))
     chance_EW = np.minimum(1, chance_EW * (tests or experts * count))
     rows = []
     for e in range(experts):
@@ -130,7 +130,7 @@ def companions(*, pairs_EE: Tensor, most: int = 3) -> list[list[Companion]]:
     others_EE = own_E[None].expand_as(pairs_EE).clone().fill_diagonal_(0)
     expected_EE = further_E[:, None] * others_EE / others_EE.sum(1, keepdim=True).clamp(min=1)
     rate_EE = (expected_EE / own_E.clamp(min=1)[:, None]).clamp(max=1)
-    chance_EE = _as_many(pairs_EE.numpy(), own_E.long().numpy()[:, None], rate_EE.numpy())
+    chance_EE = as_many(pairs_EE.numpy(), own_E.long().numpy()[:, None], rate_EE.numpy())
     chance_EE = chance_EE * pairs_EE.numel()
     np.fill_diagonal(chance_EE, 1.0)
     return [
@@ -143,9 +143,9 @@ def companions(*, pairs_EE: Tensor, most: int = 3) -> list[list[Companion]]:
     ]
 
 
-def _as_many(k: np.ndarray, n: np.ndarray, p: np.ndarray) -> np.ndarray:
+def as_many(k: np.ndarray, n: np.ndarray, p: np.ndarray) -> np.ndarray:
     """The chance of k or more of n draws that succeed with p each."""
-    # A run's callbacks are made before its first step, and this is asked for behind its last.
-    from scipy.stats import binom
+    # Asked for behind a run's last step; scipy.stats, whose binom.sf is this function, takes longer to import.
+    from scipy.special import betainc
 
-    return binom.sf(k - 1, n, p)
+    return np.where(k > 0, betainc(np.maximum(k, 1), n - k + 1, p), 1.0)

@@ -1,63 +1,35 @@
-"""torchmetrics without its extras: Lightning imports it, and it imports scipy.signal, matplotlib and transformers.
+"""Libraries without what they load for others: a third of the seconds until a training begins.
 
-It does so for metrics and plots that nothing here asks for, and it takes a quarter of the seconds until a training
-begins. While torchmetrics is imported, and for it alone, its extras count as not installed, a state that it is made for.
+Lightning imports torchmetrics, and that scipy.signal, matplotlib and transformers for metrics and plots that nothing here
+asks for. While torchmetrics is imported, and for it alone, these count as not installed, a state that it is made for.
+transformers reads its two thousand files of models twice, and imports scipy.optimize for the loss of object detection.
+They are read once, and scipy.optimize is imported when such a loss is computed.
 """
 
 import contextlib
+import functools
 import importlib.util
 import sys
-from collections.abc import Iterator
-from importlib.abc import Loader, MetaPathFinder
+from collections.abc import Callable, Iterator
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
 from lightning_modules.runtime import trust
 
-NAME = "torchmetrics"
 EXTRAS = frozenset({"scipy", "matplotlib", "transformers"})
 
 
 def prepare() -> None:
-    """To be called before Lightning is imported; without effect where torchmetrics is there already, or where a user's
-    package (FACET_PACKAGES) may want its extras."""
-    if (
-        not trust.packages()
-        and NAME not in sys.modules
-        and not any(isinstance(finder, _Finder) for finder in sys.meta_path)
-    ):
+    """To be called before Lightning and transformers are imported; without effect on what is there already, and where a
+    user's package (FACET_PACKAGES) may want all of it."""
+    if not trust.packages() and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
-class _Finder(MetaPathFinder):
-    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
-        if name != NAME:
-            return None
-        sys.meta_path.remove(self)
-        found = importlib.util.find_spec(NAME)
-        if found is not None and found.loader is not None:
-            found.loader = _Lean(found.loader)
-        return found
-
-
-class _Lean(Loader):
-    def __init__(self, whole: Loader) -> None:
-        self.whole = whole
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.whole.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = self.whole
-        if module.__spec__ is not None:
-            module.__spec__.loader = self.whole
-        with without(EXTRAS):
-            self.whole.exec_module(module)
-
-
 @contextlib.contextmanager
-def without(extras: frozenset[str]) -> Iterator[None]:
+def without_extras(_: ModuleType) -> Iterator[None]:
     """Whoever asks lightning_utilities for one of them is told that it is not there. Without effect where an update has
     moved what answers."""
     from lightning_utilities.core import imports
@@ -69,13 +41,67 @@ def without(extras: frozenset[str]) -> Iterator[None]:
     available, check = imports.package_available, imports.RequirementCache._check_available
 
     def checked(asked: imports.RequirementCache) -> None:
-        if asked.requirement and Requirement(asked.requirement).name in extras:
+        if asked.requirement and Requirement(asked.requirement).name in EXTRAS:
             asked.available, asked.message = False, f"{asked.requirement!r} is left out of every run."
         check(asked)
 
-    imports.package_available = lambda name: name not in extras and available(name)  # type: ignore[assignment]
+    imports.package_available = lambda name: name not in EXTRAS and available(name)  # type: ignore[assignment]
     imports.RequirementCache._check_available = checked  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
         imports.package_available, imports.RequirementCache._check_available = available, check  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def scanned_once(module: ModuleType) -> Iterator[None]:
+    """Its cache has room for 128 folders of models; there are five hundred, each read again by whoever asks next."""
+    yield
+    scan = getattr(module, "create_import_structure_from_path", None)
+    if scan is not None and hasattr(scan, "__wrapped__"):
+        module.create_import_structure_from_path = functools.cache(scan.__wrapped__)  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def matched_later(_: ModuleType) -> Iterator[None]:
+    """Losses of detection match boxes by scipy.optimize, which is imported when the first of them does."""
+    name = "scipy.optimize"
+    if name in sys.modules:
+        yield
+        return
+
+    def linear_sum_assignment(*arrays: Any, **settings: Any) -> Any:
+        return importlib.import_module(name).linear_sum_assignment(*arrays, **settings)
+
+    sys.modules[name] = stand_in = ModuleType(name)
+    stand_in.linear_sum_assignment = linear_sum_assignment  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+# A module, and what lasts while it is imported.
+AROUND: dict[str, Callable[[ModuleType], contextlib.AbstractContextManager[None]]] = {
+    "torchmetrics": without_extras,
+    "transformers.utils.import_utils": scanned_once,
+    "transformers.loss.loss_utils": matched_later,
+}
+
+
+class _Finder(MetaPathFinder):
+    def __init__(self) -> None:
+        self.waiting = dict(AROUND)
+
+    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
+        around = self.waiting.pop(name, None)
+        found = importlib.util.find_spec(name) if around else None
+        if around and found is not None and found.loader is not None:
+            whole = found.loader.exec_module
+
+            def lean(module: ModuleType) -> None:
+                with around(module):
+                    whole(module)
+
+            found.loader.exec_module = lean  # type: ignore[method-assign]
+        return found

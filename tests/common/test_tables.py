@@ -2,10 +2,13 @@
 
 import io
 
+import numpy as np
 import pytest
 from rich.console import Console
+from scipy import stats
 
 from lightning_modules.common import tables
+from lightning_modules.common.tables import mean_ci
 
 COLUMNS = ["task", *(f"sentiment/column_{i}" for i in range(8))]
 ROWS = [[f"sentiment_film_{row}", *(f"{row}.{i}23" for i in range(8))] for row in range(2)]
@@ -38,3 +41,11 @@ def test_lists_in_a_cell_are_no_markup(terminal):
     text = "\n".join(printed(width=80, terminal=terminal, columns=["job", "[seed]"], rows=[[cell, "[1]"]]))
     assert cell in text
     assert "[seed]" in text and "[1]" in text
+
+
+def test_an_interval_is_that_of_scipy():
+    values = [3.0, 4.5, 1.25, 2.0]
+    mean, half_width, _ = mean_ci(values, confidence=0.9)
+    expected = stats.t.interval(0.9, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert (mean - half_width, mean + half_width) == pytest.approx(expected, rel=1e-14)
+    assert np.isnan(mean_ci(values[:1]).half_width)

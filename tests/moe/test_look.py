@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
 from lightning_modules.look import page
 from lightning_modules.moe import look
 from lightning_modules.moe.look import SHOWN, Pieces, experts_page
-from lightning_modules.moe.preferences import companions, domain_preference, word_preference
+from lightning_modules.moe.preferences import as_many, companions, domain_preference, word_preference
 from lightning_modules.moe.routing import RouterStats
 from lightning_modules.moe.specialization import count_pairs
 from lightning_modules.moe.token_routing import TokenRouting
@@ -251,3 +252,11 @@ def test_of_many_experts_with_words_and_of_long_windows_less_is_kept(monkeypatch
     assert len(found["load"]["steps"]) == 5
     assert [(t["tokens"], len(t["pieces"])) for t in found["texts"]] == [(LENGTH, 10)] * len(DOMAINS)
     assert all(len(layer) == 10 for text in found["texts"] for layer in (*text["experts"], *text["scores"]))
+
+
+def test_the_chance_of_as_many_is_the_binomial_tail():
+    generator = np.random.default_rng(0)
+    n = generator.integers(0, 4000, 2000)
+    k, p = (generator.random(2000) * (n + 1)).astype(int), generator.random(2000) ** 3
+    p[:20], p[20:40] = 0, 1
+    assert (as_many(k, n, p) == binom.sf(k - 1, n, p)).all()

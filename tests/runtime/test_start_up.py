@@ -106,25 +106,29 @@ def test_what_is_done_is_told_without_torch(tmp_path):
     assert "Already done" in error
 
 
-def test_lightning_is_loaded_without_what_its_metrics_could_use_and_others_still_find_it():
+def test_libraries_are_loaded_without_what_they_load_for_others_who_still_find_it():
     code = """
 import sys
 from lightning_modules.runtime import lean
 lean.prepare()
-import pytorch_lightning
+import pytorch_lightning, transformers.modeling_utils
 from lightning_utilities.core import imports
-print(*(name for name in sorted(lean.EXTRAS) if name in sys.modules))
+print(*(name for name in ("scipy.signal", "scipy.optimize", "matplotlib") if name in sys.modules))
 print(all(map(imports.package_available, lean.EXTRAS)), bool(imports.RequirementCache("scipy>=1.8.0")))
+from transformers.loss.loss_rt_detr import linear_sum_assignment as matched
+print(*matched([[1, 0], [0, 1]])[1], "scipy.optimize" in sys.modules)
+scan, folder = transformers.utils.import_utils.create_import_structure_from_path, transformers.models.__path__[0]
+told, kept = scan.cache_info(), scan(folder)
+print(told.misses == told.currsize > 128, transformers.LlamaConfig.__name__, kept == scan.__wrapped__(folder))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines() == ["", "True True"], done.stdout + done.stderr
+    assert done.stdout.splitlines() == ["", "True True", "1 0 True", "True LlamaConfig True"], done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(("packages", "expected"), [("", True), ("mine", False)])
-def test_a_users_package_has_all_of_its_metrics(monkeypatch, packages, expected):
+def test_a_users_package_has_all_that_libraries_load(monkeypatch, packages, expected):
     monkeypatch.setenv("FACET_PACKAGES", packages)
-    monkeypatch.delitem(sys.modules, "torchmetrics", raising=False)
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(sys, "meta_path", [f for f in sys.meta_path if f.__class__.__module__ != lean.__name__])
     before = len(sys.meta_path)
     lean.prepare()
     assert len(sys.meta_path) == before + expected
