@@ -10,7 +10,7 @@ FakeTensorMode("cuda") would not do: it has no values, and fails with the CPU wh
 import collections
 import contextlib
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,7 +20,6 @@ from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 PACKAGES = ("lightning_modules/", "datamodules/")
@@ -120,9 +119,23 @@ class Pretended(torch.Tensor):
         return compute(func, args, kwargs or {})
 
 
-def refuse(name: str, args: Any, kwargs: Any, *, ours: list[Pretended], wanted: bool) -> None:
+# An operation's arguments nest lists at most: torch's own trees know dictionaries and classes, and take most of its time.
+def flat(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from flat(value)
+        else:
+            yield value
+
+
+def mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)([mapped(change, x) for x in value])
+    return change(value)
+
+
+def refuse(name: str, args: Any, leaves: list[Any], *, ours: list[Pretended], wanted: bool) -> None:
     """RuntimeError for what CUDA refuses."""
-    leaves = tree_leaves((args, kwargs))
     cpu = [x for x in leaves if isinstance(x, torch.Tensor) and not isinstance(x, Pretended) and x.dim() > 0]
     if ours and cpu and name not in MIXED:
         raise RuntimeError(f"Expected all tensors to be on the same device, but found pretend:0 and cpu in {name}")
@@ -141,9 +154,10 @@ def refuse(name: str, args: Any, kwargs: Any, *, ours: list[Pretended], wanted: 
 def compute(func: Any, args: Any, kwargs: Any) -> Any:
     """The operation on the real values; its results are on the device when its inputs or `device` are."""
     name = func._schema.name
-    ours = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Pretended)]
+    leaves = [*flat(args), *flat(kwargs.values())]
+    ours = [x for x in leaves if isinstance(x, Pretended)]
     wanted = on_device(kwargs["device"]) if kwargs.get("device") is not None else bool(ours)
-    refuse(name, args, kwargs, ours=ours, wanted=wanted)
+    refuse(name, args, leaves, ours=ours, wanted=wanted)
     if ours and (name in WAITING or (name == "aten::_to_copy" and not wanted)):
         note_wait()
     if name == "aten::histc" and ours and not args[0].is_floating_point():
@@ -156,7 +170,7 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
             return x.held
         return torch.device("cpu") if isinstance(x, torch.device) and x.type == "pretend" else x
 
-    out = func(*tree_map(real, args), **tree_map(real, kwargs))
+    out = func(*(mapped(real, x) for x in args), **{name: mapped(real, x) for name, x in kwargs.items()})
     if name == "aten::copy_":
         return args[0]
     if not wanted:
@@ -168,7 +182,7 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
             return x
         return before[id(x)] if id(x) in before else Pretended(x)
 
-    return tree_map(pretended, out)
+    return mapped(pretended, out)
 
 
 @torch.library.impl("aten::empty_strided", "privateuseone")
@@ -198,7 +212,7 @@ class _Everywhere(TorchDispatchMode):
         if (
             func.namespace == "c10d"
             or on_device(kwargs.get("device"))
-            or any(isinstance(x, Pretended) for x in tree_leaves((args, kwargs)))
+            or any(isinstance(x, Pretended) for x in flat((*args, *kwargs.values())))
         ):
             return compute(func, args, kwargs)
         return func(*args, **kwargs)

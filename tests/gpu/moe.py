@@ -23,7 +23,6 @@ PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 SCOPES = ("micro", *MODES, "aux_free")
 MAIN = "ranks"
 NARROW = "at these widths products and attention alone take longer than the goal leaves (LOG.md)"
-SEGMENT = 10
 
 
 class Text(ToyData):
@@ -51,7 +50,7 @@ class Sizes:
         # Micro-batches that fill the device, and several of them, as the scopes differ in what they add over those.
         self.length, self.micro, self.accumulate = (1024, 32, 2) if large else (16, 2, 2)
         self.warm, self.steps = (4, 12) if large else (1, 2)
-        self.segments = 9 if large else 3
+        self.segments, self.segment = (9, 10) if large else (3, 2)
 
     def build(self, scope: str) -> Any:
         family = "deepseek_v3" if scope == "aux_free" else "qwen3_moe"
@@ -145,15 +144,16 @@ def rows(place: Place, scope: str, found: tuple[float, float, float | None], how
 def scope_cost(place: Place) -> Iterator[Row]:
     """The scope changes every few steps of one run; each segment is compared with the one before it."""
 
+    sizes = Sizes(place)
+
     class Alternating(ExpertFrequencySync):
         def active(self, trainer: pl.Trainer) -> bool:
-            return super().active(trainer) and (trainer.global_step // SEGMENT) % 2 == 1
+            return super().active(trainer) and (trainer.global_step // sizes.segment) % 2 == 1
 
-    sizes = Sizes(place)
     module, _ = module_of(sizes, "micro")
-    clock = Clock(place, {SEGMENT * n for n in range(sizes.segments)})
-    train(place, sizes, module, [clock, Alternating()], SEGMENT * sizes.segments)
-    begins = [clock.begins[SEGMENT * n] for n in range(sizes.segments + 1)]
+    clock = Clock(place, {sizes.segment * n for n in range(sizes.segments)})
+    train(place, sizes, module, [clock, Alternating()], sizes.segment * sizes.segments)
+    begins = [clock.begins[sizes.segment * n] for n in range(sizes.segments + 1)]
     took = [after - before for before, after in pairwise(begins)][1:]
     # The first segment warmed up; then a segment in the global scope and one in the other take turns.
     ratios = [took[n] / took[n + 1] for n in range(0, len(took) - 1, 2)]
