@@ -31,6 +31,7 @@ from lightning_modules.claims.views import as_json, title, view
 from lightning_modules.common import credentials
 from lightning_modules.common.choices import nearest
 from lightning_modules.common.files import write_atomically
+from lightning_modules.common.style import save
 from lightning_modules.look.page import LOOK, can_be_drawn
 from lightning_modules.runtime.sweep import PROJECT
 
@@ -107,7 +108,7 @@ def write(found: Sequence[Row], *, client: MlflowClient, out: Path, discussion: 
         shown |= Gallery(_pictured(own), client).figures(system)
         for name, figure in shown.items():
             pictures[f"{system}_{name}"] = out / "claims" / f"{system}_{name}.png"
-            figure.savefig(pictures[f"{system}_{name}"], metadata={"Software": None})
+            save(figure, pictures[f"{system}_{name}"], metadata={"Software": None})
         views = [view(r, _reason(r, why), later=r.key in later) for r in own]
         there = {path.stem for path in (out / "claims").glob(f"{system}_*.png")}
         images = [name for n in ("forest", *PICTURES[system]) if (name := f"{system}_{n}") in there]
@@ -117,7 +118,7 @@ def write(found: Sequence[Row], *, client: MlflowClient, out: Path, discussion: 
         sections.append({"title": TITLES[system], **told})
     for system, figure in talk.figures(found).items():
         pictures[f"{system}_learned"] = out / "claims" / f"{system}_learned.png"
-        figure.savefig(pictures[f"{system}_learned"], metadata={"Software": None})
+        save(figure, pictures[f"{system}_learned"], metadata={"Software": None})
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, autoescape=False
     )

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from lightning_modules.common import metric_names as names
+from lightning_modules.common.style import save
 from lightning_modules.common.tables import by_seeds, markdown, show
 from lightning_modules.moe import figures as draw
 from lightning_modules.moe.specialization import kept_share
@@ -93,8 +94,8 @@ def compare(folder: Path, out: Path) -> tuple[list[str], list[list[Any]]]:
         for name, runs in groups.items()
     }
     columns, rows = by_seeds(groups, COLUMNS)
-    draw.compare_heatmaps(runs={n: s for n, (s, _) in first.items()}, domains=domains).savefig(out / "heatmaps.png")
-    draw.ppl_by_domain(values=perplexity).savefig(out / "ppl_by_domain.png")
+    save(draw.compare_heatmaps(runs={n: s for n, (s, _) in first.items()}, domains=domains), out / "heatmaps.png")
+    save(draw.ppl_by_domain(values=perplexity), out / "ppl_by_domain.png")
     commits = ", ".join(sorted({run["commit"] for run in runs}))
     # Runs of before have not kept theirs.
     machines = "; ".join(sorted({run.get("machine", NOT_KEPT) for run in runs}))

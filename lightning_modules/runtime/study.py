@@ -47,7 +47,9 @@ class Desk:
     def figure(self, name: str, figure: "Figure") -> Path:
         """`figures/NAME.png`; logged as an artifact when the run ends."""
         path = self._place("figures", f"{name}.png")
-        figure.savefig(path)
+        from lightning_modules.common.style import save
+
+        save(figure, path)
         return path
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]], *, show: bool = True) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from lightning_modules.common.style import COLOURS, panels
+from lightning_modules.common.style import COLOURS, panels, save
 from lightning_modules.common.tables import by_seeds, markdown, mean_ci
 from lightning_modules.runtime import begun, naming, records
 from lightning_modules.runtime.identity import by_setting
@@ -90,7 +90,7 @@ def write(sweep: Path, *, objective: str, shown: Sequence[str] = (), drawn_withi
     picture = sweep / "report.png"
     if picture.is_file() and time.time() - picture.stat().st_mtime < drawn_within:
         return [sweep / "report.md"]
-    figure(groups, objective).savefig(picture)
+    save(figure(groups, objective), picture)
     return [sweep / "report.md", picture]
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lightning_modules.common import metric_names as names
+from lightning_modules.common.style import save
 from lightning_modules.moe import figures as draw
 from lightning_modules.moe import specialization as measure
 from lightning_modules.moe.held_out import DomainPerplexity, RoutingTally
@@ -194,7 +195,7 @@ def test_every_figure_draws_at_any_size(layers, experts, domains, tmp_path):
         ),
     }
     for name, figure in figures.items():
-        figure.savefig(tmp_path / f"{name}.png")
+        save(figure, tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 4000
     panels = [a for a in figures["selection"].axes if a.images and a.get_title()]
     assert [a.get_title() for a in panels] == titles

@@ -18,6 +18,7 @@ class MoEFigures(pl.Callback):
         if not trainer.is_global_zero:
             return
         # matplotlib takes a second to import; only a run that gets here needs it.
+        from lightning_modules.common.style import save
         from lightning_modules.moe import figures as draw
 
         held_out = next(c for c in trainer.callbacks if isinstance(c, HeldOutEvaluation))
@@ -30,4 +31,4 @@ class MoEFigures(pl.Callback):
             figures["lbl_scopes"] = draw.lbl_scopes_figure(history=training.scopes)
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
-            figure.savefig(self.folder / f"{name}.png")
+            save(figure, self.folder / f"{name}.png")

@@ -53,6 +53,7 @@ class SceneEvaluation(pl.Callback):
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not (trainer.is_global_zero or all_take_part(pl_module)):
             return
+        from lightning_modules.common.style import save
         from lightning_modules.svco import figures as draw
 
         found = self._evaluate(trainer, pl_module)
@@ -71,4 +72,4 @@ class SceneEvaluation(pl.Callback):
                 "gain_by_dependency": draw.dependency_figure(dependency=depends, gain=gain),
             }
         for name, figure in figures.items():
-            figure.savefig(self.folder / f"{name}.png")
+            save(figure, self.folder / f"{name}.png")
