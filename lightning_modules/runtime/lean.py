@@ -8,7 +8,7 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Iterator
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -22,11 +22,8 @@ EXTRAS = frozenset({"scipy", "matplotlib", "transformers"})
 def prepare() -> None:
     """To be called before Lightning is imported; without effect where torchmetrics is there already, or where a user's
     package (FACET_PACKAGES) may want its extras."""
-    if (
-        not trust.packages()
-        and NAME not in sys.modules
-        and not any(isinstance(finder, _Finder) for finder in sys.meta_path)
-    ):
+    done = NAME in sys.modules or any(isinstance(finder, _Finder) for finder in sys.meta_path)
+    if not done and not trust.packages():
         sys.meta_path.insert(0, _Finder())
 
 
@@ -37,23 +34,14 @@ class _Finder(MetaPathFinder):
         sys.meta_path.remove(self)
         found = importlib.util.find_spec(NAME)
         if found is not None and found.loader is not None:
-            found.loader = _Lean(found.loader)
+            whole = found.loader.exec_module
+
+            def lean(module: ModuleType) -> None:
+                with without(EXTRAS):
+                    whole(module)
+
+            found.loader.exec_module = lean  # type: ignore[method-assign]
         return found
-
-
-class _Lean(Loader):
-    def __init__(self, whole: Loader) -> None:
-        self.whole = whole
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.whole.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = self.whole
-        if module.__spec__ is not None:
-            module.__spec__.loader = self.whole
-        with without(EXTRAS):
-            self.whole.exec_module(module)
 
 
 @contextlib.contextmanager
