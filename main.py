@@ -131,7 +131,7 @@ def _do(arguments: list[str], cfg: DictConfig | None) -> int:
         from lightning_modules.runtime.replay import replay
 
         return replay(cfg.replay, here=cfg)
-    if preflight.is_multirun(arguments):
+    if preflight.read(arguments).multirun:
         from lightning_modules.runtime import sweep
 
         return sweep.run(cfg, main, arguments)

@@ -6,6 +6,7 @@ variable `ADDRESS` of this process and of those it starts, and `real` puts the t
 
 import os
 import re
+from typing import Any
 from urllib.parse import unquote
 
 ADDRESS = "FACET_TRACKING_URI"
@@ -66,6 +67,13 @@ def real(address: str | None) -> str | None:
         f"{address}: its password is kept nowhere; set the environment variable {ADDRESS} to the whole address, or give "
         f"{KEY}= with the password once more."
     )
+
+
+def client(address: str | None) -> Any:
+    """MLflow's client of a tracking server; its import takes seconds."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(real(address))
 
 
 def taken(arguments: list[str]) -> list[str]:

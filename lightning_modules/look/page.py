@@ -8,6 +8,7 @@ import base64
 import contextlib
 import gzip
 import hashlib
+import html
 import json
 from functools import cache
 from importlib.metadata import version
@@ -77,7 +78,7 @@ def write(path: Path, *, kind: str, title: str, data: dict[str, Any], cache: Pat
     script = "\n".join((ASSETS / f"{name}.js").read_text() for name in ("page", kind))
     text = TEMPLATE.format(
         policy=POLICY,
-        title=_escaped(title),
+        title=html.escape(title, quote=False),
         style=(ASSETS / "page.css").read_text(),
         charts=charts(cache),
         data=_packed(json.dumps({"kind": kind, "title": title, **data}, separators=(",", ":"))),
@@ -126,7 +127,3 @@ def _sum(text: str) -> str:
 def _packed(text: str) -> str:
     # The same data give the same file: gzip would put the time in.
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")

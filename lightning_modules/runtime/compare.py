@@ -5,7 +5,7 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mlflow import MlflowClient
 
@@ -76,9 +76,8 @@ def differences(a: Record, b: Record) -> list[Difference]:
         steps = {*one} & {*other} if name.startswith(INNER) else {*one} | {*other}
         step = next((s for s in sorted(steps) if not same(one.get(s), other.get(s))), None)
         if step is not None:
-            found.append(
-                Difference("metric", name, f"parts at step {step}", *map(shown, (one.get(step), other.get(step))))
-            )
+            values = ("-" if step not in each else repr(each[step]) for each in (one, other))
+            found.append(Difference("metric", name, f"parts at step {step}", *values))
     for name in sorted({*a.tables, *b.tables}):
         if difference := of_tables(name, a.tables.get(name), b.tables.get(name)):
             found.append(difference)
@@ -100,7 +99,3 @@ def of_tables(name: str, a: list[dict[str, str]] | None, b: list[dict[str, str]]
 
 def same(a: float | None, b: float | None) -> bool:
     return a == b or (a is not None and b is not None and math.isnan(a) and math.isnan(b))
-
-
-def shown(value: Any) -> str:
-    return "-" if value is None else repr(value)

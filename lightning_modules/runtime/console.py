@@ -35,10 +35,7 @@ class Tee:
 @contextlib.contextmanager
 def kept(path: Path) -> Iterator[None]:
     """Copy stdout and stderr to `path` while it lasts."""
-    out, err = sys.stdout, sys.stderr
     with open(path, "a", encoding="utf-8") as file:
-        sys.stdout, sys.stderr = Tee(out, file), Tee(err, file)
-        try:
+        out, err = Tee(sys.stdout, file), Tee(sys.stderr, file)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             yield
-        finally:
-            sys.stdout, sys.stderr = out, err

@@ -102,7 +102,7 @@ class Delivery:
 
     def _created_before(self) -> str:
         """The run that an earlier delivery of this journal created and had no time to write down."""
-        start = next(entry for _, entry in self.journal.entries() if entry["kind"] == "start")
+        _, start = next(self.journal.kinds("start"))
         experiment = self._experiment(start["experiment"], start["artifact_location"])
         (found,) = self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{start['uid']}'")
         return found.info.run_id
@@ -247,14 +247,13 @@ class Courier(threading.Thread):
         delivery: Delivery,
         *,
         interval: float = 5.0,
-        say: Callable[[str], None] = print,
         before: Callable[[], None] = lambda: None,
         after: Callable[[], None] = lambda: None,
     ) -> None:
         """before: called ahead of every delivery, to write down what is measured at that pace; after: behind each that
         came through, and what it raises counts as the server's absence."""
         super().__init__(daemon=True, name="courier")
-        self.delivery, self.interval, self.say, self.before, self.after = delivery, interval, say, before, after
+        self.delivery, self.interval, self.before, self.after = delivery, interval, before, after
         # Whoever wants something delivered now does it in a thread of its own.
         self._one = threading.Lock()
         self._stop_asked = threading.Event()
@@ -269,27 +268,23 @@ class Courier(threading.Thread):
     def attempt(self) -> bool:
         """True when nothing is left to deliver."""
         with self._one:
-            return self._attempt()
-
-    def _attempt(self) -> bool:
-        try:
-            self.delivery.deliver()
-            if refused := self.delivery.refused[self._told :]:
-                self._told += len(refused)
-                more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
-                self.say(
-                    f"MLflow refuses what this run tells it: {refused[0]}{more}; kept in {self.delivery.journal.aside}."
-                )
-            self.after()
-        except Exception as error:  # the server's absence has many names, and training goes on under each
-            if not self.away:
-                self.say(f"tracking server not reached ({type(error).__name__}); points are kept and delivered later.")
-            self.away = True
-            return False
-        if self.away:
-            self.say("tracking server is back; all points delivered.")
-        self.away = False
-        return True
+            try:
+                self.delivery.deliver()
+                if refused := self.delivery.refused[self._told :]:
+                    self._told += len(refused)
+                    more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+                    aside = self.delivery.journal.aside
+                    print(f"MLflow refuses what this run tells it: {refused[0]}{more}; kept in {aside}.")
+                self.after()
+            except Exception as error:  # the server's absence has many names, and training goes on under each
+                if not self.away:
+                    print(f"tracking server not reached ({type(error).__name__}); points are kept and delivered later.")
+                self.away = True
+                return False
+            if self.away:
+                print("tracking server is back; all points delivered.")
+            self.away = False
+            return True
 
     def close(self, *, patience: float | None = None) -> bool:
         """Stop the thread, try a last time; False when something is left for `make sync`.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_modules.common import credentials
-from lightning_modules.runtime import known
+from lightning_modules.runtime import identity, known
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,17 +22,8 @@ def leaves(client: "MlflowClient", run_id: str) -> dict[str, str]:
 
     plain = foreign.stored(client, run_id)
     run = str(plain["paths"].get("run"))
-    flat: dict[str, str] = {}
-
-    def walk(node: object, prefix: str) -> None:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                walk(value, f"{prefix}.{key}" if prefix else str(key))
-        elif not prefix.startswith(PLACES):
-            flat[prefix] = str(node).replace(run, "RUN")
-
-    walk(plain, "")
-    return flat
+    found = identity.leaves(plain)
+    return {key: str(value).replace(run, "RUN") for key, value in found if not key.startswith(PLACES)}
 
 
 def differences(client: "MlflowClient", a: str, b: str) -> list[tuple[str, str, str, str]]:
@@ -53,10 +44,8 @@ def differences(client: "MlflowClient", a: str, b: str) -> list[tuple[str, str, 
         kind = next((k for prefix, k in kinds.items() if key.startswith(prefix)), None)
         if kind and tags[0].get(key) != tags[1].get(key):
             found.append((kind, key.partition(".")[2] or key, tags[0].get(key, "-"), tags[1].get(key, "-")))
-    a_record, b_record = (compare.record(client, run.info.run_id) for run in runs)
-    for d in compare.differences(a_record, b_record):
-        found.append((d.kind, f"{d.name} {d.where}", d.a, d.b))
-    return found
+    records = [compare.record(client, run.info.run_id) for run in runs]
+    return found + [(d.kind, f"{d.name} {d.where}", d.a, d.b) for d in compare.differences(*records)]
 
 
 def main() -> None:
@@ -70,12 +59,10 @@ def main() -> None:
         wrong = [said for key, run_id in (("A", given.a), ("B", given.b)) if (said := known.problem(uri, key, run_id))]
         if wrong:
             raise ValueError("\n  ".join(wrong))
-        # They take seconds to import.
-        from mlflow import MlflowClient
-
+        # It takes seconds to import.
         from lightning_modules.common.tables import show
 
-        rows = differences(MlflowClient(credentials.real(uri)), given.a, given.b)
+        rows = differences(credentials.client(uri), given.a, given.b)
     except ValueError as error:
         print(f"error: {credentials.masked(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None

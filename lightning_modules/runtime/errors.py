@@ -84,11 +84,8 @@ def leave(error: BaseException, *, folder: Path | None = None) -> None:
 def written(error: BaseException, folder: Path | None) -> Path:
     """The file with the whole traceback, secrets masked: in `folder`, else among temporary files."""
     text = masked("".join(traceback.format_exception(error)))
-    name = (
-        TRACEBACK
-        if folder is not None and (folder / ".hydra").is_dir()
-        else f"{time.strftime('%Y%m%d-%H%M%S')}-{TRACEBACK}"
-    )
+    of_a_run = folder is not None and (folder / ".hydra").is_dir()
+    name = TRACEBACK if of_a_run else f"{time.strftime('%Y%m%d-%H%M%S')}-{TRACEBACK}"
     for place in filter(None, (folder, Path(tempfile.gettempdir()))):
         with contextlib.suppress(OSError):
             place.mkdir(parents=True, exist_ok=True)

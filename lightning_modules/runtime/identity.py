@@ -1,7 +1,7 @@
 """What sets runs apart: their overrides, without those that change nothing of what is computed."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lightning_modules.common.digests import number_of
@@ -21,6 +21,15 @@ def identifies(override: str) -> bool:
     """Whether an override, such as `balance=micro` or `~callbacks.figures`, is part of what a run computes."""
     key = override.lstrip("+~").partition("=")[0].partition("@")[0]
     return not any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in NOISE)
+
+
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(key with dots, value) of all in a config that is no mapping."""
+    if not isinstance(tree, dict):
+        yield path, tree
+        return
+    for key, value in tree.items():
+        yield from leaves(value, f"{path}.{key}" if path else str(key))
 
 
 def folder(overrides: Iterable[str], seed: int) -> str:

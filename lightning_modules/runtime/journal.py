@@ -24,21 +24,19 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self._done = folder / "tracking.jsonl", folder / "tracking.done"
+        # Entries that the tracking server refuses, each with its reason.
+        self.aside = folder / "tracking.refused.jsonl"
         self.existed = self.path.is_file()
         self._lock = threading.Lock()
         # Bytes that were flushed: all that is there at once, as each entry of a delivery is marked.
         self._on_disk = 0
-        self._cut_torn_line()
+        if self.existed:
+            content = self.path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole != len(content):
+                os.truncate(self.path, whole)
         # Its config names folders and files of its owner's.
         self._file = open(self.path, "ab", opener=private)  # noqa: SIM115, open as long as the run
-
-    def _cut_torn_line(self) -> None:
-        if not self.existed:
-            return
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole != len(content):
-            os.truncate(self.path, whole)
 
     def append(self, kind: str, **content: Any) -> None:
         line = json.dumps({"kind": kind, **content}).encode() + b"\n"
@@ -78,11 +76,6 @@ class Journal:
         beside = self._done.with_suffix(".new")
         beside.write_text(str(offset))
         os.replace(beside, self._done)
-
-    @property
-    def aside(self) -> Path:
-        """Entries that the tracking server refuses, each with its reason."""
-        return self.path.with_name("tracking.refused.jsonl")
 
     def set_aside(self, entry: Entry, reason: str) -> None:
         with open(self.aside, "a", opener=private) as file:

@@ -3,7 +3,6 @@
 import contextlib
 import re
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 from lightning_modules.runtime import records
@@ -15,11 +14,12 @@ def problem(uri: str, key: str, run_id: str) -> str:
         return wrong
     if not uri.startswith("sqlite:///"):
         return ""
-    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    path = database(uri)
     if not path.is_file():
         return f"{key}={run_id}: the tracking server knows no such run: {path} is not there, so no run was kept yet."
     try:
-        begin = list(_beginning_with(path, run_id))
+        # Hexadecimal digits only, so that nothing in it is a wildcard.
+        begin = column(path, "SELECT run_uuid FROM runs WHERE run_uuid LIKE ?", f"{run_id}%")
     except sqlite3.Error:
         return ""
     if run_id in begin:
@@ -45,8 +45,12 @@ def not_looked_at(uri: str | None, name: str) -> str:
     return problem(uri, "look", name)
 
 
-def _beginning_with(path: Path, start: str) -> Iterator[str]:
+def database(uri: str) -> Path:
+    """The file of a SQLite address."""
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+
+
+def column(path: Path, query: str, *values: str) -> list[str]:
+    """The first column of what a query finds in a SQLite file, which is only read."""
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as file:
-        # Hexadecimal digits only, so that nothing in it is a wildcard.
-        for (run_id,) in file.execute("SELECT run_uuid FROM runs WHERE run_uuid LIKE ?", (f"{start}%",)):
-            yield run_id
+        return [row[0] for row in file.execute(query, values)]

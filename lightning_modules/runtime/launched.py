@@ -83,16 +83,12 @@ def start() -> list[str]:
 def _follow(note: Path, ours: list[str], over: threading.Event) -> None:
     began = psutil.Process().create_time()
     while not over.wait(LOOK_S) and not _met():
-        left = _read(note)
+        left = json.loads(note.read_text()) if note.is_file() else None
         # One of an earlier start is older than this process.
         if left and left["start"] == ours and _age(note) < time.time() - began:
             print(f"the first process has left with exit code {left['code']}; so does this one.", file=sys.stderr)
             sys.stderr.flush()
             os._exit(left["code"])
-
-
-def _read(note: Path) -> dict[str, Any] | None:
-    return json.loads(note.read_text()) if note.is_file() else None
 
 
 def _age(note: Path) -> float:

@@ -27,16 +27,12 @@ def send(client: "MlflowClient", run_id: str, entry: dict[str, Any]) -> None:
     run = client.get_run(run_id)
     experiment = run.info.experiment_id
     there = client.search_logged_models([experiment], filter_string=f"tags.`{TAG}` = '{run_id}'")
-    model = (
-        there[0]
-        if there
-        else client.create_logged_model(
-            experiment,
-            name=entry["name"].translate(NOT_IN_NAMES),
-            source_run_id=run_id,
-            tags={TAG: run_id, "task": entry["task"]},
-            params=dict(run.data.params),
-        )
+    model = next(iter(there), None) or client.create_logged_model(
+        experiment,
+        name=entry["name"].translate(NOT_IN_NAMES),
+        source_run_id=run_id,
+        tags={TAG: run_id, "task": entry["task"]},
+        params=dict(run.data.params),
     )
     if model.status != "READY":
         upload(client, model, Path(entry["path"]), task=entry["task"])

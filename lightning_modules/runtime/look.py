@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.common import credentials
@@ -48,7 +47,7 @@ def look(cfg: DictConfig) -> int:
     print(f"{path}: opens in any browser, without a network.", file=sys.stderr)
     # One without text would take the place of the run's own, which may not come again.
     if len(found) == 1 and not own and cfg.look.text and not Path(str(cfg.look.runs[0])).is_dir():
-        MlflowClient(credentials.real(cfg.logger.tracking_uri)).log_artifact(str(cfg.look.runs[0]), str(path))
+        credentials.client(cfg.logger.tracking_uri).log_artifact(str(cfg.look.runs[0]), str(path))
     return 0
 
 
@@ -58,7 +57,7 @@ def _found(name: str, cfg: DictConfig, *, own: Path | None) -> Finished | dict[s
     if (folder / records.JOBS).is_file():
         one = sweep_look.of_folder(folder, text=cfg.look.text)
     elif known.is_id(name):
-        client = MlflowClient(credentials.real(cfg.logger.tracking_uri))
+        client = credentials.client(cfg.logger.tracking_uri)
         run = get_run(client, name, key="look")
         if run.data.tags.get("sweep") != "parent":
             return finished(name, here=cfg, text=cfg.look.text, own=own)
@@ -76,7 +75,7 @@ def finished(name: str, *, here: DictConfig, text: bool, own: Path | None) -> Fi
         return _of_folder(folder, text=text, own=own)
     if wrong := known.not_looked_at(here.logger.tracking_uri, name):
         raise ValueError(wrong)
-    client = MlflowClient(credentials.real(here.logger.tracking_uri))
+    client = credentials.client(here.logger.tracking_uri)
     run = get_run(client, name, key="look")
     if run.info.status != "FINISHED":
         raise ValueError(f"look={name}: the run is {run.info.status}; expected a finished one.")
@@ -152,9 +151,5 @@ def made(run: Finished) -> dict[str, Any]:
 
 def folder_of(names: list[str]) -> str:
     """Name of the folder of a page: those of its runs, as far as a file system takes them."""
-    whole = "-".join(map(slug, names))
+    whole = "-".join(re.sub(r"[^\w.=-]+", "_", Path(name).name)[:40] for name in names)
     return whole if len(whole.encode()) <= LONGEST else f"{len(names)}-runs-{digest(names)}"
-
-
-def slug(name: str) -> str:
-    return re.sub(r"[^\w.=-]+", "_", Path(name).name)[:40]

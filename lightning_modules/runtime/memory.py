@@ -237,11 +237,8 @@ def out_of_memory_told(cfg: DictConfig, module: nn.Module | None = None) -> Iter
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(f"out of memory{_during(error)}: {'; '.join(_needed(cfg, module, error))}.") from error
-
-
-def _during(error: BaseException) -> str:
-    return "".join(f" while {note}" for note in getattr(error, "__notes__", [])[:1])
+        during = "".join(f" while {note}" for note in getattr(error, "__notes__", [])[:1])
+        raise OutOfMemoryError(f"out of memory{during}: {'; '.join(_needed(cfg, module, error))}.") from error
 
 
 def _needed(cfg: DictConfig, module: nn.Module | None, error: BaseException) -> Iterator[str]:

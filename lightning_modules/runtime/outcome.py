@@ -13,7 +13,7 @@ from rich.markup import escape
 from lightning_modules.common import credentials
 from lightning_modules.common.files import ends_a_line
 from lightning_modules.common.lock import HELD, HeldError, held
-from lightning_modules.runtime import records, slurm
+from lightning_modules.runtime import records, slurm, sweep_report
 from lightning_modules.runtime.courier import Delivery
 from lightning_modules.runtime.journal import Journal
 from lightning_modules.runtime.owner import PARENT_RUN
@@ -68,8 +68,6 @@ def note(
     mine: whether the job was this sweep's, so that its MLflow run is to be ended here. Of a job that was known to be done
     the parent run learns at the sweep's end: of a hundred it would be told a hundred times the same.
     """
-    from lightning_modules.runtime import sweep_report
-
     sweep = Path(os.environ[SWEEP])
     if status != "done":
         console.print(escape(f"{status}: {' '.join(overrides)}: {reason}"), style="red", soft_wrap=True)
@@ -105,8 +103,6 @@ def of_this_command(sweep: Path) -> set[str]:
 
 def tell(cfg: DictConfig, sweep: Path) -> None:
     """The report of all jobs so far, in the sweep's folder and in its run."""
-    from lightning_modules.runtime import sweep_report
-
     files = sweep_report.write(
         sweep, objective=cfg.objective_metric, shown=cfg.shown_metrics, drawn_within=DRAWN_WITHIN
     )
@@ -115,8 +111,6 @@ def tell(cfg: DictConfig, sweep: Path) -> None:
 
 def catch_up(cfg: DictConfig, sweep: Path) -> None:
     """Tell once more where the report, or the sweep's run, does not know all: it is new, or jobs were done before it."""
-    from lightning_modules.runtime import sweep_report
-
     report = sweep / "report.md"
     before = report.read_text() if report.is_file() else ""
     behind = sweep_report.is_behind(sweep)
@@ -128,10 +122,8 @@ def catch_up(cfg: DictConfig, sweep: Path) -> None:
 def _knows_its_jobs(cfg: DictConfig) -> bool:
     if PARENT_RUN not in os.environ:
         return True
-    from mlflow import MlflowClient
-
     try:
-        client = MlflowClient(credentials.real(cfg.logger.tracking_uri))
+        client = credentials.client(cfg.logger.tracking_uri)
         return "jobs.done" in client.get_run(os.environ[PARENT_RUN]).data.tags
     except Exception:  # it is away, which is told elsewhere
         return True
@@ -142,12 +134,8 @@ def _show(cfg: DictConfig, sweep: Path, files: list[Path]) -> None:
     passed over."""
     if PARENT_RUN not in os.environ:
         return
-    from mlflow import MlflowClient
-
-    from lightning_modules.runtime import sweep_report
-
     counts, means = sweep_report.counts(sweep), sweep_report.means(sweep, cfg)
-    client, parent = MlflowClient(credentials.real(cfg.logger.tracking_uri)), os.environ[PARENT_RUN]
+    client, parent = credentials.client(cfg.logger.tracking_uri), os.environ[PARENT_RUN]
     try:
         for path in files:
             client.log_artifact(parent, str(path))
@@ -167,8 +155,6 @@ def close_child(folder: Path, cfg: DictConfig, *, status: str, reason: str) -> N
         return
     if known is None or not cfg.logger.get("tracking_uri"):
         return
-    from mlflow import MlflowClient
-
     try:
         # What the job wrote down and could not send any more goes first.
         delivery = Delivery(Journal(folder), uri=cfg.logger.tracking_uri, run_id=known["run_id"])
@@ -176,10 +162,9 @@ def close_child(folder: Path, cfg: DictConfig, *, status: str, reason: str) -> N
         run_id = delivery.run_id
         assert run_id is not None
         records.write_run(folder, {**known, "run_id": run_id})
-        client = MlflowClient(credentials.real(cfg.logger.tracking_uri))
-        if client.get_run(run_id).info.status == "RUNNING":
-            client.set_tag(run_id, "failure_reason", reason[:5000])
-            client.set_terminated(run_id, status="KILLED" if status == "stopped" else "FAILED")
+        if delivery.client.get_run(run_id).info.status == "RUNNING":
+            delivery.client.set_tag(run_id, "failure_reason", reason[:5000])
+            delivery.client.set_terminated(run_id, status="KILLED" if status == "stopped" else "FAILED")
     except Exception as error:
         # The outcome is written down all the same.
         console.print(f"tracking server not reached ({type(error).__name__}): the job's run was not ended.")

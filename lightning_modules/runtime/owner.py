@@ -14,12 +14,11 @@ PARENT_RUN = "FACET_PARENT_RUN"
 
 def owner() -> dict[str, str]:
     """Which process a RUNNING run belongs to, so that a dead one can be told from a busy one."""
-    began = str(psutil.Process().create_time())
     return {
         "facet.host": socket.gethostname(),
         "facet.place": place(),
         "facet.pid": str(os.getpid()),
-        "facet.started": began,
+        "facet.started": str(psutil.Process().create_time()),
     }
 
 

@@ -2,9 +2,7 @@
 
 import gc
 import tempfile
-import time
 from collections.abc import Iterable
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,12 +19,15 @@ from lightning_modules.common.say import say
 from lightning_modules.runtime import devices, hub, memory, pace, provenance, quiet
 from lightning_modules.runtime.load import BUSY, Load, cores
 from lightning_modules.runtime.study import needs
-from lightning_modules.runtime.timer import TIMED, WARM_UP, Timer
+from lightning_modules.runtime.timer import TIMED, WARM_UP, Timer, Training
 from lightning_modules.training.inner import on_machine_of
+from lightning_modules.training.throughput import clock
 
 # Optimizer steps and seconds that are timed: so many steps at least, and so long, but no more steps than MOST.
 MOST, LONG = 100, 3.0
 OTHERS, NEEDS_MACHINE = "cores that others took", "needs the machine, or plan_flops"
+# Columns whose sum over the jobs of a sweep says something, beside the counts of things.
+ADD_UP = ("steps", "tokens", "FLOPs", "disk, MiB", "seconds")
 
 Found = dict[str, float | str]
 
@@ -35,22 +36,14 @@ class Clock(pl.Callback):
     """Times optimizer steps until there are `TIMED` of them and `LONG` seconds; and the most memory the process held."""
 
     def __init__(self) -> None:
-        self.ends: list[float] = []
-        self.peak = 0
+        self.training, self.peak = Training(MOST), 0
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self.peak = max(self.peak, psutil.Process().memory_info().rss)
-        if trainer.global_step > len(self.ends):
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            self.ends.append(time.perf_counter())
-            timed = len(self.ends) - WARM_UP
-            trainer.should_stop = timed >= TIMED and self.ends[-1] - self.ends[WARM_UP - 1] >= LONG
-
-    @property
-    def a_step(self) -> float:
-        """Median seconds."""
-        return median(b - a for a, b in pairwise(self.ends[WARM_UP - 1 :]))
+        ends = self.training.ends
+        if trainer.global_step >= len(ends):
+            ends.append(clock(trainer.strategy.root_device))
+            trainer.should_stop = len(ends) > WARM_UP + TIMED and ends[-1] - ends[WARM_UP] >= LONG
 
 
 def plans(jobs: Iterable[tuple[str, DictConfig]]) -> list[tuple[str, Found]]:
@@ -171,24 +164,20 @@ def measured(cfg: DictConfig, datamodule: Any, module: pl.LightningModule) -> Fo
     """A few steps in one process, each in as many forwards as the run's processes take together."""
     # Processes on the CPU share its cores: together they take as long as one with all threads.
     ranks = devices.processes(cfg) if cfg.trainer.accelerator in devices.GPU else 1
-    clock = Clock()
+    watch = Clock()
     settings = {**instantiate(cfg.trainer), "max_steps": WARM_UP + MOST, "enable_progress_bar": False, "devices": 1}
-    settings |= {
-        "num_nodes": 1,
-        "strategy": "auto",
-        "accumulate_grad_batches": cfg.trainer.accumulate_grad_batches * ranks,
-    }
-    settings |= {"limit_val_batches": 0, "enable_checkpointing": False, "logger": False}
+    settings |= {"num_nodes": 1, "strategy": "auto", "limit_val_batches": 0, "enable_checkpointing": False}
+    settings |= {"accumulate_grad_batches": cfg.trainer.accumulate_grad_batches * ranks, "logger": False}
     datamodule.prepare_data()
     say("Timing a few steps.")
     with tempfile.TemporaryDirectory() as folder:
-        trainer = pl.Trainer(callbacks=[clock], default_root_dir=folder, **settings)
+        trainer = pl.Trainer(callbacks=[watch], default_root_dir=folder, **settings)
         trainer.fit(module, datamodule=datamodule)
-    a_step = clock.a_step / ranks
+    a_step = watch.training.a_step / ranks
     found: Found = {
         "seconds a step": a_step,
         "seconds": a_step * cfg.trainer.max_steps,
-        "memory, MiB": clock.peak / 2**20,
+        "memory, MiB": watch.peak / 2**20,
     }
     if torch.cuda.is_available():
         found["GPU memory, MiB"] = torch.cuda.max_memory_allocated() / 2**20
@@ -198,10 +187,8 @@ def measured(cfg: DictConfig, datamodule: Any, module: pl.LightningModule) -> Fo
 
 def show(plans: list[tuple[str, Found]]) -> None:
     """A column for one run; for a sweep a row a job, and the sum of what adds up."""
-    names, title = (
-        list(dict.fromkeys(n for _, found in plans for n in found if n != OTHERS)),
-        "Plan (nothing is trained)",
-    )
+    title = "Plan (nothing is trained)"
+    names = list(dict.fromkeys(n for _, found in plans for n in found if n != OTHERS))
     if len(plans) == 1:
         tables.show(["", "this run"], [[name, text(plans[0][1][name])] for name in names], title=title)
     else:
@@ -218,13 +205,8 @@ def show(plans: list[tuple[str, Found]]) -> None:
 
 def total_of(name: str, values: list[float | str]) -> str:
     numbers = [value for value in values if not isinstance(value, str)]
-    return text(sum(numbers)) if adds_up(name) and len(numbers) == len(values) else ""
-
-
-def adds_up(name: str) -> bool:
-    return name in ("steps", "tokens", "FLOPs", "disk, MiB", "seconds") or name.endswith(
-        (": to make", ": kept already")
-    )
+    adds_up = name in ADD_UP or name.endswith((": to make", ": kept already"))
+    return text(sum(numbers)) if adds_up and len(numbers) == len(values) else ""
 
 
 def text(value: float | str) -> str:

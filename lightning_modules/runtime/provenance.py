@@ -19,29 +19,22 @@ from lightning_modules.runtime.tracking import Tracker
 
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "hydra-core", "omegaconf", "mlflow", "tokenizers", "numpy")
 
-
 # Parts of a study's fingerprint that are results of training, not data.
 TRAINED = ("backbone", "base")
 # In the place of the machine of a run that was made before runs kept it.
 NOT_KEPT = "machine not kept"
 
 
-def log(
-    tracker: Tracker,
-    *,
-    data: Any,
-    module: pl.LightningModule | None = None,
-    expected: Mapping[str, str] | None = None,
-) -> None:
+def log(tracker: Tracker, *, data: Any, module: pl.LightningModule | None = None) -> None:
     """Tags to filter runs by, the text of the rest, and the data as MLflow's input.
 
     data: a datamodule or a study: its `fingerprint()` is a dictionary of short hashes, `data` among them.
-    expected: tags of the run that this one replays. ValueError when it is on other data.
+    ValueError for a replay on other data than those of its run.
     """
     tags = {f"package.{name}": importlib.metadata.version(name) for name in PACKAGES}
     fingerprint = data.fingerprint()
-    if expected is not None:
-        refuse_other_data(fingerprint, expected)
+    if tracker.expected is not None:
+        refuse_other_data(fingerprint, tracker.expected)
     tags |= {f"fingerprint.{name}": value for name, value in fingerprint.items()}
     tags |= {f"parameters.{name}": str(count) for name, count in (parameters(module) if module else {}).items()}
     tracker.tags({**tags, "git.commit": head() or "none", "python": platform.python_version()})

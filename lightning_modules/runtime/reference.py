@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 import yaml
 from hydra.utils import get_object
-from omegaconf import DictConfig
 
 from lightning_modules.runtime import schema, signatures, system
 from lightning_modules.runtime.trust import CONF, OURS
@@ -72,11 +71,11 @@ def _package(name: str, text: str, conf: Path) -> str:
     return group.replace("/", ".")
 
 
-def _keys(node: Any, path: str, lines: list[str], target: str | None = None) -> Iterator[Key]:
+def _keys(node: Any, path: str, lines: list[str]) -> Iterator[Key]:
     """Leaves below a mapping; a mapping or list on one line is a leaf."""
     if not isinstance(node, yaml.MappingNode):
         return
-    own = next((value.value for key, value in node.value if key.value == "_target_"), target if not path else None)
+    own = next((value.value for key, value in node.value if key.value == "_target_"), None)
     for key, value in node.value:
         full = f"{path}.{key.value}" if path else key.value
         if key.value in ("_target_", "defaults"):
@@ -110,10 +109,7 @@ def takers() -> dict[str, tuple[Callable[..., Any], str]]:
             if origin and key.target and (function := _function(key.target)):
                 found.setdefault(origin[1], (function, key.path.rpartition(".")[2]))
     plain = {path: schema.plain(path) for path in schema.PLAIN}
-    for name in ("moe", "prompt", "svco"):
-        module = f"lightning_modules.{name}.checks"
-        if (CONF.parent / f"{module.replace('.', '/')}.py").is_file():
-            plain |= system.checks_of(DictConfig({"checks": module})).plain
+    plain |= system.of_all("PLAIN")
     for path, function in plain.items():
         for name in inspect.signature(function).parameters:
             found[f"{path}.{name}" if path else name] = (function, name)
@@ -209,12 +205,10 @@ def title(name: str) -> str:
     group, _, option = name.rpartition("/")
     if not group:
         return f"`conf/{name}.yaml`"
-    return f"`{group}/{option}`, a part" if "parts" in Path(name).parts else f"`{_flag(group, option)}`"
-
-
-def _flag(group: str, option: str) -> str:
+    if "parts" in Path(name).parts:
+        return f"`{group}/{option}`, a part"
     first, _, rest = group.partition("/")
-    return f"experiment={rest}/{option}" if first == "experiment" else f"{group}={option}"
+    return f"`experiment={rest}/{option}`" if first == "experiment" else f"`{group}={option}`"
 
 
 def _cell(text: str) -> str:

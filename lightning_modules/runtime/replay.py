@@ -32,7 +32,7 @@ def replay(run_id: str, *, here: DictConfig) -> int:
     """
     from lightning_modules.runtime.run import run
 
-    client = MlflowClient(credentials.real(here.logger.tracking_uri))
+    client = credentials.client(here.logger.tracking_uri)
     with errors.nothing_made_yet():
         original = get_run(client, run_id)
         folder, common = Path(here.paths.runs) / "replay" / original.info.run_id, Path(here.paths.cache)
@@ -82,12 +82,9 @@ def get_run(client: MlflowClient, run_id: str, *, key: str = "replay") -> Any:
     try:
         return client.get_run(run_id)
     except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            address = credentials.masked(str(client.tracking_uri))
-            raise ValueError(
-                f"{key}={run_id}: the tracking server {address} is not reached ({error.message})."
-            ) from None
-        raise ValueError(f"{key}={run_id}: the tracking server knows no such run ({error.message}).") from None
+        unknown = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+        told = "knows no such run" if unknown else f"{credentials.masked(str(client.tracking_uri))} is not reached"
+        raise ValueError(f"{key}={run_id}: the tracking server {told} ({error.message}).") from None
 
 
 def drift(tags: dict[str, str]) -> list[str]:
@@ -113,13 +110,10 @@ def report(client: MlflowClient, original: str, again: str, drifted: list[str]) 
     client.set_tag(again, "replay.verdict", verdict[:5000])
     if drifted:
         client.set_tag(again, "replay.differs", "; ".join(drifted)[:5000])
-    if not found:
-        print(f"{one.size}: bitwise the same.", file=sys.stderr)
-        return 0
-    print(f"{one.size}: not the same.", file=sys.stderr)
+    print(f"{one.size}: {'not' if found else 'bitwise'} the same.", file=sys.stderr)
     for line in found:
         print(f"  {line}", file=sys.stderr)
-    return 1
+    return 1 if found else 0
 
 
 def other_models(client: MlflowClient, original: str, again: str) -> list[str]:

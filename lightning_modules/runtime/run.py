@@ -86,12 +86,12 @@ def _run(
     # The first clears the folder, and another process may look before it has.
     resume = None if cfg.fresh else newest_valid(folder / "checkpoints", say=say)
     # Before anything is built: a model may have to be pretrained first, and that is seen in MLflow too.
-    tracker = tracking.open_tracker(cfg, folder=folder, shown=shown)
+    tracker = tracking.open_tracker(cfg, folder=folder, shown=shown, expected=expected)
     teller = Teller(tracker, folder=folder)
     try:
         watched = making.watched_by(teller) if first else contextlib.nullcontext()
         with watched, on_machine_of(cfg.trainer), memory.out_of_memory_told(cfg):
-            result = _work(cfg, folder=folder, tracker=tracker, resume=resume, expected=expected)
+            result = _work(cfg, folder=folder, tracker=tracker, resume=resume)
             result |= {"commit": commit, "machine": provenance.machine()}
             teller.summary()
         if first:
@@ -140,14 +140,7 @@ def _wanted(cfg: DictConfig, result: dict[str, Any]) -> dict[str, float]:
     return {n: metrics[n] for n in dict.fromkeys((cfg.objective_metric, *cfg.shown_metrics)) if n in metrics}
 
 
-def _work(
-    cfg: DictConfig,
-    *,
-    folder: Path,
-    tracker: tracking.Tracker | None,
-    resume: Path | None,
-    expected: Mapping[str, str] | None,
-) -> dict[str, Any]:
+def _work(cfg: DictConfig, *, folder: Path, tracker: tracking.Tracker | None, resume: Path | None) -> dict[str, Any]:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     if cfg.study:
         # A run of before has no `look` in its config.
@@ -159,16 +152,19 @@ def _work(
             text=look.get("text", True),
             cache=Path(cfg.paths.cache),
         )
-        return _study(instantiate(cfg.study), desk, cfg=cfg, expected=expected)
+        return _study(instantiate(cfg.study), desk, cfg=cfg)
     datamodule = instantiate(cfg.data)
     if rank_zero_only.rank == 0:
         # What is wrong with the data is said before a model is pretrained for minutes.
         with isolate_rng():
             datamodule.prepare_data()
     module = instantiate(cfg.module)
+    callbacks = [instantiate(cfg.callbacks[name]) for name in _wanted_callbacks(cfg)]
+    if rank_zero_only.rank == 0:
+        callbacks.append(pace.Pace(planned=pace.planned(cfg), say=say))
     trainer = pl.Trainer(
         logger=tracker or False,
-        callbacks=[*(instantiate(cfg.callbacks[name]) for name in _wanted_callbacks(cfg)), *_pace(cfg)],
+        callbacks=callbacks,
         plugins=[CheckedCheckpoints()],
         default_root_dir=folder,
         **instantiate(cfg.trainer),
@@ -182,9 +178,7 @@ def _work(
             tracker.end("FAILED", reason=reason)
 
     with memory.out_of_memory_told(cfg, module), ranks.together(folder, give_up):
-        return _fit_and_test(
-            cfg, trainer, module, datamodule, folder=folder, tracker=tracker, resume=resume, expected=expected
-        )
+        return _fit_and_test(cfg, trainer, module, datamodule, folder=folder, tracker=tracker, resume=resume)
 
 
 def _fit_and_test(
@@ -196,12 +190,11 @@ def _fit_and_test(
     folder: Path,
     tracker: tracking.Tracker | None,
     resume: Path | None,
-    expected: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     if trainer.is_global_zero:
         datamodule.prepare_data()
     if tracker:
-        provenance.log(tracker, data=datamodule, module=module, expected=expected)
+        provenance.log(tracker, data=datamodule, module=module)
     trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
     point = next((c for c in trainer.callbacks if isinstance(c, ResumePoint)), None)
     # A run resumed at its very end has no training metrics of its own.
@@ -221,9 +214,7 @@ def _fit_and_test(
     return result
 
 
-def _study(
-    study: Study, desk: Desk, *, cfg: DictConfig | None = None, expected: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def _study(study: Study, desk: Desk, *, cfg: DictConfig | None = None) -> dict[str, Any]:
     # A run of before has neither key in its config.
     which, processes = (cfg.get("part"), cfg.get("side_by_side", 1)) if cfg is not None else (None, 1)
     study.prepare()
@@ -232,7 +223,7 @@ def _study(
         things = at_once.part(things, which)
     teller.expects(things)
     if desk.tracker:
-        provenance.log(desk.tracker, data=study, expected=expected)
+        provenance.log(desk.tracker, data=study)
     if cfg is not None and isinstance(teller, Teller) and processes > 1:
         at_once.make(cfg, things, teller=teller, threads=torch.get_num_threads())
     if which:
@@ -263,9 +254,8 @@ def _finish(result: dict[str, Any], *, folder: Path, tracker: tracking.Tracker |
 
 def clear(folder: Path) -> None:
     """Forget an earlier run of this directory; its record in MLflow stays."""
-    (folder / "result.json").unlink(missing_ok=True)
     told = [path.name for path in folder.glob("failure*.txt")]
-    for name in (records.BEGUN, "run.json", "tracking.jsonl", "tracking.done", LOOK, *told):
+    for name in (records.RESULT, records.BEGUN, records.RUN, "tracking.jsonl", "tracking.done", LOOK, *told):
         (folder / name).unlink(missing_ok=True)
     for name in ("checkpoints", "figures", "tables", "export"):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -275,10 +265,6 @@ def _wanted_callbacks(cfg: DictConfig) -> list[str]:
     """Names of the callbacks that are not null; Lightning refuses a bar when the trainer has none."""
     bar = cfg.trainer.get("enable_progress_bar", True)
     return [name for name, c in cfg.callbacks.items() if c is not None and (bar or name != "progress")]
-
-
-def _pace(cfg: DictConfig) -> list[pl.Callback]:
-    return [pace.Pace(planned=pace.planned(cfg), say=say)] if rank_zero_only.rank == 0 else []
 
 
 def _scalars(metrics: dict[str, Any]) -> dict[str, float]:

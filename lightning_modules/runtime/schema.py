@@ -77,7 +77,7 @@ def plain(path: str) -> Callable[..., Any]:
 def problems(cfg: DictConfig) -> list[str]:
     """Every problem of names, types, ranges, unknown and missing keys, one line each, in the order of the config."""
     found = trust.refusals({key: trust.child(cfg, key) for key in cfg if key != "hydra"})
-    known = PLAIN | system.checks_of(cfg).plain
+    known = PLAIN | system.table_of(cfg, "PLAIN")
     for path, node in nodes(cfg):
         target = node.get("_target_") if path else None
         if target is not None and target != "builtins.dict":
@@ -170,11 +170,8 @@ def _value(*, full: str, node: DictConfig, key: str, signature: signatures.Signa
             found = [e["msg"].removeprefix("Input should be ") for e in error.errors() if e["loc"] or not wanted]
             wanted = found or wanted
     if isinstance(plain, list) and getattr(hint, "__origin__", None) is tuple:
-        wanted = [
-            f"a list of {len(hint.__args__)} values that are each {wanted[0]}"
-            if len(plain) == len(hint.__args__)
-            else f"a list of {len(hint.__args__)} values"
-        ]
+        many = f"a list of {len(hint.__args__)} values"
+        wanted = [f"{many} that are each {wanted[0]}" if len(plain) == len(hint.__args__) else many]
     return [f"{origin} is {plain!r}; expected {' or '.join(dict.fromkeys(wanted))}."]
 
 

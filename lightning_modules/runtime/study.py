@@ -64,7 +64,7 @@ class Desk:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
-        readable = [[_short(cell) for cell in row.values()] for row in rows]
+        readable = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row.values()] for row in rows]
         path.with_suffix(".md").write_text(tables.markdown(columns, readable))
         if show:
             tables.show(columns, readable, title=name.replace("_", " "), console=Console(stderr=True))
@@ -100,7 +100,3 @@ class Study(Protocol):
 def needs(study: Study) -> list[Thing]:
     """What it is going to train or make, in order, where it can tell: `needs()` of a study is optional."""
     return study.needs() if hasattr(study, "needs") else []
-
-
-def _short(cell: Any) -> str:
-    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)

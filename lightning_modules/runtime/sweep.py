@@ -36,6 +36,7 @@ from lightning_modules.runtime.journal import Journal
 from lightning_modules.runtime.load import cores
 from lightning_modules.runtime.outcome import SWEEP
 from lightning_modules.runtime.owner import PARENT_RUN, owner, reap
+from lightning_modules.runtime.sweep_report import counts, jobs, mixed, not_done, settings
 
 PROJECT = Path(__file__).parents[2]
 console = Console(stderr=True)
@@ -211,23 +212,22 @@ def environment(together: int) -> dict[str, str]:
 
 def page(cfg: DictConfig, folder: Path) -> Path | None:
     """`look.html` beside the report, where one is wanted, can be drawn and has anything to show."""
-    from lightning_modules.look.page import can_be_drawn
-    from lightning_modules.runtime import sweep_look, sweep_report
+    from lightning_modules.look.page import LOOK, can_be_drawn, write
+    from lightning_modules.runtime import sweep_look
 
     wanted = (cfg.get("look") or {}).get("page", True) and can_be_drawn()
-    if not (wanted and sweep_report.counts(folder)["done"]):
+    if not (wanted and counts(folder)["done"]):
         return None
-    return sweep_look.write(folder, cache=Path(cfg.paths.cache))
+    data, cache = {"runs": [sweep_look.of_folder(folder)]}, Path(cfg.paths.cache)
+    return write(folder / LOOK, kind=sweep_look.KIND, title=sweep_look.TITLE, data=data, cache=cache)
 
 
 def finish(cfg: DictConfig) -> int:
     """Tell what is not done and end the parent run; the exit code: 0, 1 when a job is not done, 130 when the sweep was
     asked to stop."""
-    from lightning_modules.runtime import sweep_report
-
     folder = Path(os.environ[SWEEP])
     mine = outcome.of_this_command(folder)
-    undone = sweep_report.not_done(folder)
+    undone = not_done(folder)
     left = [entry for entry in undone if entry["folder"] in mine]
     for entry in left:
         console.print(
@@ -237,17 +237,15 @@ def finish(cfg: DictConfig) -> int:
         console.print(f"{len(left)} of the sweep's jobs not done; the same command runs them again.")
     if earlier := len(undone) - len(left):
         console.print(f"Of earlier commands {earlier} not done either, which {folder}/report.md names.", soft_wrap=True)
-    for sentence in sweep_report.mixed(folder, sweep_report.settings(folder)):
+    for sentence in mixed(folder, settings(folder)):
         console.print(escape(f"No mean of these: {sentence}"), style="red", soft_wrap=True)
-    if sweep_report.jobs(folder):
+    if jobs(folder):
         outcome.catch_up(cfg, folder)
     look = None if wish.told else page(cfg, folder)
     if PARENT_RUN in os.environ:
-        from mlflow import MlflowClient
-
         status = "KILLED" if wish.told else "FAILED" if left else "FINISHED"
         try:
-            client = MlflowClient(credentials.real(cfg.logger.tracking_uri))
+            client = credentials.client(cfg.logger.tracking_uri)
             if look:
                 client.log_artifact(os.environ[PARENT_RUN], str(look))
             client.set_terminated(os.environ[PARENT_RUN], status=status)

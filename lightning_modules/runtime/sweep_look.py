@@ -10,7 +10,6 @@ from mlflow.entities import Run
 from omegaconf import OmegaConf
 
 from lightning_modules.common.tables import mean_ci
-from lightning_modules.look import page
 from lightning_modules.runtime import foreign, naming, records, sweep_report
 from lightning_modules.runtime.identity import by_setting, identifies
 
@@ -47,7 +46,8 @@ def sweep_page(
         "runs": [
             {
                 "setting": place,
-                "seed": _seed(run),
+                # As the run's folder has it at its end.
+                "seed": run["folder"].rpartition("-s")[2],
                 "folder": run["folder"],
                 "run_id": run.get("run_id"),
                 "values": [_number(run["metrics"].get(m)) for m in kept],
@@ -85,12 +85,6 @@ def verdict(groups: dict[str, list[dict[str, Any]]], objective: str, *, entries:
     return f"{said}; their intervals over seeds {'lie apart' if apart else 'overlap'}."
 
 
-def write(sweep: Path, *, cache: Path | None = None) -> Path:
-    """`look.html` in the sweep's folder, of what is done so far. ValueError where nothing is."""
-    data = {"runs": [of_folder(sweep)]}
-    return page.write(sweep / page.LOOK, kind=KIND, title=TITLE, data=data, cache=cache)
-
-
 def of_folder(sweep: Path, *, text: bool = True) -> dict[str, Any]:
     """text: as of `sweep_page`; a sweep whose jobs were told look.text=false has none whatever is asked."""
     entries = list(sweep_report.jobs(sweep).values())
@@ -98,13 +92,8 @@ def of_folder(sweep: Path, *, text: bool = True) -> dict[str, Any]:
     if not done:
         raise ValueError(f"look={sweep}: no job of the sweep is done.")
     cfg: Any = OmegaConf.to_container(OmegaConf.load(sweep / done[0] / ".hydra" / "config.yaml"))
-    return sweep_page(
-        entries,
-        objective=cfg["objective_metric"],
-        shown=cfg["shown_metrics"],
-        name=sweep.name,
-        text=text and shows_text(cfg),
-    )
+    shown, text = cfg["shown_metrics"], text and shows_text(cfg)
+    return sweep_page(entries, objective=cfg["objective_metric"], shown=shown, name=sweep.name, text=text)
 
 
 def of_run(client: MlflowClient, parent: Run, *, text: bool = True) -> dict[str, Any]:
@@ -151,11 +140,6 @@ def _read(value: str) -> float | str:
     except ValueError:
         return value
     return number if math.isfinite(number) else value
-
-
-def _seed(run: dict[str, Any]) -> str:
-    """As the run's folder has it at its end."""
-    return str(run["folder"]).rpartition("-s")[2]
 
 
 def _failed(entries: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> int:

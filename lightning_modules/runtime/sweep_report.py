@@ -1,18 +1,20 @@
 """What a sweep has found so far: a table with mean and 95% interval over seeds per setting, a plot, the failures."""
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from lightning_modules.common.style import COLOURS, panels, save
 from lightning_modules.common.tables import by_seeds, markdown, mean_ci
 from lightning_modules.runtime import begun, naming, records
 from lightning_modules.runtime.identity import by_setting
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Setting -> what is known of its jobs.
 Settings = dict[str, list[dict[str, Any]]]
@@ -20,17 +22,12 @@ Settings = dict[str, list[dict[str, Any]]]
 
 def said(sweep: Path) -> list[dict[str, Any]]:
     """The last word on every job; a line that a machine which died did not write whole is none."""
-    path = sweep / records.JOBS
-    lines = [_line(text) for text in path.read_text().splitlines()] if path.is_file() else []
-    return list({line["folder"]: line for line in lines if line}.values())
-
-
-def _line(text: str) -> dict[str, Any] | None:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) and "folder" in found else None
+    path, found = sweep / records.JOBS, dict[str, dict[str, Any]]()
+    for text in path.read_text().splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            line = json.loads(text)
+            found[line["folder"]] = line
+    return list(found.values())
 
 
 def jobs(sweep: Path) -> dict[str, dict[str, Any]]:
@@ -90,6 +87,8 @@ def write(sweep: Path, *, objective: str, shown: Sequence[str] = (), drawn_withi
     picture = sweep / "report.png"
     if picture.is_file() and time.time() - picture.stat().st_mtime < drawn_within:
         return [sweep / "report.md"]
+    from lightning_modules.common.style import save
+
     save(figure(groups, objective), picture)
     return [sweep / "report.md", picture]
 
@@ -107,8 +106,11 @@ def means(sweep: Path, cfg: DictConfig) -> dict[str, float]:
     return naming.means(groups, shown, apart=naming.apart())
 
 
-def figure(groups: Settings, objective: str) -> Figure:
+def figure(groups: Settings, objective: str) -> "Figure":
     """The objective of every job as a dot, with mean and interval per setting."""
+    # matplotlib takes a second to import.
+    from lightning_modules.common.style import COLOURS, panels
+
     drawn, axes = panels(
         1, 1, size=(6.5, 0.45 * len(groups) + 1.2), title=f"{objective} per setting, 95% interval over seeds"
     )

@@ -10,7 +10,8 @@ seconds. What does stands in the module `builds` beside it: `BUILDS`, target -> 
 import importlib
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig
@@ -21,68 +22,46 @@ from lightning_modules.runtime import trust
 Check = Callable[[DictConfig], Iterator[str]]
 
 
-class Checks(NamedTuple):
-    """Of a system that has none of its own: nothing."""
+def checks_of(cfg: DictConfig, kind: str = "CHECKS", *, module: str = "checks") -> list[Check]:
+    """Those of the config's system and of its study's room; none of one that a config may not name (`trust`).
 
-    checks: tuple[Check, ...] = ()
-    places: tuple[Check, ...] = ()
-    plain: dict[str, Callable[..., Any]] = {}
-    options: dict[str, dict[str, tuple[str, ...]]] = {}
-
-
-class Builds(NamedTuple):
-    checks: tuple[Check, ...] = ()
-    builds: dict[str, Callable[..., Any]] = {}
+    kind: `CHECKS` or `PLACES`. module: `checks` or `builds`, whose import takes as long as a run's own imports.
+    """
+    return [check for each in _modules(cfg, module) for check in getattr(each, kind, ())]
 
 
-def checks_of(cfg: DictConfig) -> Checks:
-    """The checks of the config's system and of its study's room; none of one that a config may not name (`trust`)."""
-    found = Checks()
-    for name in _modules(cfg):
-        module = importlib.import_module(name)
-        found = Checks(
-            (*found.checks, *getattr(module, "CHECKS", ())),
-            (*found.places, *getattr(module, "PLACES", ())),
-            found.plain | getattr(module, "PLAIN", {}),
-            found.options | getattr(module, "OPTIONS", {}),
-        )
-    return found
+def table_of(cfg: DictConfig, kind: str, *, module: str = "checks") -> dict[str, Any]:
+    """`PLAIN`, `OPTIONS` or `BUILDS` of the same rooms."""
+    return _table(_modules(cfg, module), kind)
 
 
-def builds_of(cfg: DictConfig) -> Builds:
-    """What the rooms of `checks_of` build; importing it takes as long as a run's own imports."""
-    found = Builds()
-    for name in _modules(cfg):
-        beside = f"{name.rpartition('.')[0]}.builds"
-        if find_spec(beside):
-            module = importlib.import_module(beside)
-            found = Builds((*found.checks, *getattr(module, "CHECKS", ())), found.builds | module.BUILDS)
-    return found
+def of_all(kind: str) -> dict[str, Any]:
+    """`PLAIN` or `OPTIONS` of all the systems of conf/."""
+    named = {yaml.safe_load(path.read_text())["checks"] for path in (trust.CONF / "system").glob("*.yaml")}
+    return _table(map(importlib.import_module, sorted(named)), kind)
+
+
+def _table(modules: Iterable[ModuleType], kind: str) -> dict[str, Any]:
+    return {key: value for each in modules for key, value in getattr(each, kind, {}).items()}
 
 
 def elsewhere(cfg: DictConfig) -> list[str]:
     """A message for each chosen option that is another system's: its keys would be found lacking one by one."""
     name, found = cfg.get("system_name"), []
-    own, chosen = checks_of(cfg).options.get(name, {}), cfg.hydra.runtime.choices
+    own, chosen = table_of(cfg, "OPTIONS").get(name, {}), cfg.hydra.runtime.choices
     # The other systems are asked only where there is something strange: their modules are imports of their own.
     for group in [group for group in own if chosen.get(group) is not None and chosen[group] not in own[group]]:
-        if owners := [one for one, groups in options().items() if chosen[group] in groups.get(group, ())]:
+        if owners := [one for one, groups in of_all("OPTIONS").items() if chosen[group] in groups.get(group, ())]:
             told = f"expected one of {', '.join(own[group])}" if own[group] else f"{name} has no such option"
             found.append(f"{group}={chosen[group]} is of {' and '.join(owners)}, and this is {name}; {told}.")
     return found
 
 
-def options() -> dict[str, dict[str, tuple[str, ...]]]:
-    """System -> group -> its own options, of the systems of conf/."""
-    modules = sorted({yaml.safe_load(path.read_text())["checks"] for path in (trust.CONF / "system").glob("*.yaml")})
-    found: dict[str, dict[str, tuple[str, ...]]] = {}
-    for name in modules:
-        found |= importlib.import_module(name).OPTIONS
-    return found
-
-
-def _modules(cfg: DictConfig) -> list[str]:
-    return list(dict.fromkeys(map(str, filter(trust.checks_allowed, (cfg.get("checks"), _of_study(cfg))))))
+def _modules(cfg: DictConfig, module: str) -> list[ModuleType]:
+    told = dict.fromkeys(map(str, filter(trust.checks_allowed, (cfg.get("checks"), _of_study(cfg)))))
+    names = [f"{name.rpartition('.')[0]}.{module}" for name in told]
+    # A room need not have `builds`.
+    return [importlib.import_module(name) for name in names if name in told or find_spec(name)]
 
 
 def _of_study(cfg: DictConfig) -> str | None:

@@ -216,9 +216,8 @@ class Teller(Watcher):
             self.tracker.tags({"progress": "done"})
         for kind in dict.fromkeys([*self.made, *self.kept]):
             times, there = self.made.get(kind, []), self.kept[kind]
-            parts = [f"{len(times)} made in {clock(sum(times))}"] * bool(times) + [f"{there} kept from before"] * bool(
-                there
-            )
+            parts = [f"{len(times)} made in {clock(sum(times))}"] * bool(times)
+            parts += [f"{there} kept from before"] * bool(there)
             self._say(f"{kind}: {', '.join(parts)}.")
 
     def _number(self, thing: Thing, *, again: bool = False) -> tuple[int, int]:

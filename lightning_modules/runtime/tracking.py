@@ -4,6 +4,7 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from lightning_modules.common import credentials
-from lightning_modules.runtime import logged_model, naming, records
+from lightning_modules.runtime import identity, logged_model, naming, records
 from lightning_modules.runtime.courier import Courier, Delivery
 from lightning_modules.runtime.journal import RUNNING, Journal
 from lightning_modules.runtime.owner import PARENT_RUN, owner, reap
@@ -31,7 +32,12 @@ PATIENCE = 20.0
 
 
 class Tracker(Logger):
-    """Lightning's logger and the runtime's tracker in one; rank 0 only. A resumed run never logs a point twice."""
+    """Lightning's logger and the runtime's tracker in one; rank 0 only. A resumed run never logs a point twice.
+
+    expected: tags of the run that this one replays.
+    """
+
+    expected: Mapping[str, str] | None = None
 
     def __init__(
         self, *, folder: Path, uri: str, experiment: str, name: str, artifact_location: str | None, tags: dict[str, str]
@@ -168,7 +174,7 @@ class Shown(NamedTuple):
     commit: str = ""
 
 
-def open_tracker(cfg: Any, *, folder: Path, shown: Shown) -> Tracker | None:
+def open_tracker(cfg: Any, *, folder: Path, shown: Shown, expected: Mapping[str, str] | None = None) -> Tracker | None:
     """The tracker of `conf/logger` on rank 0; None for `logger=none` and on every other rank."""
     if cfg.logger is None or not cfg.logger.get("tracking_uri") or rank_zero_only.rank != 0:
         return None
@@ -186,6 +192,7 @@ def open_tracker(cfg: Any, *, folder: Path, shown: Shown) -> Tracker | None:
         name=cfg.run_name or naming.run_name(shown.overrides, cfg.seed, naming.apart()),
         artifact_location=cfg.logger.artifact_location,
     )
+    tracker.expected = expected
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     tracker.params(short_params(resolved) | shown.options)
     tracker.text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
@@ -196,12 +203,6 @@ def short_params(resolved: dict[str, Any]) -> dict[str, str]:
     """What a person compares runs by: every leaf of the groups that define the science, as short strings."""
     params = {"seed": str(resolved["seed"])}
     for group in PARAM_GROUPS:
-        leaves = _leaves(resolved.get(group) or {}, group)
+        leaves = identity.leaves(resolved.get(group) or {}, group)
         params |= {key: credentials.masked(str(value))[:PARAM_LIMIT] for key, value in leaves}
     return {key: value for key, value in params.items() if "_target_" not in key}
-
-
-def _leaves(tree: Any, prefix: str) -> list[tuple[str, Any]]:
-    if not isinstance(tree, dict):
-        return [(prefix, tree)]
-    return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{prefix}.{key}")]

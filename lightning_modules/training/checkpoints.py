@@ -101,11 +101,8 @@ def damage(path: Path) -> str:
         except Exception as error:
             return f"has no checksum and cannot be read ({type(error).__name__})"
         return ""
-    return (
-        ""
-        if _digest(path) == _sum_of(path).read_text()
-        else "is damaged: its SHA-256 is not the one it was written with"
-    )
+    same = _digest(path) == _sum_of(path).read_text()
+    return "" if same else "is damaged: its SHA-256 is not the one it was written with"
 
 
 class _Watched:

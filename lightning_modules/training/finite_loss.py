@@ -47,19 +47,11 @@ class FiniteLoss(pl.Callback):
         if logs_now(trainer, batch_idx):
             self._read()
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._read()
         check_weights(pl_module, trainer.global_step)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._read()
-        check_weights(pl_module, trainer.global_step)
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        self._read()
-        check_weights(pl_module, trainer.global_step)
+    on_train_end = on_save_checkpoint = on_validation_start
 
     def _read(self) -> None:
         if self._first_bad is not None and (step := int(self._first_bad)) != NEVER:

@@ -108,12 +108,9 @@ class Progress(RichProgressBar):
         """`step 120 of 600: loss 4.310, 1:20 left`, by the pace of these seconds."""
         done, steps = trainer.global_step, trainer.max_steps
         shown = [f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items()]
-        left = (
-            [f"{clock(seconds / (done - self._first) * (steps - done))} left"]
-            if steps > 0 and done > self._first
-            else []
-        )
-        return f"step {done} of {steps}: {', '.join(shown + left)}"
+        if steps > 0 and done > self._first:
+            shown.append(f"{clock(seconds / (done - self._first) * (steps - done))} left")
+        return f"step {done} of {steps}: {', '.join(shown)}"
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         shown: dict[str, Any] = super().get_metrics(trainer, pl_module)

@@ -1,5 +1,6 @@
 """Saves what an exact resume needs, where a resume is exact: between two optimizer steps, validation done."""
 
+import contextlib
 import os
 import random
 import signal
@@ -14,7 +15,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from lightning_modules.common.bounds import Count
 from lightning_modules.training.checkpoints import LAST
-from lightning_modules.training.stop import ASKING, Preempted
+from lightning_modules.training.stop import Preempted, handled
 
 
 class ResumePoint(Checkpoint):
@@ -30,7 +31,7 @@ class ResumePoint(Checkpoint):
         self._due = False
         self.metrics: dict[str, float] = {}
         self._random: list[dict[str, Any]] | None = None
-        self._handlers: dict[int, Any] = {}
+        self._listening = contextlib.ExitStack()
         # Processes agree over gloo, so that none of them waits for its device to do so.
         self._hosts: dist.ProcessGroup | None = None
 
@@ -41,13 +42,10 @@ class ResumePoint(Checkpoint):
         if self._random is not None:
             refuse_other_processes(self._random, trainer.world_size)
             set_random_state(self._random[trainer.global_rank])
-        for number in ASKING:
-            self._handlers[number] = signal.signal(number, self._ask_to_stop)
+        self._listening.enter_context(handled(self._ask_to_stop))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
+        self._listening.close()
         self._hosts = None
 
     def _ask_to_stop(self, number: int, _frame: Any) -> None:
@@ -71,12 +69,8 @@ class ResumePoint(Checkpoint):
             self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        forwards = trainer.fit_loop.total_batch_idx + 1
-        if (
-            trainer.state.fn == "fit"
-            and not trainer.sanity_checking
-            and forwards % trainer.accumulate_grad_batches == 0
-        ):
+        after_a_step = (trainer.fit_loop.total_batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and after_a_step:
             self._save(trainer)
 
     def _agree(self, trainer: pl.Trainer) -> int:

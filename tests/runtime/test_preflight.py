@@ -208,7 +208,7 @@ def test_an_option_that_changes_other_groups_is_told_with_them():
 
 @pytest.mark.parametrize("group", ["model", "data"])
 def test_every_option_of_a_group_is_a_systems_own(group):
-    owned = [name for groups in system.options().values() for name in groups.get(group, ())]
+    owned = [name for groups in system.of_all("OPTIONS").values() for name in groups.get(group, ())]
     assert sorted(owned) == sorted(path.stem for path in (PROJECT / "conf" / group).glob("*.yaml"))
 
 

@@ -321,4 +321,4 @@ def test_data_is_read_before_a_model_is_made(tmp_path):
     places = {"data": {"_target_": f"{__name__}.Unreadable"}, "module": {"_target_": f"{__name__}.never"}}
     cfg = OmegaConf.create({"seed": 1, "study": None, **places})
     with pytest.raises(ValueError, match="the file has no rows"):
-        _work(cfg, folder=tmp_path, tracker=None, resume=None, expected=None)
+        _work(cfg, folder=tmp_path, tracker=None, resume=None)

@@ -89,15 +89,11 @@ def refuse(errors: list[str], *, overrides: list[str]) -> NoReturn:
     lines = "\n".join(f"  {error}" for error in errors)
     many = f"{len(errors)} errors" if len(errors) > 1 else "error"
     print(f"{many} in the command line or config; nothing was created:\n{lines}", file=sys.stderr)
-    tell_the_sweep(overrides, "; ".join(errors))
+    # A job of a sweep has a folder already; its reason is read from there.
+    told = command_line.told_folder(overrides)
+    if "FACET_SWEEP" in os.environ and told is not None:
+        (told / "failure.txt").write_text("; ".join(errors))
     sys.exit(2)
-
-
-def tell_the_sweep(overrides: list[str], message: str) -> None:
-    """A job of a sweep has a folder already; its reason is read from there."""
-    folder = command_line.told_folder(overrides)
-    if "FACET_SWEEP" in os.environ and folder is not None:
-        (folder / "failure.txt").write_text(message)
 
 
 def _flags(given: argparse.Namespace) -> Iterator[str]:
@@ -116,8 +112,10 @@ def _flags(given: argparse.Namespace) -> Iterator[str]:
 def keys(overrides: list[str], *, multirun: bool) -> tuple[list[str], list[Override] | None]:
     """(errors of options and keys, the overrides without those). None where the groups do not compose."""
     errors, parsed = command_line.parse(overrides)
+    given = {o.key_or_group: o for o in parsed if not o.is_delete()}
+    plan = "plan" in given and command_line.as_typed(given["plan"]).lower() == "plan=true"
     with composing():
-        wrong, parsed = command_line.sweeps(parsed, **_sweeper(parsed, multirun=multirun))
+        wrong, parsed = command_line.sweeps(parsed, multirun=multirun or plan, search="hydra/sweeper" in given)
         errors += wrong
         known, groups = command_line.groups_of(parsed, errors)
         if known is None:
@@ -141,12 +139,6 @@ def examine(overrides: list[str], *, multirun: bool = True) -> tuple[list[str], 
             if cfg is not None:
                 errors += [e for e in _content(cfg, told=errors) if e not in errors]
     return list(dict.fromkeys(errors)), first
-
-
-def _sweeper(parsed: list, *, multirun: bool) -> dict[str, bool]:
-    given = {o.key_or_group: o for o in parsed if not o.is_delete()}
-    plan = "plan" in given and command_line.as_typed(given["plan"]).lower() == "plan=true"
-    return {"multirun": multirun or plan, "search": "hydra/sweeper" in given}
 
 
 def _content(cfg: DictConfig, *, told: list[str]) -> list[str]:
@@ -175,7 +167,3 @@ def every_job(argv: list[str]) -> Iterator[tuple[str, DictConfig]]:
             cfg = compose("config", overrides=list(texts), return_hydra_config=True)
         with as_running(cfg):
             yield " ".join(apart), cfg
-
-
-def is_multirun(argv: list[str]) -> bool:
-    return read(argv).multirun

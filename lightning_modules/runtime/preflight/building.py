@@ -36,8 +36,8 @@ def problems(cfg: DictConfig, *, told: list[str]) -> list[str]:
         return []
     if "torch" not in sys.modules:
         say("Checking the command. torch is loaded for that, which takes some seconds.")
-    checks, builds = system.builds_of(cfg)
-    found = system.asked((names.lightning_takes_them, *checks), cfg)
+    builds = system.table_of(cfg, "BUILDS", module="builds")
+    found = system.asked((names.lightning_takes_them, *system.checks_of(cfg, module="builds")), cfg)
     for name in ("study",) if cfg.get("study") else RUN:
         if builds and OmegaConf.is_config(cfg.get(name)):
             build(OmegaConf.to_container(cfg[name], resolve=True), builds, found)

@@ -56,25 +56,20 @@ def sweeps(parsed: list[Override], *, multirun: bool, search: bool) -> tuple[lis
     """
     errors, right = [], []
     for override in parsed:
-        line = as_typed(override)
         if not override.is_sweep_override():
             wrong = ""
         elif not multirun and not override.key_or_group.startswith("hydra."):
-            wrong = (
-                f"{line} has several values: -m before it runs a sweep over them; a value with a comma stands in '...'"
-            )
+            wrong = "has several values: -m before it runs a sweep over them; a value with a comma stands in '...'"
         elif isinstance(override.value(), Glob):
-            wrong = f"{line} finds none of {_words(override.key_or_group)}" if not alternatives(override) else ""
+            wrong = "" if alternatives(override) else f"finds none of {_words(override.key_or_group)}"
         elif not override.is_discrete_sweep():
-            wrong = (
-                "" if search else f"{line} is an interval, which a grid cannot take; hydra/sweeper=search searches it"
-            )
+            wrong = "" if search else "is an interval, which a grid cannot take; hydra/sweeper=search searches it"
         else:
             count = sum(1 for _ in itertools.islice(override.sweep_string_iterator(), VALUES + 1))
-            wrong = f"{line} has no value" if not count else ""
-            wrong = f"{line} has more than {VALUES:,} values" if count > VALUES else wrong
+            wrong = "" if count else "has no value"
+            wrong = f"has more than {VALUES:,} values" if count > VALUES else wrong
         if wrong:
-            errors.append(f"{wrong}.")
+            errors.append(f"{as_typed(override)} {wrong}.")
         else:
             right.append(override)
     return errors, right
@@ -181,16 +176,13 @@ def _nearest_key(key: str, known: DictConfig) -> str:
         last = key.rpartition(".")[2]
         by_name = {path.rpartition(".")[2]: path for path in reversed(paths)}
         near = [by_name[n] for n in difflib.get_close_matches(last, list(by_name), n=1, cutoff=schema.CUTOFF)]
-    groups = [] if "." in key else difflib.get_close_matches(key, _groups(), n=1, cutoff=0.6)
+    folders = [p.name for root in roots() for p in root.iterdir() if p.is_dir()]
+    groups = [] if "." in key else difflib.get_close_matches(key, folders, n=1, cutoff=0.6)
     if groups or near:
         return f"; the nearest is {(groups or near)[0]!r}"
     parent = key.rpartition(".")[0]
     beside = [path.rpartition(".")[2] for path in paths if parent and path.rpartition(".")[0] == parent]
     return f"; {parent} has {', '.join(beside)}" if beside else ""
-
-
-def _groups() -> list[str]:
-    return [p.name for root in roots() for p in root.iterdir() if p.is_dir()]
 
 
 def _paths(node: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -200,12 +192,7 @@ def _paths(node: DictConfig, prefix: str = "") -> Iterator[str]:
             continue
         yield path
         child = node._get_node(key)
-        if (
-            isinstance(child, DictConfig)
-            and not child._is_none()
-            and not child._is_missing()
-            and not child._is_interpolation()
-        ):
+        if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing() or child._is_interpolation()):
             yield from _paths(child, f"{path}.")
 
 

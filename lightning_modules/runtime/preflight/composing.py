@@ -32,8 +32,7 @@ def composed(overrides: list[str], errors: list[str]) -> DictConfig | None:
 
 
 def options(group: str) -> list[str]:
-    loader = GlobalHydra.instance().config_loader()
-    return loader.get_group_options(group)
+    return GlobalHydra.instance().config_loader().get_group_options(group)
 
 
 @contextlib.contextmanager

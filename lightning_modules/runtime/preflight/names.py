@@ -61,7 +61,7 @@ def missing_parts(cfg: DictConfig) -> list[str]:
 
 def problems(cfg: DictConfig) -> list[str]:
     found = schema.problems(cfg)
-    return found + system.asked(CHECKS, cfg) + system.asked(system.checks_of(cfg).checks, cfg)
+    return found + system.asked(CHECKS, cfg) + system.asked(system.checks_of(cfg), cfg)
 
 
 def seeds_are_seeds(cfg: DictConfig) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """What of this machine is not as the config has it: folders, the tracking address, devices. Nothing is left behind."""
 
-import contextlib
 import os
 import re
 import sqlite3
@@ -39,7 +38,7 @@ ARTIFACTS = (
 
 
 def problems(cfg: DictConfig) -> list[str]:
-    return system.asked(CHECKS, cfg) + system.asked(system.checks_of(cfg).places, cfg)
+    return system.asked(CHECKS, cfg) + system.asked(system.checks_of(cfg, "PLACES"), cfg)
 
 
 def folders_can_be_written(cfg: DictConfig) -> Iterator[str]:
@@ -98,24 +97,19 @@ def tracking_address(cfg: DictConfig) -> Iterator[str]:
     if message := wrong_address(given):
         yield f"logger.tracking_uri={masked(given)}: {message}"
     elif given.startswith("sqlite:") and not cfg.plan:
-        yield from unwritable("logger.tracking_uri", database(given).parent)
-        if wrong := no_database(database(given)):
-            yield f"logger.tracking_uri={given}: {database(given)} {wrong}"
-    location = cfg.logger.get("artifact_location")
-    if location:
-        scheme = urlsplit(str(location)).scheme
+        file = known.database(given)
+        yield from unwritable("logger.tracking_uri", file.parent)
+        if wrong := no_database(file):
+            yield f"logger.tracking_uri={given}: {file} {wrong}"
+    if location := str(cfg.logger.get("artifact_location") or ""):
+        scheme, key = urlsplit(location).scheme, "logger.artifact_location"
+        told = f"{key}={masked(location)}: {scheme}:"
         if scheme not in ARTIFACTS:
-            yield (
-                f"logger.artifact_location={masked(str(location))}: {scheme}: is no store of MLflow's; expected a folder or "
-                f"one of {', '.join(filter(None, ARTIFACTS))}."
-            )
+            yield f"{told} is no store of MLflow's; expected a folder or one of {', '.join(ARTIFACTS[1:])}."
         elif (package := STORES.get(scheme)) and not installed(package):
-            yield (
-                f"logger.artifact_location={masked(str(location))}: {scheme}: needs the Python package {package}, which is "
-                "not installed in .venv."
-            )
+            yield f"{told} needs the Python package {package}, which is not installed in .venv."
         elif scheme in ("", "file") and not cfg.plan:
-            yield from unwritable("logger.artifact_location", Path(urlsplit(str(location)).path))
+            yield from unwritable(key, Path(urlsplit(location).path))
 
 
 def run_is_known(cfg: DictConfig) -> Iterator[str]:
@@ -153,11 +147,6 @@ def wrong_address(given: str) -> str:
     return ""
 
 
-def database(uri: str) -> Path:
-    """The file of a SQLite address."""
-    return Path(uri.partition("///")[2].partition("?")[0])
-
-
 def no_database(path: Path) -> str:
     """Why MLflow cannot keep runs in this file, or should not; '' where it is its own, empty or not there yet."""
     if path.is_dir():
@@ -165,19 +154,14 @@ def no_database(path: Path) -> str:
     if not path.is_file() or not path.stat().st_size:
         return ""
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as file:
-            tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    except sqlite3.DatabaseError as error:
-        # One that is locked just now is one.
-        return (
-            "" if isinstance(error, sqlite3.OperationalError) else "is no SQLite database; expected one, or a new file."
-        )
-    foreign = tables and "experiments" not in tables
-    return (
-        f"is a database of something else, with a table {min(tables)}; expected MLflow's, or a new file."
-        if foreign
-        else ""
-    )
+        tables = known.column(path, "SELECT name FROM sqlite_master WHERE type = 'table'")
+    except sqlite3.OperationalError:  # one that is locked just now is one
+        return ""
+    except sqlite3.DatabaseError:
+        return "is no SQLite database; expected one, or a new file."
+    if tables and "experiments" not in tables:
+        return f"is a database of something else, with a table {min(tables)}; expected MLflow's, or a new file."
+    return ""
 
 
 CHECKS = (
