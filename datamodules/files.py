@@ -137,7 +137,9 @@ def _of_lines(path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 yield f"{path}, line {number}", jsons.value(line)
             except jsons.JSONDecodeError as error:
-                more = ": an object must stand on one line, or all of them in a list [...]" if line.strip() == "{" else ""
+                more = (
+                    ": an object must stand on one line, or all of them in a list [...]" if line.strip() == "{" else ""
+                )
                 raise ValueError(
                     f"{path}, line {number}, column {error.colno}: no JSON ({error.msg}){more}; expected an object a line."
                 ) from None

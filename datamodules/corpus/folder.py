@@ -33,30 +33,30 @@ class FolderSource:
         return {"source": "folder", "version": 2, "path": str(self.path), "field": self.field, "files": stats}
 
     def documents(self) -> Documents:
-        self.warnings.clear()
-        return {domain: self._parts(files) for domain, files in self._domains(tell=True).items()}
+        return {domain: self._parts(files) for domain, files in self._domains().items()}
 
-    def _domains(self, tell: bool = False) -> dict[str, list[Path]]:
+    def _domains(self) -> dict[str, list[Path]]:
+        """The files of each domain; `warnings` tell of what is not read."""
         if not self.path.is_dir():
             raise ValueError(f"data.path={self.path} is no folder; expected one with a sub-folder of text per domain.")
-        folders = sorted(p for p in self.path.iterdir() if p.is_dir() and not p.name.startswith("."))
+        self.warnings = []
+        shown = sorted(p for p in self.path.iterdir() if not p.name.startswith("."))
+        folders = [p for p in shown if p.is_dir()]
         if not folders:
             raise ValueError(
                 f"data.path={self.path} has no sub-folder; expected one per domain, holding {', '.join(READ)}."
             )
-        loose = [p.name for p in self.path.iterdir() if not p.is_dir() and not p.name.startswith(".")]
-        if loose and tell:
-            told = f"{min(loose)} and {len(loose) - 1} more stand" if len(loose) > 1 else f"{loose[0]} stands"
+        if loose := [p.name for p in shown if not p.is_dir()]:
+            told = f"{loose[0]} and {len(loose) - 1} more stand" if len(loose) > 1 else f"{loose[0]} stands"
             self.warnings.append(f"{told} in no domain's folder of {self.path}: not read.")
         domains = {}
         for folder in folders:
             inside = sorted(folder.rglob("*"))
             every = [p for p in inside if p.is_file() and not p.name.startswith(".")]
-            if tell:
-                self._tell_of_links(folder, inside)
+            self._tell_of_links(folder, inside)
             domains[folder.name] = [p for p in every if p.name.lower().endswith(READ)]
             others = Counter(p.suffix or p.name for p in every if not p.name.lower().endswith(READ))
-            if others and tell:
+            if others:
                 told = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
                 self.warnings.append(f"of {folder} {told} not read; read are {', '.join(READ)}.")
             if not any(f.stat().st_size for f in domains[folder.name]):

@@ -78,10 +78,6 @@ class KeptPairs(EncodedPairs):
         self.contents, self.folder = contents, folder
         self._files: dict[int, Path] = {}
 
-    @property
-    def parts(self) -> int:
-        return -(-len(self) // PART)
-
     def __getitem__(self, number: int) -> Encoded:
         return load(self.part(number // PART), number % PART)
 
@@ -168,10 +164,10 @@ def read_ahead(splits: Sequence[EncodedPairs]) -> Callable[[], None]:
         with contextlib.suppress(Exception):
             for split in splits:
                 if isinstance(split, KeptPairs):
-                    for number in range(split.parts):
+                    for first in range(0, len(split), PART):
                         if over.is_set():
                             return
-                        split.part(number)
+                        split.part(first // PART)
 
     thread = threading.Thread(target=work, name="encoding", daemon=True)
 

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NoReturn
 
 from datamodules.intake import Intake
@@ -165,7 +165,7 @@ class Hub:
         texts: list[str] = []
         labels: list[int] = []
         other = 0
-        for row, (value, *parts) in enumerate(zip(values, *(table[c] for c in self.text), strict=True)):
+        for row, (value, *parts) in enumerate(zip(values, *map(table.column, self.text), strict=True)):
             intake.read += 1
             if value is None or (names and value == "-1"):
                 intake.leave("label missing")
@@ -214,21 +214,17 @@ def _words(c: str | int, given: Any) -> tuple[str, ...]:
 
 def _labels(table: Table, column: str, wanted: Container[str]) -> list[str | None]:
     """Of every row by `label_of`, which is asked once a value: a column of labels holds few."""
-    known: dict[tuple[type, Any], str | None] = {}
-    found = []
-    for row, value in enumerate(table[column]):
-        # True, 1 and 1.0 are one key of a mapping, and not one label.
-        try:
-            found.append(known[type(value), value])
-        except KeyError:
-            known[type(value), value] = label = label_of(value, wanted, table.place(row))
-            found.append(label)
-        except TypeError:  # a list: told by where it stands
-            found.append(label_of(value, wanted, table.place(row)))
-    return found
+    # True, 1 and 1.0 are one key of a mapping, and not one label.
+    label = lru_cache(maxsize=None, typed=True)(lambda value: label_of(value, wanted))
+    values = table.column(column)
+    for row, value in enumerate(values):
+        if not isinstance(value, str | int | float | None):
+            told = f"{table.place(row)} holds {type(value).__name__}"
+            raise ValueError(f"{KEY}.label: {told}; expected a class's name or number.")
+    return [label(value) for value in values]
 
 
-def label_of(value: Any, wanted: Container[str], place: str) -> str | None:
+def label_of(value: str | float | None, wanted: Container[str]) -> str | None:
     """A label as `words` names it: 0.0 is class 0, true is True or 1; None where there is none."""
     if value is None or value != value or value == "":
         return None
@@ -236,10 +232,8 @@ def label_of(value: Any, wanted: Container[str], place: str) -> str | None:
         forms = [str(value), str(value).lower(), str(int(value))]
     elif isinstance(value, int | float):
         forms = [str(int(value)) if float(value).is_integer() else str(value)]
-    elif isinstance(value, str):
-        forms = [value, value.strip(), re.sub(r"^([+-]?\d+)\.0+$", r"\1", value.strip())]
     else:
-        raise ValueError(f"{KEY}.label: {place} holds {type(value).__name__}; expected a class's name or number.")
+        forms = [value, value.strip(), re.sub(r"^([+-]?\d+)\.0+$", r"\1", value.strip())]
     return next((form for form in forms if form in wanted), forms[min(1, len(forms) - 1)] if forms[0].strip() else None)
 
 
