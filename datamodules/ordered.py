@@ -18,6 +18,9 @@ class Batches(Dataset[Any]):
 
     sizes: list[int]
 
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
     def __getitems__(self, indices: list[int]) -> Any:
         raise NotImplementedError
 

@@ -50,9 +50,6 @@ class Windows(Batches):
         self._ends = np.cumsum(self.sizes)
         self._begins = self._ends - self.sizes
 
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
     def window(self, index: int) -> tuple[np.ndarray, int]:
         """(tokens int64 [S + 1], domain)."""
         domain = int(np.searchsorted(self._ends, index, side="right"))

@@ -46,9 +46,6 @@ class EncodedPairs(Batches):
         self.pairs, self.reader, self.pixels, self.sizes = pairs, reader, pixels, [len(pairs)]
         self._kept: dict[int, Encoded] | None = {} if keep else None
 
-    def __len__(self) -> int:
-        return len(self.pairs)
-
     def __getitem__(self, number: int) -> Encoded:
         if self._kept is not None and number in self._kept:
             return self._kept[number]

@@ -47,9 +47,6 @@ class Examples(Batches):
         self.common, self.pad = common, pad
         self.sizes = [len(labels)]
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def __getitem__(self, part: slice) -> Batch:
         return self.__getitems__(list(range(*part.indices(len(self)))))
 

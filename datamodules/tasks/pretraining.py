@@ -37,9 +37,6 @@ class MaskedSentences(Batches):
             self.heads.append(len(words) - len(sentence.split()))
         self.sizes = [count]
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def __getitems__(self, indices: list[int]) -> Batch:
         """Masks depend on which sentences stand together, so an epoch's order gives every sentence new ones."""
         draw = np.random.default_rng([self.seed, *indices])
