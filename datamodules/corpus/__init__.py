@@ -10,7 +10,7 @@ __getattr__ = lazy.names(
         "FolderSource": "folder",
         "HubSource": "hub",
         "SyntheticSource": "synthetic",
-        "folder_corpus": "factories",
-        "hub_corpus": "factories",
+        "folder_corpus": "datamodule",
+        "hub_corpus": "datamodule",
     },
 )

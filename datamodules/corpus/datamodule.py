@@ -14,6 +14,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.corpus import cache, words
+from datamodules.corpus.folder import FolderSource
+from datamodules.corpus.hub import HubSource
 from datamodules.corpus.sources import Source
 from datamodules.intake import Intake
 from datamodules.order import ORDER_VERSION
@@ -272,3 +274,13 @@ class CorpusDataModule(OrderedDataModule[Windows]):
             {"domain": d, "documents": sum(documents[d].values()), "tokens": sum(tokens[d].values()), **tokens[d]}
             for d in self.domains
         ]
+
+
+def folder_corpus(*, path: str, field: str = "text", **settings: Any) -> CorpusDataModule:
+    """A user's own text in a folder of domain folders."""
+    return CorpusDataModule(source=FolderSource(path=path, field=field), **settings)
+
+
+def hub_corpus(*, hub: dict[str, dict[str, Any]], **settings: Any) -> CorpusDataModule:
+    """Hugging Face datasets, one entry per domain."""
+    return CorpusDataModule(source=HubSource(domains=hub), **settings)
