@@ -131,20 +131,16 @@ def _first_mark(path: Path) -> str:
 
 
 def _of_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    number = 0
-    for number, line in enumerate(lines(path), 1):
-        if line.strip():
-            try:
-                yield f"{path}, line {number}", jsons.value(line)
-            except jsons.JSONDecodeError as error:
-                more = (
-                    ": an object must stand on one line, or all of them in a list [...]" if line.strip() == "{" else ""
-                )
-                raise ValueError(
-                    f"{path}, line {number}, column {error.colno}: no JSON ({error.msg}){more}; expected an object a line."
-                ) from None
-    if not number:
+    if next(lines(path), None) is None:
         raise ValueError(f"{path} is empty; expected a JSON object a line, or a list of objects.")
+    for number, row in jsons.lines(lines(path)):
+        if isinstance(row, jsons.JSONDecodeError):
+            alone = row.doc.strip() == "{"
+            more = ": an object must stand on one line, or all of them in a list [...]" if alone else ""
+            raise ValueError(
+                f"{path}, line {number}, column {row.colno}: no JSON ({row.msg}){more}; expected an object a line."
+            )
+        yield f"{path}, line {number}", row
 
 
 def _of_list(path: Path) -> Iterator[tuple[str, Any]]:

@@ -52,8 +52,8 @@ class FolderSource:
         domains = {}
         for folder in folders:
             inside = sorted(folder.rglob("*"))
+            self._tell_of_links(folder, [p for p in inside if not p.is_file()])
             every = [p for p in inside if p.is_file() and not p.name.startswith(".")]
-            self._tell_of_links(folder, inside)
             domains[folder.name] = [p for p in every if p.name.lower().endswith(READ)]
             others = Counter(p.suffix or p.name for p in every if not p.name.lower().endswith(READ))
             if others:
@@ -71,9 +71,7 @@ class FolderSource:
         ways = {
             "links that lead to no file": sum(p.is_symlink() and not p.exists() for p in found),
             "links to folders, which are not followed": sum(p.is_symlink() and p.is_dir() for p in found),
-            "pipes or devices, which are not read": sum(
-                p.exists() and not p.is_dir() and not p.is_file() for p in found
-            ),
+            "pipes or devices, which are not read": sum(p.exists() and not p.is_dir() for p in found),
         }
         self.warnings += [f"of {folder} {count} {what}." for what, count in ways.items() if count]
 
@@ -90,9 +88,8 @@ class FolderSource:
         elif kind == ".txt":
             yield whole(file)
         elif kind == ".jsonl":
-            for number, line in enumerate(lines(file), 1):
-                if line.strip():
-                    yield self._text(line, f"{file}:{number}")
+            for number, row in jsons.lines(lines(file)):
+                yield self._of_row(row, f"{file}:{number}")
         else:
             yield from self._json(file, whole(file))
 
@@ -118,24 +115,17 @@ class FolderSource:
         for number, row in enumerate(found, 1):
             yield self._of_row(row, f"{file}, row {number}")
 
-    def _text(self, line: str, where: str) -> str:
-        try:
-            row = jsons.value(line)
-        except jsons.JSONDecodeError as error:
-            raise self._no_row(where, error) from None
-        return self._of_row(row, where)
-
     def _of_row(self, row: Any, where: str) -> str:
         try:
+            if isinstance(row, jsons.JSONDecodeError):
+                raise row
             text = row[self.field]
-        except (KeyError, TypeError) as error:
-            raise self._no_row(where, error) from None
+        except (jsons.JSONDecodeError, KeyError, TypeError) as error:
+            told = f"{type(error).__name__}: {error}"
+            raise ValueError(f'{where} is no JSON object with a field "{self.field}" ({told}).') from None
         if not isinstance(text, str):
             raise ValueError(f'{where}: field "{self.field}" holds {type(text).__name__}, expected a string.')
         return text
-
-    def _no_row(self, where: str, error: Exception) -> ValueError:
-        return ValueError(f'{where} is no JSON object with a field "{self.field}" ({type(error).__name__}: {error}).')
 
 
 def cut(text: str, *, longest: int) -> Iterator[str]:

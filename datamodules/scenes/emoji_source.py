@@ -29,17 +29,11 @@ class EmojiPair:
 
     chosen_emoji: Emoji
     rejected_emoji: Emoji
+    chosen: str
+    rejected: str
     category: str
     instruction: str = QUESTION
     system: str = ""
-
-    @property
-    def chosen(self) -> str:
-        return caption(self.chosen_emoji)
-
-    @property
-    def rejected(self) -> str:
-        return caption(self.rejected_emoji)
 
     def images(self, pixels: int) -> tuple[Image.Image, Image.Image]:
         return picture(self.chosen_emoji, pixels), picture(self.rejected_emoji, pixels)
@@ -55,8 +49,7 @@ def figure(emoji: Emoji) -> str:
 
 
 def picture(emoji: Emoji, pixels: int) -> Image.Image:
-    side = (pixels, pixels)
-    return on_white(emoji.image).resize(side, Image.Resampling.BILINEAR)
+    return on_white(emoji.image).resize((pixels, pixels), Image.Resampling.BILINEAR)
 
 
 def on_white(path: Path) -> Image.Image:
@@ -104,7 +97,7 @@ class EmojiSource:
             # Some families were drawn once for several names: neither answer would be the right one.
             if self.splits[one.image] == split and one.image.read_bytes() != other.image.read_bytes():
                 pair = (one, other) if _draw(f"{one.name} / {other.name}") % 2 else (other, one)
-                grouped.setdefault(category, []).append(EmojiPair(*pair, category))
+                grouped.setdefault(category, []).append(EmojiPair(*pair, *map(caption, pair), category))
         # A draw, not every n-th: contrasts come in a rhythm of figure and tone, and a step would fall in with it.
         for group in grouped.values():
             group.sort(key=lambda p: _draw(f"{p.chosen} {p.rejected}"))

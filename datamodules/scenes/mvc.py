@@ -42,10 +42,8 @@ class Pair:
 
     def images(self, pixels: int = 0) -> tuple[Image.Image, Image.Image]:
         """Both pictures as they are; `pixels` is the size of what is rendered."""
-        chosen, rejected = (
-            open_image(p, pixel_limit=self.pixel_limit) for p in (self.chosen_image, self.rejected_image)
-        )
-        return chosen, rejected
+        limit = self.pixel_limit
+        return open_image(self.chosen_image, pixel_limit=limit), open_image(self.rejected_image, pixel_limit=limit)
 
     def record(self, *, beside: Path) -> dict[str, Any]:
         """As a record of a file in `beside`; images under it by relative path."""
@@ -169,15 +167,7 @@ def write(path: Path, pairs: Sequence[Pair]) -> Path:
 def _records(path: Path) -> Iterator[tuple[int, Any]]:
     """(line, value) of every record of a JSON list or of JSON lines; what cannot be read comes as its error."""
     text = files.text(path)
-    if text.lstrip().startswith("["):
-        yield from jsons.items(text)
-        return
-    for line, row in enumerate(text.split("\n"), start=1):
-        if row.strip():
-            try:
-                yield line, jsons.value(row)
-            except jsons.JSONDecodeError as error:
-                yield line, error
+    return jsons.items(text) if text.lstrip().startswith("[") else jsons.lines(text.split("\n"))
 
 
 def _pair(record: Any, images: Path, limit: int) -> Pair:
