@@ -120,14 +120,11 @@ def _broken(path: Path) -> Iterator[str]:
 
 def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Objects of a list, or one a line; whichever it is, the name may say the other."""
-    for where, row in _of_list(path) if _first_mark(path) == "[" else _of_lines(path):
+    first_mark = next((line.strip()[0] for line in lines(path) if line.strip()), "")
+    for where, row in _of_list(path) if first_mark == "[" else _of_lines(path):
         if not isinstance(row, dict):
             raise ValueError(f"{where}: {type(row).__name__}; expected an object, {{column: value}}.")
         yield where, row
-
-
-def _first_mark(path: Path) -> str:
-    return next((line.strip()[0] for line in lines(path) if line.strip()), "")
 
 
 def _of_lines(path: Path) -> Iterator[tuple[str, Any]]:

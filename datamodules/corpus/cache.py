@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from datamodules.corpus import words
-from datamodules.corpus.sources import Source
+from datamodules.corpus.sources import Source, read_kept
 from datamodules.marks import marks_of
 from lightning_modules.common.digests import number_of
 from lightning_modules.common.made import made, place_of
@@ -96,7 +96,7 @@ def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> 
         domains = list(about["documents"])
         if tokenizer is None:
             at("corpus: training the tokenizer", completed=0, total=None)
-            training = (text for domain in domains for text in _read_spool(folder, "train", domain))
+            training = (text for domain in domains for text in read_kept(folder / "spool" / f"train-{domain}"))
             tokenizer = words.trained_on(training, vocab_size=vocab_size)
         words.saved(tokenizer, folder / "tokenizer")
         dtype = np.uint16 if max(vocab_size, len(tokenizer)) <= 2**16 else np.uint32
@@ -107,7 +107,7 @@ def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> 
             for split in SPLITS:
                 with open(folder / f"{split}-{domain}.bin", "wb") as file:
                     tokens[domain][split] = 0
-                    for ids in words.encoded(tokenizer, _read_spool(folder, split, domain)):
+                    for ids in words.encoded(tokenizer, read_kept(folder / "spool" / f"{split}-{domain}")):
                         file.write(np.asarray(ids, dtype=dtype).tobytes())
                         tokens[domain][split] += len(ids)
         shutil.rmtree(folder / "spool")
@@ -170,9 +170,3 @@ def _spool(
         if not counts[domain]["train"]:
             raise ValueError(f"domain {domain!r} has no training document; bring more text for it.")
     return {"documents": counts, "left_out": left_out, "warnings": [*getattr(source, "warnings", []), *held]}
-
-
-def _read_spool(folder: Path, split: str, domain: str) -> Iterator[str]:
-    with open(folder / "spool" / f"{split}-{domain}", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)

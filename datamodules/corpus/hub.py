@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datamodules.corpus.sources import Documents
+from datamodules.corpus.sources import Documents, read_kept
 from lightning_modules.common.digests import digest
 from lightning_modules.common.files import stamp, write_atomically
 from lightning_modules.common.say import say
@@ -77,7 +77,7 @@ class HubSource:
         kept = Kept(self.reading / digest([domain, field, split, path, entry]), origin)
         if kept.count:
             say(f"corpus: {domain} goes on behind the {kept.count:,} documents that were read before.")
-            yield from itertools.islice(kept.documents(), most)
+            yield from itertools.islice(read_kept(kept.folder / DOCUMENTS), most)
             stream.load_state_dict(kept.stream)
         rows, usable = iter(stream), True
         try:
@@ -136,11 +136,6 @@ class Kept:
         # What was written behind the mark is read again.
         self._file = open(folder / DOCUMENTS, "ab")  # noqa: SIM115
         self._file.truncate(self.size)
-
-    def documents(self) -> Iterator[str]:
-        with open(self.folder / DOCUMENTS, encoding="utf-8") as lines:
-            for line in lines:
-                yield json.loads(line)
 
     def add(self, text: str, stream: Any) -> None:
         self.count += 1
