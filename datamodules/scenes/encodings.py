@@ -115,12 +115,10 @@ def load(path: Path, number: int) -> Encoded:
     with safe_open(path, "pt") as file:
         fields["cut"] = int(file.metadata()["cut"].split()[number])
         for name in file.keys():  # noqa: SIM118, it is no mapping
-            mine, field, *inner = name.split(".", 2)
+            mine, *group, field = name.split(".", 2)
             if mine == str(number):
-                if inner:
-                    fields[field][inner[0]] = file.get_tensor(name)
-                else:
-                    fields[field] = file.get_tensor(name)
+                place = fields[group[0]] if group else fields
+                place[field] = file.get_tensor(name)
     return Encoded(**fields)
 
 
@@ -155,16 +153,16 @@ def read_ahead(splits: Sequence[EncodedPairs]) -> Callable[[], None]:
 
     What fails is left to whoever asks for the pair, and is told there.
     """
+    kept = [split for split in splits if isinstance(split, KeptPairs)]
+    parts = [(split, first // PART) for split in kept for first in range(0, len(split), PART)]
     over = threading.Event()
 
     def work() -> None:
         with contextlib.suppress(Exception):
-            for split in splits:
-                if isinstance(split, KeptPairs):
-                    for first in range(0, len(split), PART):
-                        if over.is_set():
-                            return
-                        split.part(first // PART)
+            for split, part in parts:
+                if over.is_set():
+                    return
+                split.part(part)
 
     thread = threading.Thread(target=work, name="encoding", daemon=True)
 

@@ -207,9 +207,6 @@ class Rows:
         self.begins = self.lengths.cumsum(0) - self.lengths
         self.tokens = torch.tensor([token for row in rows for token in row], dtype=torch.long)
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
     @property
     def longest(self) -> int:
         return int(self.lengths.max())
