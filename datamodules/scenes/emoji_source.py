@@ -96,11 +96,11 @@ class EmojiSource:
         for one, other, category in self.contrasts:
             # Some families were drawn once for several names: neither answer would be the right one.
             if self.splits[one.image] == split and one.image.read_bytes() != other.image.read_bytes():
-                pair = (one, other) if _draw(f"{one.name} / {other.name}") % 2 else (other, one)
+                pair = (one, other) if number_of(f"{one.name} / {other.name}", size=4) % 2 else (other, one)
                 grouped.setdefault(category, []).append(EmojiPair(*pair, *map(caption, pair), category))
         # A draw, not every n-th: contrasts come in a rhythm of figure and tone, and a step would fall in with it.
         for group in grouped.values():
-            group.sort(key=lambda p: _draw(f"{p.chosen} {p.rejected}"))
+            group.sort(key=lambda p: number_of(f"{p.chosen} {p.rejected}", size=4))
         return [pair for group in grouped.values() for pair in group[: self.most]]
 
     def pictures(self, split: str) -> list[Emoji]:
@@ -111,10 +111,6 @@ class EmojiSource:
         return sorted({w for pair in self.contrasts for e in pair[:2] for w in caption(e).split()})
 
 
-def _draw(text: str) -> int:
-    return number_of(text, size=4)
-
-
 def _split(name: str) -> str:
-    place = _draw(name) % 100
+    place = number_of(name, size=4) % 100
     return "test" if place < TEST else "val" if place < TEST + VAL else "train"

@@ -6,7 +6,7 @@ or as JSON lines; our own files also carry `category`.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -130,7 +130,9 @@ def read(
     def made(_where: str, record: Any) -> Pair:
         return _pair(record, images or path.parent, pixel_limit)
 
-    records = ((f"{path}, line {line}", record) for line, record in _records(path))
+    text = files.text(path)
+    found = jsons.items(text) if text.lstrip().startswith("[") else jsons.lines(text.split("\n"))
+    records = ((f"{path}, line {line}", record) for line, record in found)
     return usable(path, records, made, skip_bad=skip_bad, unit="record")
 
 
@@ -162,12 +164,6 @@ def write(path: Path, pairs: Sequence[Pair]) -> Path:
     lines = ",\n".join(json.dumps(pair.record(beside=path.parent), ensure_ascii=False) for pair in pairs)
     write_atomically(path, f"[\n{lines}\n]\n")
     return path
-
-
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line, value) of every record of a JSON list or of JSON lines; what cannot be read comes as its error."""
-    text = files.text(path)
-    return jsons.items(text) if text.lstrip().startswith("[") else jsons.lines(text.split("\n"))
 
 
 def _pair(record: Any, images: Path, limit: int) -> Pair:
