@@ -47,8 +47,8 @@ def _key(source: Source, vocab_size: int, tokenizer: Any) -> list[Any]:
     return [CACHE_VERSION, SPLIT_RULE, cut_by, source.description()]
 
 
-def build(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any = None) -> Path:
-    """The finished cache of `source` under `folder`; built when missing, checked when there.
+def build(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any = None) -> None:
+    """The cache of `source` under `folder`: built when missing, checked when there.
 
     tokenizer: what cuts it; None trains one of `vocab_size` words on the training split. What a source keeps while it is
     read lies beside the cache until that is made.
@@ -57,16 +57,11 @@ def build(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any = Non
     reading = place_of(folder=folder, key=key).with_suffix(".reading")
     if hasattr(source, "reading"):
         source.reading = reading
-    found = made(
-        folder=folder,
-        key=key,
-        make=lambda place: _write(source=source, vocab_size=vocab_size, folder=place, tokenizer=tokenizer),
-    )
+    made(folder=folder, key=key, make=lambda place: _write(source, vocab_size, place, tokenizer))
     shutil.rmtree(reading, ignore_errors=True)
-    return found
 
 
-def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> dict[str, Any]:
+def _write(source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> dict[str, Any]:
     """The files; returns what the manifest tells of them."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     console, spoke = Console(), -PAUSE
