@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from datamodules.intake import Intake
 from datamodules.tasks.table import KEY, USUAL, Table, tables_of
-from datamodules.tasks.task import SEAM, SPLITS, Task, balanced_split
+from datamodules.tasks.task import SEAM, SPLITS, Example, Task, balanced_split
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.choices import check_choice
 
@@ -92,30 +92,28 @@ class Hub:
         intake = Intake(self.dataset if self.name == "custom" else self.name)
         tables = tables_of(self.dataset, config=self.config, revision=self.revision, data_files=self.data_files)
         source = self._sources(tables)
-        texts: dict[str, list[str]] = {}
-        labels: dict[str, list[int]] = {}
+        examples: dict[str, list[Example]] = {}
         seen: dict[str, int] = {}
         # Test comes first: a text that is in two splits of the dataset stays where it is measured.
         for split in dict.fromkeys(source[role] for role in reversed(SPLITS)):
-            roles = [role for role in SPLITS if source[role] == split]
             before = Counter(intake.out)
-            found_texts, found_labels = self._rows(tables[split], split, seen, intake)
-            if not found_texts:
+            found = self._rows(tables[split], split, seen, intake)
+            if not found:
                 self._refuse_empty(split, intake.out - before, source, tables)
-            sizes = {role: self.sizes[role] for role in roles}
-            parts = balanced_split(
-                texts=found_texts, labels=found_labels, sizes=sizes, classes=len(self.words), name=f"hub-{self.seed}"
-            )
-            texts |= parts[0]
-            labels |= parts[1]
-            self._balance(found_labels, {role: parts[1][role] for role in roles}, intake)
+            sizes = {role: self.sizes[role] for role in SPLITS if source[role] == split}
+            parts = balanced_split(found, sizes=sizes, classes=len(self.words), name=f"hub-{self.seed}")
+            examples |= parts
+            self._balance(found, parts, intake)
         intake.warn_of_few_tests()
-        order = {role: texts[role] for role in SPLITS}, {role: labels[role] for role in SPLITS}
+        texts = {role: [text for text, _ in examples[role]] for role in SPLITS}
+        labels = {role: [label for _, label in examples[role]] for role in SPLITS}
         every = tuple(self.words.values())
         join = self.join if len(self.text) > 1 else " "
         several = every if any(len(of_class) > 1 for of_class in every) else ()
         first = tuple(of_class[0] for of_class in every)
-        return Task(self.name, self.skill, first, *order, hint=self.hint, join=join, intake=intake, words=several)
+        return Task(
+            self.name, self.skill, first, texts, labels, hint=self.hint, join=join, intake=intake, words=several
+        )
 
     def _refuse_empty(
         self, split: str, out: Counter[tuple[str, str]], source: Mapping[str, str], tables: Mapping[str, Table]
@@ -130,12 +128,12 @@ class Hub:
             f"with labels{f', such as {KEY}.splits={{{told}}}' if other else ''}."
         )
 
-    def _balance(self, there: list[int], taken: dict[str, list[int]], intake: Intake) -> None:
+    def _balance(self, there: list[Example], taken: dict[str, list[Example]], intake: Intake) -> None:
         """Count what a split of equally many of each class takes; warn of a class that makes the others small."""
         names = list(self.words)
-        intake.taken_are({role: [names[number] for number in labels] for role, labels in taken.items()})
+        intake.taken_are({role: [names[label] for _, label in own] for role, own in taken.items()})
         intake.leave(BEYOND, count=len(there) - sum(map(len, taken.values())))
-        counts = Counter(there)
+        counts = Counter(label for _, label in there)
         rare, most = min(counts, key=counts.__getitem__), max(counts.values())
         if "train" in taken and len(taken["train"]) < self.sizes["train"] // 2 and most >= 2 * counts[rare]:
             intake.warnings.append(
@@ -152,8 +150,8 @@ class Hub:
             check_choice(f"{KEY}.splits.{role}", split, tables)
         return source
 
-    def _rows(self, table: Table, split: str, seen: dict[str, int], intake: Intake) -> tuple[list[str], list[int]]:
-        """Texts and class numbers of the wanted classes, each text once; `seen`: the class of every text of before."""
+    def _rows(self, table: Table, split: str, seen: dict[str, int], intake: Intake) -> list[Example]:
+        """Those of the wanted classes, each text once; `seen`: the class of every text of before."""
         for key, column in [*((f"{KEY}.text", c) for c in self.text), (f"{KEY}.label", self.label)]:
             check_choice(key, column, table.column_names)
         names = table.classes.get(self.label, [])
@@ -162,8 +160,7 @@ class Hub:
         known = [*names, *sorted({v for v in values if v is not None})]
         for c in self.words:
             check_choice(f"{KEY}.words: class of {self.dataset} in {split}", c, known)
-        texts: list[str] = []
-        labels: list[int] = []
+        found: list[Example] = []
         other = 0
         for row, (value, *parts) in enumerate(zip(values, *map(table.column, self.text), strict=True)):
             intake.read += 1
@@ -181,14 +178,13 @@ class Hub:
                 intake.leave("text there already, of another class" if differs else "text there already")
             else:
                 seen[text] = wanted[value]
-                texts.append(text)
-                labels.append(seen[text])
+                found.append((text, seen[text]))
         if other:
             intake.warnings.append(
                 f"{other} rows of {split} have a text that is there with another class; the first of them is taken. Decide "
                 "which is right."
             )
-        return texts, labels
+        return found
 
     def _text(self, parts: list[Any], table: Table, row: int) -> str:
         try:
