@@ -96,8 +96,9 @@ class EmojiSource:
         for one, other, category in self.contrasts:
             # Some families were drawn once for several names: neither answer would be the right one.
             if self.splits[one.image] == split and one.image.read_bytes() != other.image.read_bytes():
-                pair = (one, other) if number_of(f"{one.name} / {other.name}", size=4) % 2 else (other, one)
-                grouped.setdefault(category, []).append(EmojiPair(*pair, *map(caption, pair), category))
+                chosen, rejected = (one, other) if number_of(f"{one.name} / {other.name}", size=4) % 2 else (other, one)
+                pair = EmojiPair(chosen, rejected, caption(chosen), caption(rejected), category)
+                grouped.setdefault(category, []).append(pair)
         # A draw, not every n-th: contrasts come in a rhythm of figure and tone, and a step would fall in with it.
         for group in grouped.values():
             group.sort(key=lambda p: number_of(f"{p.chosen} {p.rejected}", size=4))
