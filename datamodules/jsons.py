@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from json import JSONDecodeError
 from typing import Any
 
@@ -54,6 +54,16 @@ def value(text: str) -> Any:
     if (more := _behind_blanks(text, end)) < len(text):
         raise JSONDecodeError("more stands behind the value", text, more)
     return found
+
+
+def lines(texts: Iterable[str]) -> Iterator[tuple[int, Any]]:
+    """(line, value) of each line that is not blank; an error comes as the value of its own."""
+    for number, text in enumerate(texts, 1):
+        if text.strip():
+            try:
+                yield number, value(text)
+            except JSONDecodeError as error:
+                yield number, error
 
 
 def items(text: str) -> Iterator[tuple[int, Any]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -18,8 +18,14 @@ class Batches(Dataset[Any]):
 
     sizes: list[int]
 
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
     def __getitems__(self, indices: list[int]) -> Any:
         raise NotImplementedError
+
+
+B = TypeVar("B", bound=Batches)
 
 
 def same(batch: Any) -> Any:
@@ -35,20 +41,36 @@ def _steps(trainer: pl.Trainer) -> int:
     return trainer.max_steps
 
 
-class OrderedDataModule(pl.LightningDataModule):
-    """Needs `training` and `fingerprint()`, the attributes set here, and `eval_batch` where it calls `each_once`."""
+class OrderedDataModule(pl.LightningDataModule, Generic[B]):
+    """Needs `read` and `fingerprint()`, the attributes set here, and `eval_batch` where it calls `each_once`."""
 
     micro_batch: int = 1
     layout: str = "homogeneous"
+    # Processes that load training batches, and those of validation and test.
     workers: int = 0
+    eval_workers: int = 0
     eval_batch: int
     global_batch: int
     seed: int
     _done = 0
 
-    @property
-    def training(self) -> Batches:
+    def __init__(self) -> None:
+        super().__init__()
+        self._examples: dict[str, B] = {}
+
+    def read(self, split: str) -> B:
+        """The examples of train, val or test."""
         raise NotImplementedError
+
+    def examples(self, split: str) -> B:
+        """The same, read once."""
+        if split not in self._examples:
+            self._examples[split] = self.read(split)
+        return self._examples[split]
+
+    @property
+    def training(self) -> B:
+        return self.examples("train")
 
     def fingerprint(self) -> dict[str, str]:
         raise NotImplementedError
@@ -105,7 +127,18 @@ class OrderedDataModule(pl.LightningDataModule):
             persistent_workers=self.workers > 0,
         )
 
-    def each_once(self, examples: Batches, numbers: Sequence[int], *, workers: int = 0) -> DataLoader:
+    def val_dataloader(self) -> DataLoader:
+        return self.fixed("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self.fixed("test")
+
+    def fixed(self, split: str) -> DataLoader:
+        """Every example of a split once, in its order."""
+        examples = self.examples(split)
+        return self.each_once(examples, range(len(examples)))
+
+    def each_once(self, examples: B, numbers: Sequence[int]) -> DataLoader:
         """`numbers` of `examples` once, in their order and `eval_batch` a forward; ranks take turns."""
         ranks, rank = self._ranks
         # A rank with a batch more would wait for the others for ever: what does not divide is left out, never given twice.
@@ -114,7 +147,7 @@ class OrderedDataModule(pl.LightningDataModule):
             examples,
             batch_sampler=[own[i : i + self.eval_batch] for i in range(0, len(own), self.eval_batch)],
             collate_fn=same,
-            num_workers=workers,
+            num_workers=self.eval_workers,
             # An iterator draws its seed when it starts, and nothing else must notice.
             generator=torch.Generator(),
         )

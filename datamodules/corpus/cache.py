@@ -4,13 +4,12 @@ Documents stream: memory does not grow with the corpus.
 """
 
 import contextlib
-import itertools
 import json
 import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from datamodules.corpus import words
-from datamodules.corpus.sources import Source
+from datamodules.corpus.sources import Source, read_kept
 from datamodules.marks import marks_of
-from lightning_modules.common.digests import digest, number_of
-from lightning_modules.common.made import made
+from lightning_modules.common.digests import number_of
+from lightning_modules.common.made import made, place_of
 from lightning_modules.common.say import say
 
 SPLITS = ("train", "val", "test")
 SPLIT_RULE = "sha256 of the document mod 100: 0-4 test, 5-9 val, else train; equal documents once a domain"
 CACHE_VERSION = 1
-BATCH = 256
 # Seconds between two lines where there is no terminal.
 PAUSE = 30.0
 
@@ -41,7 +39,7 @@ def split_of(document: str) -> str:
 
 def folder_of(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any = None) -> Path:
     """Where the cache of `source` stands under `folder`: a hash of everything the tokens depend on."""
-    return folder / digest(_key(source, vocab_size, tokenizer))
+    return place_of(folder=folder, key=_key(source, vocab_size, tokenizer))
 
 
 def _key(source: Source, vocab_size: int, tokenizer: Any) -> list[Any]:
@@ -49,26 +47,21 @@ def _key(source: Source, vocab_size: int, tokenizer: Any) -> list[Any]:
     return [CACHE_VERSION, SPLIT_RULE, cut_by, source.description()]
 
 
-def build(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any = None) -> Path:
-    """The finished cache of `source` under `folder`; built when missing, checked when there.
+def build(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any = None) -> None:
+    """The cache of `source` under `folder`: built when missing, checked when there.
 
     tokenizer: what cuts it; None trains one of `vocab_size` words on the training split. What a source keeps while it is
     read lies beside the cache until that is made.
     """
-    place = folder_of(source=source, vocab_size=vocab_size, folder=folder, tokenizer=tokenizer)
-    reading = place.with_name(f"{place.name}.reading")
+    key = _key(source, vocab_size, tokenizer)
+    reading = place_of(folder=folder, key=key).with_suffix(".reading")
     if hasattr(source, "reading"):
         source.reading = reading
-    found = made(
-        folder=folder,
-        key=_key(source, vocab_size, tokenizer),
-        make=lambda place: _write(source=source, vocab_size=vocab_size, folder=place, tokenizer=tokenizer),
-    )
+    made(folder=folder, key=key, make=lambda place: _write(source, vocab_size, place, tokenizer))
     shutil.rmtree(reading, ignore_errors=True)
-    return found
 
 
-def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> dict[str, Any]:
+def _write(source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> dict[str, Any]:
     """The files; returns what the manifest tells of them."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     console, spoke = Console(), -PAUSE
@@ -94,30 +87,28 @@ def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> 
             told = f"corpus: reading {domain}, {done:,}{f' of {most:,}' if most else ''} {unit}"
             at(told, completed=done, total=most)
 
-        counts, left_out, held = _spool(source, folder, tell, tokenizer)
+        about = _spool(source, folder, tell, tokenizer)
+        domains = list(about["documents"])
         if tokenizer is None:
             at("corpus: training the tokenizer", completed=0, total=None)
-            training = itertools.chain.from_iterable(_read_spool(folder, "train", d) for d in counts)
+            training = (text for domain in domains for text in read_kept(folder / "spool" / f"train-{domain}"))
             tokenizer = words.trained_on(training, vocab_size=vocab_size)
         words.saved(tokenizer, folder / "tokenizer")
         dtype = np.uint16 if max(vocab_size, len(tokenizer)) <= 2**16 else np.uint32
         tokens: dict[str, dict[str, int]] = {}
-        for domain in counts:
+        for domain in domains:
             at(f"corpus: encoding {domain}", completed=0, total=None)
             tokens[domain] = {}
             for split in SPLITS:
                 with open(folder / f"{split}-{domain}.bin", "wb") as file:
                     tokens[domain][split] = 0
-                    for batch in _batches(_read_spool(folder, split, domain)):
-                        for ids in words.encoded(tokenizer, batch):
-                            file.write(np.asarray(ids, dtype=dtype).tobytes())
-                            tokens[domain][split] += len(ids)
+                    for ids in words.encoded(tokenizer, read_kept(folder / "spool" / f"{split}-{domain}")):
+                        file.write(np.asarray(ids, dtype=dtype).tobytes())
+                        tokens[domain][split] += len(ids)
         shutil.rmtree(folder / "spool")
     return {
-        "domains": list(counts),
-        "documents": counts,
-        "left_out": left_out,
-        "warnings": [*getattr(source, "warnings", []), *held],
+        **about,
+        "domains": domains,
         "tokens": tokens,
         "vocab_size": len(tokenizer),
         "dtype": np.dtype(dtype).name,
@@ -128,14 +119,14 @@ def _write(*, source: Source, vocab_size: int, folder: Path, tokenizer: Any) -> 
 
 def _spool(
     source: Source, folder: Path, tell: Callable[[str, int, int, dict[str, int]], None], tokenizer: Any
-) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]], list[str]]:
+) -> dict[str, Any]:
     """One pass over the source: documents to a file per split and domain, each text once, up to a budget of tokens.
 
-    Counts of documents by domain and split, and of those left out by domain and reason; sentences to warn by.
+    Of the manifest: counts of documents by domain and split, of those left out by domain and reason; sentences to warn by.
     """
     (folder / "spool").mkdir()
     counts: dict[str, dict[str, int]] = {}
-    left_out: dict[str, dict[str, int]] = {}
+    left_out: dict[str, Counter[str]] = {}
     seen: dict[int, str] = {}
     # A tokenizer that is trained on the text has this one.
     marks = re.compile(re.escape(words.END)) if tokenizer is None else marks_of(tokenizer)
@@ -146,14 +137,12 @@ def _spool(
         budget, tokens = getattr(source, "budgets", {}).get(domain, {}), 0
         marked = Counter[str]()
         for read, text in enumerate(texts, 1):
-            if read % BATCH == 0:
+            if read % words.BATCH == 0:
                 tell(domain, read, tokens, budget)
             number = number_of(text, size=12)
             if not text.strip() or number in seen:
                 elsewhere = "there already" if seen.get(number) == domain else f"there already in {seen.get(number)}"
-                reasons = left_out.setdefault(domain, {})
-                reason = elsewhere if text.strip() else "empty"
-                reasons[reason] = reasons.get(reason, 0) + 1
+                left_out.setdefault(domain, Counter())[elsewhere if text.strip() else "empty"] += 1
                 continue
             seen[number] = domain
             split = split_of(text)
@@ -175,16 +164,4 @@ def _spool(
             )
         if not counts[domain]["train"]:
             raise ValueError(f"domain {domain!r} has no training document; bring more text for it.")
-    return counts, left_out, held
-
-
-def _read_spool(folder: Path, split: str, domain: str) -> Iterator[str]:
-    with open(folder / "spool" / f"{split}-{domain}", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    iterator = iter(texts)
-    while batch := list(itertools.islice(iterator, BATCH)):
-        yield batch
+    return {"documents": counts, "left_out": left_out, "warnings": [*getattr(source, "warnings", []), *held]}

@@ -14,6 +14,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.corpus import cache, words
+from datamodules.corpus.folder import FolderSource
+from datamodules.corpus.hub import HubSource
 from datamodules.corpus.sources import Source
 from datamodules.intake import Intake
 from datamodules.order import ORDER_VERSION
@@ -48,14 +50,12 @@ class Windows(Batches):
         ]
         self.sizes = [windows_of(len(tokens), seq_len) for tokens in self._tokens]
         self._ends = np.cumsum(self.sizes)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
+        self._begins = self._ends - self.sizes
 
     def window(self, index: int) -> tuple[np.ndarray, int]:
         """(tokens int64 [S + 1], domain)."""
         domain = int(np.searchsorted(self._ends, index, side="right"))
-        start = (index - (int(self._ends[domain - 1]) if domain else 0)) * self.seq_len
+        start = (index - int(self._begins[domain])) * self.seq_len
         return self._tokens[domain][start : start + self.seq_len + 1].astype(np.int64), domain
 
     def __getitems__(self, indices: list[int]) -> Batch:
@@ -71,16 +71,13 @@ class Windows(Batches):
 
     def spread(self, per_domain: int) -> list[np.ndarray]:
         """Up to `per_domain` windows of each domain, evenly spaced."""
-        starts = self._ends - self.sizes
         return [
-            start + np.unique(np.linspace(0, size - 1, min(per_domain, size)).astype(np.int64))
-            if size
-            else np.empty(0, int)
-            for start, size in zip(starts, self.sizes, strict=True)
+            begin + np.unique(np.linspace(0, size - 1, min(per_domain, size)).astype(np.int64))
+            for begin, size in zip(self._begins, self.sizes, strict=True)
         ]
 
 
-class CorpusDataModule(OrderedDataModule):
+class CorpusDataModule(OrderedDataModule[Windows]):
     """Training in the order of `datamodules.order`; fixed, evenly spaced windows for validation and test.
 
     Args:
@@ -216,23 +213,13 @@ class CorpusDataModule(OrderedDataModule):
 
         return AutoTokenizer.from_pretrained(self.folder / "tokenizer")
 
-    @cached_property
-    def training(self) -> Windows:
-        return self._windows("train")
-
-    def _windows(self, split: str) -> Windows:
+    def read(self, split: str) -> Windows:
         end = self.tokenizer.eos_token_id if self.documents == "apart" else None
         return Windows(folder=self.folder, split=split, seq_len=self.seq_len, end=end)
 
-    def val_dataloader(self) -> DataLoader:
-        return self._fixed("val")
-
-    def test_dataloader(self) -> DataLoader:
-        return self._fixed("test")
-
-    def _fixed(self, split: str) -> DataLoader:
+    def fixed(self, split: str) -> DataLoader:
         """Evenly spaced windows, domain by domain."""
-        windows = self._windows(split)
+        windows = self.examples(split)
         return self.each_once(windows, np.concatenate(windows.spread(self.eval_windows)).tolist())
 
     def choice_items(self, *, split: str, per_domain: int, seed: int) -> Batch:
@@ -241,7 +228,7 @@ class CorpusDataModule(OrderedDataModule):
         Returns prompt_ids int64 [N, P], choices_ids int64 [N, 3, W], answer int64 [N] in 0..2, domain int64 [N]; of a
         domain whose windows are fewer than three that differ none.
         """
-        windows = self._windows(split)
+        windows = self.examples(split)
         half = self.seq_len // 2
         prompts, choices, answers, domains = [], [], [], []
         for domain, chosen in enumerate(windows.spread(per_domain)):
@@ -287,3 +274,13 @@ class CorpusDataModule(OrderedDataModule):
             {"domain": d, "documents": sum(documents[d].values()), "tokens": sum(tokens[d].values()), **tokens[d]}
             for d in self.domains
         ]
+
+
+def folder_corpus(*, path: str, field: str = "text", **settings: Any) -> CorpusDataModule:
+    """A user's own text in a folder of domain folders."""
+    return CorpusDataModule(source=FolderSource(path=path, field=field), **settings)
+
+
+def hub_corpus(*, hub: dict[str, dict[str, Any]], **settings: Any) -> CorpusDataModule:
+    """Hugging Face datasets, one entry per domain."""
+    return CorpusDataModule(source=HubSource(domains=hub), **settings)

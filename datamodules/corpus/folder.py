@@ -33,30 +33,30 @@ class FolderSource:
         return {"source": "folder", "version": 2, "path": str(self.path), "field": self.field, "files": stats}
 
     def documents(self) -> Documents:
-        self.warnings.clear()
-        return {domain: self._parts(files) for domain, files in self._domains(tell=True).items()}
+        return {domain: self._parts(files) for domain, files in self._domains().items()}
 
-    def _domains(self, tell: bool = False) -> dict[str, list[Path]]:
+    def _domains(self) -> dict[str, list[Path]]:
+        """The files of each domain; `warnings` tell of what is not read."""
         if not self.path.is_dir():
             raise ValueError(f"data.path={self.path} is no folder; expected one with a sub-folder of text per domain.")
-        folders = sorted(p for p in self.path.iterdir() if p.is_dir() and not p.name.startswith("."))
+        self.warnings = []
+        shown = sorted(p for p in self.path.iterdir() if not p.name.startswith("."))
+        folders = [p for p in shown if p.is_dir()]
         if not folders:
             raise ValueError(
                 f"data.path={self.path} has no sub-folder; expected one per domain, holding {', '.join(READ)}."
             )
-        loose = [p.name for p in self.path.iterdir() if not p.is_dir() and not p.name.startswith(".")]
-        if loose and tell:
-            told = f"{min(loose)} and {len(loose) - 1} more stand" if len(loose) > 1 else f"{loose[0]} stands"
+        if loose := [p.name for p in shown if not p.is_dir()]:
+            told = f"{loose[0]} and {len(loose) - 1} more stand" if len(loose) > 1 else f"{loose[0]} stands"
             self.warnings.append(f"{told} in no domain's folder of {self.path}: not read.")
         domains = {}
         for folder in folders:
             inside = sorted(folder.rglob("*"))
+            self._tell_of_links(folder, [p for p in inside if not p.is_file()])
             every = [p for p in inside if p.is_file() and not p.name.startswith(".")]
-            if tell:
-                self._tell_of_links(folder, inside)
             domains[folder.name] = [p for p in every if p.name.lower().endswith(READ)]
             others = Counter(p.suffix or p.name for p in every if not p.name.lower().endswith(READ))
-            if others and tell:
+            if others:
                 told = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
                 self.warnings.append(f"of {folder} {told} not read; read are {', '.join(READ)}.")
             if not any(f.stat().st_size for f in domains[folder.name]):
@@ -71,9 +71,7 @@ class FolderSource:
         ways = {
             "links that lead to no file": sum(p.is_symlink() and not p.exists() for p in found),
             "links to folders, which are not followed": sum(p.is_symlink() and p.is_dir() for p in found),
-            "pipes or devices, which are not read": sum(
-                p.exists() and not p.is_dir() and not p.is_file() for p in found
-            ),
+            "pipes or devices, which are not read": sum(p.exists() and not p.is_dir() for p in found),
         }
         self.warnings += [f"of {folder} {count} {what}." for what, count in ways.items() if count]
 
@@ -90,9 +88,8 @@ class FolderSource:
         elif kind == ".txt":
             yield whole(file)
         elif kind == ".jsonl":
-            for number, line in enumerate(lines(file), 1):
-                if line.strip():
-                    yield self._text(line, f"{file}:{number}")
+            for number, row in jsons.lines(lines(file)):
+                yield self._of_row(row, f"{file}:{number}")
         else:
             yield from self._json(file, whole(file))
 
@@ -118,24 +115,17 @@ class FolderSource:
         for number, row in enumerate(found, 1):
             yield self._of_row(row, f"{file}, row {number}")
 
-    def _text(self, line: str, where: str) -> str:
-        try:
-            row = jsons.value(line)
-        except jsons.JSONDecodeError as error:
-            raise self._no_row(where, error) from None
-        return self._of_row(row, where)
-
     def _of_row(self, row: Any, where: str) -> str:
         try:
+            if isinstance(row, jsons.JSONDecodeError):
+                raise row
             text = row[self.field]
-        except (KeyError, TypeError) as error:
-            raise self._no_row(where, error) from None
+        except (jsons.JSONDecodeError, KeyError, TypeError) as error:
+            told = f"{type(error).__name__}: {error}"
+            raise ValueError(f'{where} is no JSON object with a field "{self.field}" ({told}).') from None
         if not isinstance(text, str):
             raise ValueError(f'{where}: field "{self.field}" holds {type(text).__name__}, expected a string.')
         return text
-
-    def _no_row(self, where: str, error: Exception) -> ValueError:
-        return ValueError(f'{where} is no JSON object with a field "{self.field}" ({type(error).__name__}: {error}).')
 
 
 def cut(text: str, *, longest: int) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datamodules.corpus.sources import Documents
+from datamodules.corpus.sources import Documents, read_kept
 from lightning_modules.common.digests import digest
 from lightning_modules.common.files import stamp, write_atomically
 from lightning_modules.common.say import say
@@ -39,7 +39,7 @@ class HubSource:
     `datasets.load_dataset`, where the text stands, and how many documents or tokens are read at most: no more are fetched.
     """
 
-    # Where what is read is kept until the corpus is made; None: nowhere.
+    # Where what is read is kept until the corpus is made: `cache.build` says it.
     reading: Path | None = None
 
     def __init__(self, *, domains: dict[str, dict[str, Any]]) -> None:
@@ -73,10 +73,11 @@ class HubSource:
         # Of the hub its commit, of a file its time: a dataset that has changed is read from its beginning.
         files = builder.config.data_files or {}
         origin = digest([str(files), *(str(getattr(found, "origin_metadata", "")) for found in files.values())])
-        kept = Kept(self.reading / digest([domain, field, split, path, entry]) if self.reading else None, origin)
+        assert self.reading is not None
+        kept = Kept(self.reading / digest([domain, field, split, path, entry]), origin)
         if kept.count:
             say(f"corpus: {domain} goes on behind the {kept.count:,} documents that were read before.")
-            yield from itertools.islice(kept.documents(), most)
+            yield from itertools.islice(read_kept(kept.folder / DOCUMENTS), most)
             stream.load_state_dict(kept.stream)
         rows, usable = iter(stream), True
         try:
@@ -120,16 +121,14 @@ def _text(row: dict[str, Any], field: str, key: str, number: int) -> str:
 
 
 class Kept:
-    """The documents of one domain that were read, in `folder`, and where the stream stood behind them; None keeps none.
+    """The documents of one domain that were read, in `folder`, and where the stream stood behind them.
 
     Of another `origin` than what is there, it begins anew.
     """
 
-    def __init__(self, folder: Path | None, origin: str) -> None:
+    def __init__(self, folder: Path, origin: str) -> None:
         self.folder, self.origin = folder, origin
         self.count, self.size, self.stream = 0, 0, dict[str, Any]()
-        if folder is None:
-            return
         folder.mkdir(parents=True, exist_ok=True)
         found = json.loads((folder / MARK).read_text()) if (folder / MARK).is_file() else {}
         if found.get("origin") == origin:
@@ -138,32 +137,20 @@ class Kept:
         self._file = open(folder / DOCUMENTS, "ab")  # noqa: SIM115
         self._file.truncate(self.size)
 
-    def documents(self) -> Iterator[str]:
-        assert self.folder is not None
-        with open(self.folder / DOCUMENTS, encoding="utf-8") as lines:
-            for line in lines:
-                yield json.loads(line)
-
     def add(self, text: str, stream: Any) -> None:
         self.count += 1
-        if self.folder is None:
-            return
         self.size += self._file.write(json.dumps(text).encode() + b"\n")
         if self.count % EVERY == 0:
             self.mark(stream)
 
     def mark(self, stream: Any) -> None:
         """Remember where the stream stands."""
-        if self.folder is None:
-            return
         self._file.flush()
         about = {"origin": self.origin, "count": self.count, "size": self.size, "stream": stream.state_dict()}
         write_atomically(self.folder / MARK, json.dumps(about))
 
     def close(self, stream: Any) -> None:
         """With a mark where the stream stands; without one where that is None."""
-        if self.folder is None:
-            return
         if stream is not None and self.count:
             self.mark(stream)
         self._file.close()

@@ -4,6 +4,7 @@ A source has `documents()`, a dictionary of lazily read iterators, and `descript
 """
 
 import itertools
+import json
 import tarfile
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -24,6 +25,13 @@ class Source(Protocol):
     def documents(self) -> Documents: ...
 
     def description(self) -> dict[str, Any]: ...
+
+
+def read_kept(path: Path) -> Iterator[str]:
+    """Documents that were put away as JSON, one a line."""
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
 
 
 class EmbeddedSource:

@@ -1,14 +1,17 @@
 """What text is cut into: the words of a byte-level BPE trained on the corpus, or of a model's own tokenizer."""
 
+import itertools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning_modules.common.digests import digest
 
 END = "<|endoftext|>"
+# Texts that are read, and told to a tokenizer, at once.
+BATCH = 256
 
 
 def trained_on(texts: Iterable[str], *, vocab_size: int) -> Any:
@@ -59,10 +62,12 @@ def digest_of(tokenizer: Any) -> str:
     return digest([type(tokenizer).__name__, backend, tokenizer.eos_token_id])
 
 
-def encoded(tokenizer: Any, texts: list[str]) -> Iterable[list[int]]:
+def encoded(tokenizer: Any, texts: Iterable[str]) -> Iterator[list[int]]:
     """The ids of each text, its end behind it."""
-    for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
-        yield [*ids, tokenizer.eos_token_id]
+    left = iter(texts)
+    while batch := list(itertools.islice(left, BATCH)):
+        for ids in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
+            yield [*ids, tokenizer.eos_token_id]
 
 
 def saved(tokenizer: Any, folder: Path) -> None:

@@ -6,8 +6,6 @@ A batch is a list of `Encoded` pairs with their numbers: rows of different lengt
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from torch.utils.data import DataLoader
-
 from datamodules.order import ORDER_VERSION
 from datamodules.ordered import OrderedDataModule
 from datamodules.scenes.encodings import GIGABYTES, EncodedPairs, encoded, read_ahead
@@ -66,7 +64,7 @@ class SceneSource:
         return scene_pairs(count=self.counts[split], split=split, **self.settings, **more)
 
 
-class PairsDataModule(OrderedDataModule):
+class PairsDataModule(OrderedDataModule[EncodedPairs]):
     """Args:
     source: `SceneSource`, `MVCSource` or `PreferenceSource`.
     global_batch: pairs of one optimizer step over ranks and accumulation; eval_batch: of one forward of validation.
@@ -90,11 +88,10 @@ class PairsDataModule(OrderedDataModule):
     ) -> None:
         super().__init__()
         self.source, self.global_batch, self.micro_batch = source, global_batch, micro_batch
-        self.eval_batch, self.pixels, self.keep = eval_batch, pixels, keep
-        self.seed, self.workers = seed, workers
-        self.cache_dir, self.encoded_gb = cache_dir, encoded_gb
+        self.eval_batch, self.pixels, self.cache_dir = eval_batch, pixels, cache_dir
+        self.seed, self.workers, self.eval_workers = seed, workers, workers
+        self._kept: dict[str, Any] = dict(pixels=pixels, keep=keep, cache_dir=cache_dir, gigabytes=encoded_gb)
         self._end: Callable[[], None] | None = None
-        self._splits: dict[str, EncodedPairs] = {}
 
     def prepare_data(self) -> None:
         self.source.pairs("train")
@@ -109,42 +106,18 @@ class PairsDataModule(OrderedDataModule):
         super().setup(stage)
         assert self.trainer is not None
         if stage == "fit" and self.cache_dir and self.trainer.is_global_zero:
-            self._end = read_ahead([self.split(name) for name in ("test", "train", "val")])
+            self._end = read_ahead([self.examples(name) for name in ("test", "train", "val")])
 
     def teardown(self, stage: str) -> None:
         if self._end:
             self._end()
             self._end = None
 
-    def split(self, name: str) -> EncodedPairs:
+    def read(self, split: str) -> EncodedPairs:
         """The pairs of a split as the model in training reads them."""
-        if name not in self._splits:
-            assert self.trainer is not None
-            model: Any = self.trainer.lightning_module
-            self._splits[name] = encoded(
-                self.source,
-                name,
-                model.vlm.reader,
-                pixels=self.pixels,
-                keep=self.keep,
-                cache_dir=self.cache_dir,
-                gigabytes=self.encoded_gb,
-            )
-        return self._splits[name]
-
-    @property
-    def training(self) -> EncodedPairs:
-        return self.split("train")
-
-    def val_dataloader(self) -> DataLoader:
-        return self._fixed("val")
-
-    def test_dataloader(self) -> DataLoader:
-        return self._fixed("test")
-
-    def _fixed(self, name: str) -> DataLoader:
-        pairs = self.split(name)
-        return self.each_once(pairs, range(len(pairs)), workers=self.workers)
+        assert self.trainer is not None
+        model: Any = self.trainer.lightning_module
+        return encoded(self.source, split, model.vlm.reader, **self._kept)
 
     def tokens_per_step_of(self, module: Any) -> int:
         """About: as many as the first pair has where each of its prompts is followed by either response."""

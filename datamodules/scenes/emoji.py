@@ -63,16 +63,13 @@ def unpack(archive: Path, folder: Path) -> None:
 def listed(folder: Path) -> Iterator[Emoji]:
     """The pictures that emoji.json names and `folder` holds."""
     for entry in json.loads((folder / "emoji.json").read_text()):
-        name, group = _plain(entry["name"]), entry["subcategory"]
+        words = entry["name"].lower().replace(":", " ").replace(",", " ").split()
+        name, group = " ".join(words), entry["subcategory"]
         if (folder / entry["image"]).is_file():
             yield Emoji(folder / entry["image"], name, group)
         for code, variation in entry.get("skin_variations", {}).items():
             if code in TONES and (folder / variation["image"]).is_file():
                 yield Emoji(folder / variation["image"], f"{name} in a {TONES[code]} skin tone", group)
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.lower().replace(":", " ").replace(",", " ").split())
 
 
 def contrasts(found: list[Emoji]) -> Iterator[tuple[Emoji, Emoji, str]]:

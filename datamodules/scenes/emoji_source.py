@@ -29,17 +29,11 @@ class EmojiPair:
 
     chosen_emoji: Emoji
     rejected_emoji: Emoji
+    chosen: str
+    rejected: str
     category: str
     instruction: str = QUESTION
     system: str = ""
-
-    @property
-    def chosen(self) -> str:
-        return caption(self.chosen_emoji)
-
-    @property
-    def rejected(self) -> str:
-        return caption(self.rejected_emoji)
 
     def images(self, pixels: int) -> tuple[Image.Image, Image.Image]:
         return picture(self.chosen_emoji, pixels), picture(self.rejected_emoji, pixels)
@@ -55,8 +49,7 @@ def figure(emoji: Emoji) -> str:
 
 
 def picture(emoji: Emoji, pixels: int) -> Image.Image:
-    side = (pixels, pixels)
-    return on_white(emoji.image).resize(side, Image.Resampling.BILINEAR)
+    return on_white(emoji.image).resize((pixels, pixels), Image.Resampling.BILINEAR)
 
 
 def on_white(path: Path) -> Image.Image:
@@ -103,11 +96,12 @@ class EmojiSource:
         for one, other, category in self.contrasts:
             # Some families were drawn once for several names: neither answer would be the right one.
             if self.splits[one.image] == split and one.image.read_bytes() != other.image.read_bytes():
-                pair = (one, other) if _draw(f"{one.name} / {other.name}") % 2 else (other, one)
-                grouped.setdefault(category, []).append(EmojiPair(*pair, category))
+                chosen, rejected = (one, other) if number_of(f"{one.name} / {other.name}", size=4) % 2 else (other, one)
+                pair = EmojiPair(chosen, rejected, caption(chosen), caption(rejected), category)
+                grouped.setdefault(category, []).append(pair)
         # A draw, not every n-th: contrasts come in a rhythm of figure and tone, and a step would fall in with it.
         for group in grouped.values():
-            group.sort(key=lambda p: _draw(f"{p.chosen} {p.rejected}"))
+            group.sort(key=lambda p: number_of(f"{p.chosen} {p.rejected}", size=4))
         return [pair for group in grouped.values() for pair in group[: self.most]]
 
     def pictures(self, split: str) -> list[Emoji]:
@@ -118,10 +112,6 @@ class EmojiSource:
         return sorted({w for pair in self.contrasts for e in pair[:2] for w in caption(e).split()})
 
 
-def _draw(text: str) -> int:
-    return number_of(text, size=4)
-
-
 def _split(name: str) -> str:
-    place = _draw(name) % 100
+    place = number_of(name, size=4) % 100
     return "test" if place < TEST else "val" if place < TEST + VAL else "train"

@@ -46,9 +46,6 @@ class EncodedPairs(Batches):
         self.pairs, self.reader, self.pixels, self.sizes = pairs, reader, pixels, [len(pairs)]
         self._kept: dict[int, Encoded] | None = {} if keep else None
 
-    def __len__(self) -> int:
-        return len(self.pairs)
-
     def __getitem__(self, number: int) -> Encoded:
         if self._kept is not None and number in self._kept:
             return self._kept[number]
@@ -77,10 +74,6 @@ class KeptPairs(EncodedPairs):
         super().__init__(pairs, reader, pixels=pixels)
         self.contents, self.folder = contents, folder
         self._files: dict[int, Path] = {}
-
-    @property
-    def parts(self) -> int:
-        return -(-len(self) // PART)
 
     def __getitem__(self, number: int) -> Encoded:
         return load(self.part(number // PART), number % PART)
@@ -122,12 +115,10 @@ def load(path: Path, number: int) -> Encoded:
     with safe_open(path, "pt") as file:
         fields["cut"] = int(file.metadata()["cut"].split()[number])
         for name in file.keys():  # noqa: SIM118, it is no mapping
-            mine, field, *inner = name.split(".", 2)
+            mine, *group, field = name.split(".", 2)
             if mine == str(number):
-                if inner:
-                    fields[field][inner[0]] = file.get_tensor(name)
-                else:
-                    fields[field] = file.get_tensor(name)
+                place = fields[group[0]] if group else fields
+                place[field] = file.get_tensor(name)
     return Encoded(**fields)
 
 
@@ -162,16 +153,16 @@ def read_ahead(splits: Sequence[EncodedPairs]) -> Callable[[], None]:
 
     What fails is left to whoever asks for the pair, and is told there.
     """
+    kept = [split for split in splits if isinstance(split, KeptPairs)]
+    parts = [(split, first // PART) for split in kept for first in range(0, len(split), PART)]
     over = threading.Event()
 
     def work() -> None:
         with contextlib.suppress(Exception):
-            for split in splits:
-                if isinstance(split, KeptPairs):
-                    for number in range(split.parts):
-                        if over.is_set():
-                            return
-                        split.part(number)
+            for split, part in parts:
+                if over.is_set():
+                    return
+                split.part(part)
 
     thread = threading.Thread(target=work, name="encoding", daemon=True)
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ class FileSource:
     """
 
     scenes = False
-    # What `description` calls it, and whether a record has one picture, not two.
+    # What `description` calls it, whether a record has one picture, not two, and what reads the file.
     kind, one_picture = "", False
+    reader: ModuleType
 
     def __init__(
         self,
@@ -48,17 +50,14 @@ class FileSource:
         self.images = Path(images).expanduser() if images else None
         self.skip_bad, self.pixel_limit = skip_bad, pixel_limit
 
-    def read(self) -> tuple[Sequence[Any], list[str]]:
-        """(pairs, why each bad record was left out)."""
-        raise NotImplementedError
-
     def shown(self, pair: Any) -> tuple[str, str]:
         """Checksums of the pictures of a pair, twice that of its only one."""
         raise NotImplementedError
 
     @cached_property
     def all(self) -> Sequence[Any]:
-        pairs, bad = self.read()
+        settings = dict(images=self.images, skip_bad=self.skip_bad, pixel_limit=self.pixel_limit)
+        pairs, bad = self.reader.read(self.file, **settings)
         self.intake.read = len(pairs) + len(bad)
         for message in bad:
             field = re.search(r"fields? ('\w+')", message)
@@ -137,10 +136,7 @@ class FileSource:
 class MVCSource(FileSource):
     """An MVC file, the paper's `mvc.json` or one of ours: a JSON list or JSON lines, two pictures a record."""
 
-    kind = "mvc"
-
-    def read(self) -> tuple[Sequence[Any], list[str]]:
-        return mvc.read(self.file, images=self.images, skip_bad=self.skip_bad, pixel_limit=self.pixel_limit)
+    kind, reader = "mvc", mvc
 
     @cached_property
     def pictures(self) -> dict[Path, str]:
@@ -154,10 +150,7 @@ class MVCSource(FileSource):
 class PreferenceSource(FileSource):
     """Preferences in TRL's format, one picture a row (`datamodules.scenes.preferences`): for objectives that need one."""
 
-    kind, one_picture = "preferences", True
-
-    def read(self) -> tuple[Sequence[Any], list[str]]:
-        return preferences.read(self.file, images=self.images, skip_bad=self.skip_bad, pixel_limit=self.pixel_limit)
+    kind, one_picture, reader = "preferences", True, preferences
 
     def shown(self, pair: preferences.Preference) -> tuple[str, str]:
         return pair.checksum, pair.checksum

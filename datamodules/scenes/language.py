@@ -4,7 +4,7 @@ The vocabulary is closed and every caption names every attribute, so a text can 
 """
 
 import re
-from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 
@@ -97,14 +97,8 @@ def read_back(text: str) -> dict[str, str | int]:
 
 def vocabulary() -> list[str]:
     """Every word that a scene's texts can hold, sorted."""
-    words = {w for group in VALUES.values() for value in group for w in [str(value)] if not w.isdigit()}
+    words = {value for group in VALUES.values() for value in group if isinstance(value, str)}
     words |= set(PLURALS) | set(NUMBERS.values()) | {"are", "is", "yes", "no", "."}
-    words |= {w for form in _forms() for w in form.split() if not w.startswith("{")}
+    forms = chain(CAPTIONS, DESCRIBE, ASK_OBJECT, *QUESTIONS.values(), *ANSWERS.values())
+    words |= {w for form in forms for w in form.split() if not w.startswith("{")}
     return sorted(words)
-
-
-def _forms() -> Iterator[str]:
-    yield from (*CAPTIONS, *DESCRIBE, *ASK_OBJECT)
-    for group in (QUESTIONS, ANSWERS):
-        for forms in group.values():
-            yield from forms

@@ -6,8 +6,8 @@ or as JSON lines; our own files also carry `category`.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -42,10 +42,8 @@ class Pair:
 
     def images(self, pixels: int = 0) -> tuple[Image.Image, Image.Image]:
         """Both pictures as they are; `pixels` is the size of what is rendered."""
-        chosen, rejected = (
-            open_image(p, pixel_limit=self.pixel_limit) for p in (self.chosen_image, self.rejected_image)
-        )
-        return chosen, rejected
+        limit = self.pixel_limit
+        return open_image(self.chosen_image, pixel_limit=limit), open_image(self.rejected_image, pixel_limit=limit)
 
     def record(self, *, beside: Path) -> dict[str, Any]:
         """As a record of a file in `beside`; images under it by relative path."""
@@ -118,12 +116,6 @@ def _refused(image: Image.Image, limit: int, key: str) -> str:
     return ""
 
 
-def mark_in(text: str) -> str:
-    """What of a text stands for a picture to some model; '' where nothing does."""
-    found = MARKS.search(text)
-    return found[0] if found else ""
-
-
 def read(
     path: Path, *, images: Path | None = None, skip_bad: bool = False, pixel_limit: int = PIXEL_LIMIT
 ) -> tuple[list[Pair], list[str]]:
@@ -136,11 +128,11 @@ def read(
         raise ValueError(f"{path}: no such MVC file; experiment=svco/build_mvc makes one.")
 
     def made(_where: str, record: Any) -> Pair:
-        pair = replace(_pair(record, images or path.parent), pixel_limit=pixel_limit)
-        check_pair(pair)
-        return pair
+        return _pair(record, images or path.parent, pixel_limit)
 
-    records = ((f"{path}, line {line}", record) for line, record in _records(path))
+    text = files.text(path)
+    found = jsons.items(text) if text.lstrip().startswith("[") else jsons.lines(text.split("\n"))
+    records = ((f"{path}, line {line}", record) for line, record in found)
     return usable(path, records, made, skip_bad=skip_bad, unit="record")
 
 
@@ -174,21 +166,8 @@ def write(path: Path, pairs: Sequence[Pair]) -> Path:
     return path
 
 
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line, value) of every record of a JSON list or of JSON lines; what cannot be read comes as its error."""
-    text = files.text(path)
-    if text.lstrip().startswith("["):
-        yield from jsons.items(text)
-        return
-    for line, row in enumerate(text.split("\n"), start=1):
-        if row.strip():
-            try:
-                yield line, jsons.value(row)
-            except jsons.JSONDecodeError as error:
-                yield line, error
-
-
-def _pair(record: Any, images: Path) -> Pair:
+def _pair(record: Any, images: Path, limit: int) -> Pair:
+    """ValueError naming the field that is none of a pair's, or where it has no contrast or nothing to learn from."""
     if isinstance(record, Exception):
         raise ValueError(f"not JSON ({record}).")
     if not isinstance(record, dict):
@@ -204,7 +183,7 @@ def _pair(record: Any, images: Path) -> Pair:
         if not (isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)):
             raise ValueError(f"field {field!r} is {record.get(field)!r}; expected a list with the path of one image.")
     chosen, rejected = (record[f][0] if isinstance(record[f], list) else record[f] for f in IMAGES)
-    return Pair(
+    found = Pair(
         system=record.get("system_prompt") or "",
         instruction=record["instruction_prompt"],
         chosen_image=images / chosen,
@@ -212,7 +191,14 @@ def _pair(record: Any, images: Path) -> Pair:
         chosen=record["chosen_response"],
         rejected=record["rejected_response"],
         category=str(record.get("category", "all")),
+        pixel_limit=limit,
     )
+    answers = {"chosen_response": found.chosen, "rejected_response": found.rejected}
+    check_texts(answers=answers, asked={"system_prompt": found.system, "instruction_prompt": found.instruction})
+    one, other = found.images()
+    if one.size == other.size and one.tobytes() == other.tobytes():
+        raise ValueError("fields 'chosen_images' and 'rejected_images' hold the same picture; expected a contrast.")
+    return found
 
 
 def check_texts(*, answers: dict[str, str], asked: dict[str, str]) -> None:
@@ -224,17 +210,8 @@ def check_texts(*, answers: dict[str, str], asked: dict[str, str]) -> None:
     if chosen.strip() == rejected.strip():
         raise ValueError(f"fields {one!r} and {other!r} are both {chosen!r}; expected a contrast.")
     for field, text in (asked | answers).items():
-        if mark := mark_in(text):
+        if mark := MARKS.search(text):
             raise ValueError(
-                f"field {field!r} holds {mark!r}, which stands for a picture to a model; its template puts it in its "
+                f"field {field!r} holds {mark[0]!r}, which stands for a picture to a model; its template puts it in its "
                 "place: take it out of the text."
             )
-
-
-def check_pair(pair: Pair) -> None:
-    """ValueError naming the field where the pair has no contrast or nothing to learn from."""
-    answers = {"chosen_response": pair.chosen, "rejected_response": pair.rejected}
-    check_texts(answers=answers, asked={"system_prompt": pair.system, "instruction_prompt": pair.instruction})
-    one, other = pair.images()
-    if one.size == other.size and one.tobytes() == other.tobytes():
-        raise ValueError("fields 'chosen_images' and 'rejected_images' hold the same picture; expected a contrast.")

@@ -64,6 +64,8 @@ class Reader:
         template = getattr(processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
         self.template = template and TODAY.sub(lambda asked: repr(DATE.strftime(asked[2])), template)
         self.kind = type(processor).__name__
+        self.pali = not self.template and self.kind == "PaliGemmaProcessor"
+        self._marks = marks_of(self.tokenizer)
         if not self.template and self.kind not in WITHOUT_TEMPLATE:
             raise ValueError(
                 f"the model's {self.kind} has no chat template, so nothing says how its questions and answers are put; "
@@ -85,14 +87,6 @@ class Reader:
         if self.template and not self._alike:
             whole.append([self.prompt_text("?", image=image) for image in (True, False)])
         return digest(json.loads(json.dumps(whole, default=str)))
-
-    @cached_property
-    def _marks(self) -> re.Pattern[str]:
-        return marks_of(self.tokenizer)
-
-    @property
-    def pali(self) -> bool:
-        return not self.template and self.kind == "PaliGemmaProcessor"
 
     def prompt_text(self, question: str, *, system: str = "", image: bool = True) -> str:
         self._refuse_marks(question, system)

@@ -10,7 +10,13 @@ from lightning_modules.common.bounds import Count
 
 # Drawn this many times larger and scaled down, for edges that do not depend on where a shape begins.
 OVERSAMPLING = 4
-PLACES = {"meadow": (96, 176, 88), "beach": (232, 206, 140), "night": (28, 30, 62), "room": (168, 128, 104)}
+# The ground, and a strip at its bottom that sets places apart beyond their colour.
+PLACES = {
+    "meadow": ((96, 176, 88), (60, 130, 60)),
+    "beach": ((232, 206, 140), (90, 160, 220)),
+    "night": ((28, 30, 62), (60, 60, 80)),
+    "room": ((168, 128, 104), (110, 76, 60)),
+}
 COLOURS = {"red": (222, 32, 36), "blue": (44, 92, 232), "white": (250, 250, 250), "purple": (142, 44, 166)}
 STRIPE, OTHER = (20, 20, 20), (246, 196, 24)
 RADIUS = {"small": 0.09, "large": 0.145}
@@ -23,30 +29,20 @@ def render(scene: Scene, *, pixels: Count = 48) -> Image.Image:
     draw = np.random.default_rng(scene.seed)
     tint = draw.integers(-10, 11, 3)
     jitter = draw.uniform(-0.03, 0.03, (5, 2))
-    canvas = Image.new("RGB", (size, size), tuple(int(c) for c in np.clip(np.add(PLACES[scene.place], tint), 0, 255)))
-    _ground(canvas, scene.place)
+    ground, strip = PLACES[scene.place]
+    canvas = Image.new("RGB", (size, size), tuple(int(c) for c in np.clip(np.add(ground, tint), 0, 255)))
+    ImageDraw.Draw(canvas).rectangle((0, int(0.94 * size), size, size), fill=strip)
     here = 0.27 if scene.side == "left" else 0.73
     for index, row in enumerate(ROWS[scene.count]):
         x, y = here + jitter[index, 0], row + jitter[index, 1]
         mask = _mask(scene.shape, x * size, y * size, RADIUS[scene.size] * size, size)
         canvas.paste(COLOURS[scene.colour], mask=mask)
         if scene.material == "striped":
-            canvas.paste(STRIPE, mask=Image.fromarray(np.minimum(np.asarray(mask), _stripes(size))))
+            stripes = np.where(np.arange(size)[:, None] // (size // 24) % 2 == 1, 255, 0).astype(np.uint8)
+            canvas.paste(STRIPE, mask=Image.fromarray(np.minimum(np.asarray(mask), stripes)))
     x, y = 1 - here + jitter[3, 0], 0.5 + jitter[3, 1]
     canvas.paste(OTHER, mask=_mask(scene.other, x * size, y * size, 0.11 * size, size))
     return canvas.resize((pixels, pixels), Image.Resampling.BOX)
-
-
-def _ground(canvas: Image.Image, place: str) -> None:
-    """A strip at the bottom that sets places apart beyond their colour."""
-    size = canvas.width
-    strip = {"meadow": (60, 130, 60), "beach": (90, 160, 220), "night": (60, 60, 80), "room": (110, 76, 60)}[place]
-    ImageDraw.Draw(canvas).rectangle((0, int(0.94 * size), size, size), fill=strip)
-
-
-def _stripes(size: int) -> np.ndarray:
-    rows = np.arange(size)[:, None] // (size // 24) % 2
-    return np.broadcast_to(np.where(rows == 1, 255, 0).astype(np.uint8), (size, size))
 
 
 def _mask(kind: str, x: float, y: float, r: float, size: int) -> Image.Image:

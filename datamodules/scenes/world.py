@@ -98,8 +98,3 @@ def contrast(scene: Scene, *, category: str, draw: np.random.Generator) -> Scene
     attribute = CATEGORIES[category]
     others = [value for value in VALUES[attribute] if value != getattr(scene, attribute)]
     return replace(scene, **{attribute: others[draw.integers(len(others))]})
-
-
-def difference(one: Scene, other: Scene) -> list[str]:
-    """Names of the attributes in which two scenes differ, `seed` included."""
-    return [name for name in Scene.__dataclass_fields__ if getattr(one, name) != getattr(other, name)]

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader
 
 from datamodules.intake import Intake
 from datamodules.marks import marks_of
@@ -48,9 +47,6 @@ class Examples(Batches):
         self.common, self.pad = common, pad
         self.sizes = [len(labels)]
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def __getitem__(self, part: slice) -> Batch:
         return self.__getitems__(list(range(*part.indices(len(self)))))
 
@@ -59,7 +55,7 @@ class Examples(Batches):
         return {**batch, **self.common, "ask": self.ask[indices], "labels": self.labels[indices]}
 
 
-class TaskDataModule(OrderedDataModule):
+class TaskDataModule(OrderedDataModule[Examples]):
     """`task` of `source`, in `template`, for `backbone`.
 
     Args:
@@ -94,7 +90,6 @@ class TaskDataModule(OrderedDataModule):
         self._pattern, self._prompt_length = template, prompt_length
         self.verbaliser, self.global_batch, self.eval_batch = verbaliser, batch, eval_batch
         self.seed, self.workers = seed, workers
-        self._examples: dict[str, Examples] = {}
 
     def ordered(self, *, seed: int, batch: int) -> "TaskDataModule":
         """The same data in another order; what is read and encoded is so for both."""
@@ -172,12 +167,7 @@ class TaskDataModule(OrderedDataModule):
         named = {"phrase_ids": made["input_ids"], "phrase_mask": made["attention_mask"], "phrases": digest(phrases)}
         return {**at, **named}
 
-    def examples(self, split: str) -> Examples:
-        if split not in self._examples:
-            self._examples[split] = self._encoded(split)
-        return self._examples[split]
-
-    def _encoded(self, split: str) -> Examples:
+    def read(self, split: str) -> Examples:
         texts = self.task.texts[split]
         encoded = self.template.encode(texts, self.tokenizer, spare=self._spare)
         if encoded["cut"]:
@@ -193,23 +183,8 @@ class TaskDataModule(OrderedDataModule):
             self.intake.tell()
         return Examples(encoded=encoded, labels=self.task.labels[split], common=self.common, pad=self.pad)
 
-    @property
-    def training(self) -> Examples:
-        return self.examples("train")
-
     def held_out_sizes(self) -> dict[str, int]:
         return {split: len(self.task.labels[split]) for split in ("val", "test")}
-
-    def val_dataloader(self) -> DataLoader:
-        return self.fixed("val")
-
-    def test_dataloader(self) -> DataLoader:
-        return self.fixed("test")
-
-    def fixed(self, split: str) -> DataLoader:
-        """Every example of a split once, in its order."""
-        examples = self.examples(split)
-        return self.each_once(examples, range(len(examples)))
 
     @property
     def tokens_per_step(self) -> int:

@@ -4,12 +4,12 @@ import re
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NoReturn
 
 from datamodules.intake import Intake
 from datamodules.tasks.table import KEY, USUAL, Table, tables_of
-from datamodules.tasks.task import SEAM, SPLITS, Task, balanced_split
+from datamodules.tasks.task import SEAM, SPLITS, Example, Task, balanced_split
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.choices import check_choice
 
@@ -92,30 +92,28 @@ class Hub:
         intake = Intake(self.dataset if self.name == "custom" else self.name)
         tables = tables_of(self.dataset, config=self.config, revision=self.revision, data_files=self.data_files)
         source = self._sources(tables)
-        texts: dict[str, list[str]] = {}
-        labels: dict[str, list[int]] = {}
+        examples: dict[str, list[Example]] = {}
         seen: dict[str, int] = {}
         # Test comes first: a text that is in two splits of the dataset stays where it is measured.
         for split in dict.fromkeys(source[role] for role in reversed(SPLITS)):
-            roles = [role for role in SPLITS if source[role] == split]
             before = Counter(intake.out)
-            found_texts, found_labels = self._rows(tables[split], split, seen, intake)
-            if not found_texts:
+            found = self._rows(tables[split], split, seen, intake)
+            if not found:
                 self._refuse_empty(split, intake.out - before, source, tables)
-            sizes = {role: self.sizes[role] for role in roles}
-            parts = balanced_split(
-                texts=found_texts, labels=found_labels, sizes=sizes, classes=len(self.words), name=f"hub-{self.seed}"
-            )
-            texts |= parts[0]
-            labels |= parts[1]
-            self._balance(found_labels, {role: parts[1][role] for role in roles}, intake)
+            sizes = {role: self.sizes[role] for role in SPLITS if source[role] == split}
+            parts = balanced_split(found, sizes=sizes, classes=len(self.words), name=f"hub-{self.seed}")
+            examples |= parts
+            self._balance(found, parts, intake)
         intake.warn_of_few_tests()
-        order = {role: texts[role] for role in SPLITS}, {role: labels[role] for role in SPLITS}
+        texts = {role: [text for text, _ in examples[role]] for role in SPLITS}
+        labels = {role: [label for _, label in examples[role]] for role in SPLITS}
         every = tuple(self.words.values())
         join = self.join if len(self.text) > 1 else " "
         several = every if any(len(of_class) > 1 for of_class in every) else ()
         first = tuple(of_class[0] for of_class in every)
-        return Task(self.name, self.skill, first, *order, hint=self.hint, join=join, intake=intake, words=several)
+        return Task(
+            self.name, self.skill, first, texts, labels, hint=self.hint, join=join, intake=intake, words=several
+        )
 
     def _refuse_empty(
         self, split: str, out: Counter[tuple[str, str]], source: Mapping[str, str], tables: Mapping[str, Table]
@@ -130,12 +128,12 @@ class Hub:
             f"with labels{f', such as {KEY}.splits={{{told}}}' if other else ''}."
         )
 
-    def _balance(self, there: list[int], taken: dict[str, list[int]], intake: Intake) -> None:
+    def _balance(self, there: list[Example], taken: dict[str, list[Example]], intake: Intake) -> None:
         """Count what a split of equally many of each class takes; warn of a class that makes the others small."""
         names = list(self.words)
-        intake.taken_are({role: [names[number] for number in labels] for role, labels in taken.items()})
+        intake.taken_are({role: [names[label] for _, label in own] for role, own in taken.items()})
         intake.leave(BEYOND, count=len(there) - sum(map(len, taken.values())))
-        counts = Counter(there)
+        counts = Counter(label for _, label in there)
         rare, most = min(counts, key=counts.__getitem__), max(counts.values())
         if "train" in taken and len(taken["train"]) < self.sizes["train"] // 2 and most >= 2 * counts[rare]:
             intake.warnings.append(
@@ -152,8 +150,8 @@ class Hub:
             check_choice(f"{KEY}.splits.{role}", split, tables)
         return source
 
-    def _rows(self, table: Table, split: str, seen: dict[str, int], intake: Intake) -> tuple[list[str], list[int]]:
-        """Texts and class numbers of the wanted classes, each text once; `seen`: the class of every text of before."""
+    def _rows(self, table: Table, split: str, seen: dict[str, int], intake: Intake) -> list[Example]:
+        """Those of the wanted classes, each text once; `seen`: the class of every text of before."""
         for key, column in [*((f"{KEY}.text", c) for c in self.text), (f"{KEY}.label", self.label)]:
             check_choice(key, column, table.column_names)
         names = table.classes.get(self.label, [])
@@ -162,10 +160,9 @@ class Hub:
         known = [*names, *sorted({v for v in values if v is not None})]
         for c in self.words:
             check_choice(f"{KEY}.words: class of {self.dataset} in {split}", c, known)
-        texts: list[str] = []
-        labels: list[int] = []
+        found: list[Example] = []
         other = 0
-        for row, (value, *parts) in enumerate(zip(values, *(table[c] for c in self.text), strict=True)):
+        for row, (value, *parts) in enumerate(zip(values, *map(table.column, self.text), strict=True)):
             intake.read += 1
             if value is None or (names and value == "-1"):
                 intake.leave("label missing")
@@ -181,14 +178,13 @@ class Hub:
                 intake.leave("text there already, of another class" if differs else "text there already")
             else:
                 seen[text] = wanted[value]
-                texts.append(text)
-                labels.append(seen[text])
+                found.append((text, seen[text]))
         if other:
             intake.warnings.append(
                 f"{other} rows of {split} have a text that is there with another class; the first of them is taken. Decide "
                 "which is right."
             )
-        return texts, labels
+        return found
 
     def _text(self, parts: list[Any], table: Table, row: int) -> str:
         try:
@@ -214,21 +210,17 @@ def _words(c: str | int, given: Any) -> tuple[str, ...]:
 
 def _labels(table: Table, column: str, wanted: Container[str]) -> list[str | None]:
     """Of every row by `label_of`, which is asked once a value: a column of labels holds few."""
-    known: dict[tuple[type, Any], str | None] = {}
-    found = []
-    for row, value in enumerate(table[column]):
-        # True, 1 and 1.0 are one key of a mapping, and not one label.
-        try:
-            found.append(known[type(value), value])
-        except KeyError:
-            known[type(value), value] = label = label_of(value, wanted, table.place(row))
-            found.append(label)
-        except TypeError:  # a list: told by where it stands
-            found.append(label_of(value, wanted, table.place(row)))
-    return found
+    # True, 1 and 1.0 are one key of a mapping, and not one label.
+    label = lru_cache(maxsize=None, typed=True)(lambda value: label_of(value, wanted))
+    values = table.column(column)
+    for row, value in enumerate(values):
+        if not isinstance(value, str | int | float | None):
+            told = f"{table.place(row)} holds {type(value).__name__}"
+            raise ValueError(f"{KEY}.label: {told}; expected a class's name or number.")
+    return [label(value) for value in values]
 
 
-def label_of(value: Any, wanted: Container[str], place: str) -> str | None:
+def label_of(value: str | float | None, wanted: Container[str]) -> str | None:
     """A label as `words` names it: 0.0 is class 0, true is True or 1; None where there is none."""
     if value is None or value != value or value == "":
         return None
@@ -236,10 +228,8 @@ def label_of(value: Any, wanted: Container[str], place: str) -> str | None:
         forms = [str(value), str(value).lower(), str(int(value))]
     elif isinstance(value, int | float):
         forms = [str(int(value)) if float(value).is_integer() else str(value)]
-    elif isinstance(value, str):
-        forms = [value, value.strip(), re.sub(r"^([+-]?\d+)\.0+$", r"\1", value.strip())]
     else:
-        raise ValueError(f"{KEY}.label: {place} holds {type(value).__name__}; expected a class's name or number.")
+        forms = [value, value.strip(), re.sub(r"^([+-]?\d+)\.0+$", r"\1", value.strip())]
     return next((form for form in forms if form in wanted), forms[min(1, len(forms) - 1)] if forms[0].strip() else None)
 
 

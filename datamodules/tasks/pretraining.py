@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from datamodules.order import ORDER_VERSION
 from datamodules.ordered import Batch, Batches, OrderedDataModule
@@ -38,9 +37,6 @@ class MaskedSentences(Batches):
             self.heads.append(len(words) - len(sentence.split()))
         self.sizes = [count]
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def __getitems__(self, indices: list[int]) -> Batch:
         """Masks depend on which sentences stand together, so an epoch's order gives every sentence new ones."""
         draw = np.random.default_rng([self.seed, *indices])
@@ -69,7 +65,7 @@ class MaskedSentences(Batches):
         }
 
 
-class PretrainingDataModule(OrderedDataModule):
+class PretrainingDataModule(OrderedDataModule[MaskedSentences]):
     """`sentences` of the backbone's language for training, and `held_out` others for validation and test."""
 
     eval_batch = 250
@@ -93,32 +89,18 @@ class PretrainingDataModule(OrderedDataModule):
     def tokenizer(self) -> Any:
         return self.backbone.tokenizer()
 
-    def _sentences(self, count: int, stream: int) -> MaskedSentences:
+    def read(self, split: str) -> MaskedSentences:
         return MaskedSentences(
             language=self.language,
-            count=count,
-            stream=stream,
+            count=self.sentences if split == "train" else self.held_out,
+            stream={"train": 0, "val": 1, "test": 2}[split],
             offsets=self.offsets,
             tokenizer=self.tokenizer,
             seed=self.seed,
         )
 
-    @cached_property
-    def training(self) -> MaskedSentences:
-        return self._sentences(self.sentences, stream=0)
-
     def held_out_sizes(self) -> dict[str, int]:
         return dict.fromkeys(("val", "test"), self.held_out)
-
-    def val_dataloader(self) -> DataLoader:
-        return self._fixed(stream=1)
-
-    def test_dataloader(self) -> DataLoader:
-        return self._fixed(stream=2)
-
-    def _fixed(self, stream: int) -> DataLoader:
-        sentences = self._sentences(self.held_out, stream)
-        return self.each_once(sentences, range(len(sentences)))
 
     @property
     def tokens_per_step(self) -> int:

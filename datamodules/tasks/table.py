@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,14 @@ SPLIT_WORDS = {
 }
 
 
+@dataclass(frozen=True)
 class Table:
-    """Columns of equal length, the names of a column's classes, and where a row stands."""
+    """Columns of equal length by name, the names of a column's classes, and where a row stands."""
 
-    def __init__(
-        self, columns: Callable[[str], list[Any]], names: Sequence[str], classes: Mapping[str, list[str]]
-    ) -> None:
-        self._columns, self.column_names, self.classes = columns, list(names), classes
-        self.places: list[str] = []
-
-    def __getitem__(self, column: str) -> list[Any]:
-        return self._columns(column)
+    column: Callable[[str], list[Any]]
+    column_names: list[str]
+    classes: Mapping[str, list[str]]
+    places: Sequence[str] = ()
 
     def place(self, row: int) -> str:
         return self.places[row] if self.places else f"row {row + 1}"
@@ -64,9 +62,7 @@ def of_files(paths: Sequence[Path]) -> Table:
                 "all files of a split."
             )
     names = dict.fromkeys(name for row in found for name in row)
-    table = Table(lambda column: [row.get(column) for row in found], list(names), {})
-    table.places = places
-    return table
+    return Table(lambda column: [row.get(column) for row in found], list(names), {}, places)
 
 
 def tables_of(
@@ -81,7 +77,10 @@ def tables_of(
     if not own and place.is_dir() and config is None and data_files is None:
         own = _by_split(place)
     if own:
-        return {split: _told(dataset, its) for split, its in own.items()}
+        try:
+            return {split: of_files(its) for split, its in own.items()}
+        except ValueError as error:
+            raise ValueError(f"{KEY}.dataset={dataset}: {error}") from None
     kind = kind_of(place)
     if place.is_file() and kind not in READ:
         raise ValueError(
@@ -147,13 +146,6 @@ def _by_split(folder: Path) -> dict[str, list[Path]]:
             f"{folder}: not read: {', '.join(others[:3])}{more}; read are {', '.join(found)} by the words in file names."
         )
     return {split: [folder / path for path in paths] for split, paths in found.items()}
-
-
-def _told(dataset: str, paths: Sequence[Path]) -> Table:
-    try:
-        return of_files(paths)
-    except ValueError as error:
-        raise ValueError(f"{KEY}.dataset={dataset}: {error}") from None
 
 
 def _not_loaded(dataset: str, place: Path, error: Exception) -> ValueError:

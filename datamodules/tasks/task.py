@@ -8,6 +8,8 @@ from lightning_modules.common.digests import digest, number_of
 SPLITS = ("train", "val", "test")
 # Between the two texts of a pair, where the backbone's own separator goes. Cleaned texts cannot hold it: it is a blank.
 SEAM = "\x1e"
+# A text and the number of its class.
+Example = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -51,23 +53,22 @@ class Task:
 
 
 def balanced_split(
-    *, texts: list[str], labels: list[int], sizes: dict[str, int], classes: int, name: str
-) -> tuple[dict[str, list[str]], dict[str, list[int]]]:
+    examples: list[Example], *, sizes: dict[str, int], classes: int, name: str
+) -> dict[str, list[Example]]:
     """Disjoint splits, the same in every process, with equally many of each class as far as they reach.
 
-    Examples go in the order of a hash of their text; a split of size n takes n // classes of each class.
+    Examples, each text once, go in the order of a hash of their text; a split of size n takes n // classes of each class.
     """
-    order = sorted(range(len(texts)), key=lambda i: number_of(f"{name}|{texts[i]}"))
-    rank = {example: place for place, example in enumerate(order)}
-    by_class = [[i for i in order if labels[i] == c] for c in range(classes)]
+    order = sorted(examples, key=lambda example: number_of(f"{name}|{example[0]}"))
+    by_class = [[example for example in order if example[1] == c] for c in range(classes)]
     # What there is of the rarest class is shared among the splits in proportion to their sizes.
     wanted = sum(size // classes for size in sizes.values())
     share = min(1.0, min(len(members) for members in by_class) / max(1, wanted))
-    found_texts, found_labels = {}, {}
+    found = {}
     start = 0
     for split, size in sizes.items():
         count = max(1, int(size // classes * share))
-        chosen = sorted((i for members in by_class for i in members[start : start + count]), key=rank.__getitem__)
-        found_texts[split], found_labels[split] = [texts[i] for i in chosen], [labels[i] for i in chosen]
+        chosen = {example for members in by_class for example in members[start : start + count]}
+        found[split] = [example for example in order if example in chosen]
         start += count
-    return found_texts, found_labels
+    return found

@@ -90,14 +90,14 @@ class Template:
     def parts(self) -> list[tuple[str, str]]:
         """[(slot or "words", literal)], checked."""
         found: list[tuple[str, str]] = []
-        end = 0
-        for match in SLOT.finditer(self.pattern):
-            if match[1] not in SLOTS:
-                raise ValueError(f"data.template has the slot {{{match[1]}}}; expected one of {', '.join(SLOTS)}.")
-            found += [("words", self.pattern[end : match.start()])] * bool(self.pattern[end : match.start()].strip())
-            found.append((match[1], ""))
-            end = match.end()
-        found += [("words", self.pattern[end:])] * bool(self.pattern[end:].strip())
+        # What stands between slots, and each slot's name, in turns.
+        for place, piece in enumerate(SLOT.split(self.pattern)):
+            if place % 2 and piece not in SLOTS:
+                raise ValueError(f"data.template has the slot {{{piece}}}; expected one of {', '.join(SLOTS)}.")
+            if place % 2:
+                found.append((piece, ""))
+            elif piece.strip():
+                found.append(("words", piece))
         order = [slot for slot, _ in found]
         if order.count("text") != 1 or order.count("prompt") > 1:
             raise ValueError(f"data.template is {self.pattern!r}; expected one {{text}} and at most one {{prompt}}.")
@@ -206,9 +206,6 @@ class Rows:
         self.lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
         self.begins = self.lengths.cumsum(0) - self.lengths
         self.tokens = torch.tensor([token for row in rows for token in row], dtype=torch.long)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
 
     @property
     def longest(self) -> int:

@@ -7,6 +7,7 @@ by ten or twenty people.
 import html
 from collections.abc import Iterator
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -89,7 +90,9 @@ class Vader:
         labels: dict[str, list[int]] = {}
         for split, pool in pools.items():
             count = min(self.sizes[split] // len(classes), *map(len, pool))
-            chosen = [(text, label) for label, members in enumerate(pool) for text in self._shuffled(members)[:count]]
+            chosen = [
+                (text, label) for label, members in enumerate(pool) for text in sorted(members, key=self._place)[:count]
+            ]
             chosen.sort(key=lambda pair: self._place(pair[0]))
             texts[split], labels[split] = [t for t, _ in chosen], [label for _, label in chosen]
         return Task(name, skill, classes, texts, labels, hint=HINTS[skill])
@@ -107,17 +110,10 @@ class Vader:
     def _place(self, text: str) -> int:
         return number_of(f"vader-{self.seed}|{text}")
 
-    def _shuffled(self, texts: list[str]) -> list[str]:
-        return sorted(texts, key=self._place)
-
     def _split(self, text: str) -> str:
         """Splits share the sentences in proportion to their sizes."""
         at = number_of(f"split|{text}") % sum(self.sizes.values())
-        for split, size in self.sizes.items():
-            if at < size:
-                return split
-            at -= size
-        raise AssertionError
+        return next(split for split, end in zip(self.sizes, accumulate(self.sizes.values()), strict=True) if at < end)
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 Tokens = tuple[int, ...]
 # What begins a word in byte-level and in SentencePiece vocabularies, and what ends one in XLM's.
@@ -51,14 +52,11 @@ def label_ids(tokens: Sequence[Sequence[Tokens]]) -> dict[str, Tensor]:
 
     A word's share is one over the words of its class, and 0 in the places that are left.
     """
-    most = max(map(len, tokens))
-    if most == 1:
-        return {"label_ids": torch.tensor([word for ((word,),) in tokens])}
-    ids, share = torch.zeros(len(tokens), most, dtype=torch.long), torch.zeros(len(tokens), most)
-    for c, of_class in enumerate(tokens):
-        ids[c, : len(of_class)] = torch.tensor([word for (word,) in of_class])
-        share[c, : len(of_class)] = 1 / len(of_class)
-    return {"label_ids": ids, "label_share": share}
+    ids = [torch.tensor([word for (word,) in of_class]) for of_class in tokens]
+    if all(len(of_class) == 1 for of_class in ids):
+        return {"label_ids": torch.cat(ids)}
+    share = [torch.full((len(of_class),), 1 / len(of_class)) for of_class in ids]
+    return {"label_ids": pad_sequence(ids, batch_first=True), "label_share": pad_sequence(share, batch_first=True)}
 
 
 def _tokens(word: str, tokenizer: Any, task: str, single: bool) -> Tokens:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from datamodules.corpus import folder_corpus, hub_corpus
+from datamodules.corpus.datamodule import folder_corpus, hub_corpus
 
 
 def of_folder(**given: Any) -> Any:

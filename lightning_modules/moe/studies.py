@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from datamodules.corpus import CorpusDataModule
+from datamodules.corpus.datamodule import CorpusDataModule
 from lightning_modules.common.bounds import Count, Whole
 from lightning_modules.common.digests import digest, digest_of_weights
 from lightning_modules.moe import figures as draw

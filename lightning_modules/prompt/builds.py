@@ -6,9 +6,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from datamodules.tasks import Hub, Hubs, Language, TaskDataModule, Vader
-from datamodules.tasks.datamodule import VERBALISERS
+from datamodules.tasks.datamodule import VERBALISERS, TaskDataModule
+from datamodules.tasks.hub import Hub, Hubs
+from datamodules.tasks.language import Language
 from datamodules.tasks.pretraining import PretrainingDataModule
+from datamodules.tasks.vader import Vader
 from datamodules.tasks.words import tokens_of
 from lightning_modules.common.choices import check_choice
 from lightning_modules.prompt.backbones import HubBackbone, LanguageBackbone

@@ -5,7 +5,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from datamodules.scenes import EmojiSource, MVCSource, PairsDataModule, SceneSource
+from datamodules.scenes.datamodule import PairsDataModule, SceneSource
+from datamodules.scenes.emoji_source import EmojiSource
+from datamodules.scenes.file_source import MVCSource
 from lightning_modules.common.choices import check_choice, nearest
 from lightning_modules.svco.benchmarks import Benchmarks
 from lightning_modules.svco.evaluation import JUDGED_ON

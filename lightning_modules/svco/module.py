@@ -53,7 +53,7 @@ class SVCO(SavesWhatTrains):
                     f"{source.name} have one: no field 'rejected_images'. Expected an objective of one picture, such as "
                     "objective=dpo or sft, or pairs of two (data=mvc)."
                 )
-            splits = [self.trainer.datamodule.split(name) for name in ("train", "val")]
+            splits = [self.trainer.datamodule.examples(name) for name in ("train", "val")]
             if self.trainer.is_global_zero and not isinstance(self.trainer, InnerTrainer):
                 frozen = sum(p.numel() for p in self.vlm.net.parameters() if not p.requires_grad)
                 print(f"{frozen:,} of {self.count_parameters()['total']:,} parameters are frozen ({self.decided_by}).")
@@ -73,7 +73,7 @@ class SVCO(SavesWhatTrains):
         if self.objective.reference == "cached" and not self._cache:
             for split in ("train", "val"):
                 data = self.trainer.datamodule
-                self._cache[split] = self._scores_of_all(data.split(split), batch=data.eval_batch)
+                self._cache[split] = self._scores_of_all(data.examples(split), batch=data.eval_batch)
         # A model comes from transformers in evaluation; dropout and checkpointing are of training.
         self.vlm.train()
         for scores in self._cache.values():

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from datamodules.corpus import cache, hub, words
-from datamodules.corpus.factories import hub_corpus
+from datamodules.corpus.datamodule import hub_corpus
 from tests.datamodules.test_corpus import SMALL
 
 DOCUMENTS = 120

@@ -6,7 +6,7 @@ import json
 import pytest
 from PIL import Image
 
-from datamodules.corpus.factories import folder_corpus
+from datamodules.corpus.datamodule import folder_corpus
 from datamodules.scenes import MVCSource, PairsDataModule
 from datamodules.tasks import Hub
 from datamodules.tasks.template import DEFAULTS, Template

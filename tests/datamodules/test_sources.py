@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from datamodules.corpus.factories import folder_corpus, hub_corpus
+from datamodules.corpus.datamodule import folder_corpus, hub_corpus
 from datamodules.corpus.folder import FolderSource
 from tests.datamodules.test_corpus import SMALL
 

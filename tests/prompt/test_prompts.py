@@ -37,9 +37,9 @@ def test_a_prompt_on_demand_is_trained_once_and_is_that_of_a_run_bitwise(tmp_pat
 
 def test_a_tasks_data_are_read_and_encoded_once_for_all_its_prompts(tmp_path, monkeypatch):
     prompts, read, encoded = toy.prompts(tmp_path), [], []
-    task, examples = prompts.source.task, TaskDataModule._encoded
+    task, examples = prompts.source.task, TaskDataModule.read
     monkeypatch.setattr(prompts.source, "task", lambda name: read.append(name) or task(name))
-    monkeypatch.setattr(TaskDataModule, "_encoded", lambda self, split: encoded.append(split) or examples(self, split))
+    monkeypatch.setattr(TaskDataModule, "read", lambda self, split: encoded.append(split) or examples(self, split))
     prompts.needs([TASK], [1, 2, 3])
     found = [prompts.datamodule(TASK, seed=seed) for seed in (1, 2, 3)]
     assert len({data.training for data in found}) == 1

@@ -35,7 +35,7 @@ class SceneEvaluation(pl.Callback):
     def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> Found:
         data = trainer.datamodule
         on_pairs = judges(data.source, self.settings["judged_on"]) == "pairs"
-        settings = {**self.settings, "encoded": data.split("test") if on_pairs else None}
+        settings = {**self.settings, "encoded": data.examples("test") if on_pairs else None}
         more = dict(source=data.source, pixels=data.pixels, batch=data.eval_batch)
         return module.asked(lambda: judged(module.vlm, **more, **settings))
 
