@@ -8,6 +8,7 @@ Shape legend: T tokens, H hidden units, V words, C tokens of a chunk.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,8 +34,6 @@ class Head:
     def __init__(self, model: "PreTrainedModel") -> None:
         self.model, self.body = model, body_of(model)
         assert self.body is not model, f"{type(model).__name__} has no body of its own"
-        self._scale: float | None = None
-        self._probed = False
 
     def logits(self, hidden_TH: Tensor) -> Tensor:
         """[T, V], as the model's own forward gives them."""
@@ -72,15 +71,10 @@ class Head:
             return nll_T.mean()
         return torch.where(valid_T, nll_T, 0.0).sum() / valid_T.sum().clamp(min=1)
 
-    @property
+    @cached_property
+    @torch.no_grad()
     def scale(self) -> float | None:
         """s where the model's logits are s x hidden @ W, found on random hidden states; None where they are not."""
-        if not self._probed:
-            self._scale, self._probed = self._probe(), True
-        return self._scale
-
-    @torch.no_grad()
-    def _probe(self) -> float | None:
         output = self.model.get_output_embeddings()
         if output is None:
             return None
