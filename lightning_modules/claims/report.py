@@ -100,10 +100,10 @@ def write(found: Sequence[Row], *, client: MlflowClient, out: Path, discussion: 
     (out / "claims").mkdir(parents=True, exist_ok=True)
     later = settled_later(found)
     sections, pictures = [], {}
-    plots = forests(found)
+    drawn = {"forest": forests(found), "learned": talk.figures(found)}
     for system in SYSTEMS:
         own = [row for row in found if row.claim.system == system]
-        shown = {"forest": plots[system]} if system in plots else {}
+        shown = {name: figures[system] for name, figures in drawn.items() if system in figures}
         shown |= Gallery(_pictured(own), client).figures(system)
         for name, figure in shown.items():
             pictures[f"{system}_{name}"] = out / "claims" / f"{system}_{name}.png"
@@ -111,19 +111,15 @@ def write(found: Sequence[Row], *, client: MlflowClient, out: Path, discussion: 
         views = [view(r, _reason(r, why), later=r.key in later) for r in own]
         there = {path.stem for path in (out / "claims").glob(f"{system}_*.png")}
         images = [name for n in ("forest", *PICTURES[system]) if (name := f"{system}_{n}") in there]
-        left = [v for v in views if not v["measured"]]
-        shown_views = [v for v in views if v["measured"]]
-        told = dict(rows=shown_views, left=left, images=images, tally=tally(own), effort=_effort(own))
-        sections.append({"title": TITLES[system], **told})
-    for system, figure in talk.figures(found).items():
-        pictures[f"{system}_learned"] = out / "claims" / f"{system}_learned.png"
-        figure.savefig(pictures[f"{system}_learned"], metadata={"Software": None})
+        lines = {"rows": [v for v in views if v["measured"]], "left": [v for v in views if not v["measured"]]}
+        told = {"title": TITLES[system], "images": images, "tally": tally(own), "effort": _effort(own)}
+        sections.append({**told, **lines})
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
     machines = "; ".join(sorted({row.origin.machine for row in found if row.finding}))
-    told_all = dict(verdicts=VERDICTS, machine=machines, steady=steady(found))
-    text = environment.get_template("report.md.jinja").render(sections=sections, **told_all)
+    told = {"verdicts": VERDICTS, "machine": machines, "steady": steady(found)}
+    text = environment.get_template("report.md.jinja").render(sections=sections, **told)
     write_atomically(out / "claims.md", text.rstrip() + "\n")
     write_atomically(out / "claims.json", json.dumps([as_json(row) for row in found], indent=1) + "\n")
     files = [*pictures.values(), out / "claims.md", out / "claims.json"]
