@@ -191,12 +191,10 @@ def lost(found: Sequence[Row], path: Path) -> list[str]:
 
 def put_in_readme(path: Path, table: str) -> None:
     """Replace what stands between the two marks; a README without them is left as it is."""
-    text = path.read_text()
-    if not all(mark in text for mark in MARKS):
-        return
-    before, rest = text.split(MARKS[0], 1)
-    after = rest.split(MARKS[1], 1)[1]
-    write_atomically(path, f"{before}{MARKS[0]}\n{table}{MARKS[1]}{after}")
+    before, begin, rest = path.read_text().partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if end:
+        write_atomically(path, f"{before}{begin}\n{table}{end}{after}")
 
 
 def log(client: MlflowClient, files: Sequence[Path], found: Sequence[Row]) -> str:

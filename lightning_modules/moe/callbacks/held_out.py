@@ -24,8 +24,7 @@ class HeldOutEvaluation(pl.Callback):
     def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._domains = trainer.datamodule.domains
         self._perplexity = DomainPerplexity(len(self._domains)).to(pl_module.device)
-        self._routing = RoutingTally()
-        self._routing.to(pl_module.device)
+        self._routing = RoutingTally().to(pl_module.device)
 
     on_validation_epoch_start = on_test_epoch_start = _start
 
