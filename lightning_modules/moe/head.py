@@ -9,19 +9,17 @@ Shape legend: T tokens, H hidden units, V words, C tokens of a chunk.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from lightning_modules.common.body import body_of
 from lightning_modules.moe.linear_cross_entropy import linear_cross_entropy
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 CHUNK = 1024
 # Logits of these sizes tell a bias (0), rounding (1) and a cap (100).
@@ -31,7 +29,7 @@ PROBES = (0.0, 1.0, 100.0)
 class Head:
     """The losses of a causal language model from its body's hidden states."""
 
-    def __init__(self, model: "PreTrainedModel") -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.model, self.body = model, body_of(model)
         assert self.body is not model, f"{type(model).__name__} has no body of its own"
 

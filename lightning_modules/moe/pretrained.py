@@ -4,11 +4,12 @@ Shape legend: B sequences, S tokens, T = B x S.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lightning_modules.common.attention_ways import AttentionError, known
 from lightning_modules.common.choices import check_choice
@@ -18,9 +19,6 @@ from lightning_modules.moe.head import Head
 from lightning_modules.moe.models import checkpoint_activations
 from lightning_modules.moe.routers import when_told
 from lightning_modules.moe.routing import RouterTap
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 SAME = 1e-4
 
@@ -96,7 +94,7 @@ def _found(kind: Any, key: str, name: str, revision: str | None, **settings: Any
 
 
 @torch.no_grad()
-def check(model: "PreTrainedModel", *, name: str) -> tuple[str, float]:
+def check(model: PreTrainedModel, *, name: str) -> tuple[str, float]:
     """Facet's loss and routing of one small batch against those of the model's plain forward.
 
     Returns how its routers score and the relative difference of the losses. Raises ValueError naming the family and the
