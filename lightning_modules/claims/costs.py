@@ -7,7 +7,7 @@ have to make first (a backbone, a base model) is counted in. One seed of every s
 import json
 import shlex
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,22 +58,21 @@ def seconds(job: Job, extra: Sequence[str] = ()) -> float:
 
 def plan_all(wanted: Sequence[Job], *, scale: str, path: Path) -> None:
     """Plan every setting of `wanted` once that this commit has not planned on this machine, and keep each at once."""
-    runs = Counter(job.overrides for job in wanted)
-    first: dict[tuple[str, ...], Job] = {}
+    settings: dict[tuple[str, ...], list[Job]] = defaultdict(list)
     for job in wanted:
-        first.setdefault(job.overrides, job)
+        settings[job.overrides].append(job)
     here = {"scale": scale, "machine": machine(), "commit": provenance.commit()}
-    for number, (overrides, job) in enumerate(first.items(), start=1):
-        row = {"setting": shlex.join(overrides), "runs": runs[overrides], **here}
+    for number, (overrides, jobs) in enumerate(settings.items(), start=1):
+        row = {"setting": shlex.join(overrides), "runs": len(jobs), **here}
         if any(row.items() <= one.items() for one in load(path)):
             continue
         start = time.monotonic()
-        row["seconds"] = round(seconds(job), 1)
+        row["seconds"] = round(seconds(jobs[0]), 1)
         # Read again: another process may have planned other claims meanwhile.
         others = [one for one in load(path) if (one["scale"], one["setting"]) != (scale, row["setting"])]
         write_rows(path, sorted([*others, row], key=lambda one: (one["scale"], one["setting"])))
         took = f"planned in {time.monotonic() - start:.0f} s"
-        print(f"[{number}/{len(first)}] {row['setting']}: {row['seconds']:,.0f} s a run, {took}", flush=True)
+        print(f"[{number}/{len(settings)}] {row['setting']}: {row['seconds']:,.0f} s a run, {took}", flush=True)
 
 
 def planned(claim: Claim, trial: Trial, rows: Sequence[Mapping[str, Any]]) -> Planned | None:

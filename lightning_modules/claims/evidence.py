@@ -279,10 +279,8 @@ def _wrong_number(claim: Claim, trial: Trial, own: Mapping[str, float], runs: Ma
 def _judged(row: Row, *, others: list[float]) -> Row:
     if row.finding is None:
         return row
-    claim = row.claim
-    needed = claim.needed(row.trial)
-    said = st.verdict(row.finding, p_holm=row.p_holm, rule=claim.rule, margin=claim.margin, needed=needed)
-    rule, margin, effects = claim.rule, claim.margin, row.effects
+    rule, margin, needed, effects = row.claim.rule, row.claim.margin, row.claim.needed(row.trial), row.effects
+    said = st.verdict(row.finding, p_holm=row.p_holm, rule=rule, margin=margin, needed=needed)
     spread, alpha = power.spread(effects), power.level(1 + len(others))
     strength = Strength(
         alpha,

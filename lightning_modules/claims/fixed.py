@@ -44,12 +44,9 @@ def with_fixed(row: Row) -> Row:
     if row.finding is None or row.origin.fixed_in:
         return row
     since = fixed_in(row.name, row.claim, row.trial)
-    before = all(_is_ancestor(since, commit) for commit in row.origin.commit.split(", ")) if since else None
+    commits = row.origin.commit.split(", ")
+    before = all(git("merge-base", since, commit)[:SHORT] == since for commit in commits) if since else None
     return row._replace(origin=row.origin._replace(fixed_in=since, fixed_before_runs=before))
-
-
-def _is_ancestor(first: str, later: str) -> bool:
-    return bool(first) and git("merge-base", first, later)[:SHORT] == first[:SHORT]
 
 
 def _place(system: str) -> str:

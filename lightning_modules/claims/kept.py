@@ -22,18 +22,17 @@ def load(path: Path, claims: Mapping[str, Claim]) -> dict[str, Row]:
     Raises:
         ValueError: with file and row, where a row is of other arms, seeds, settings or rules than its claim has now.
     """
-    found = {}
-    for entry in json.loads(path.read_text()) if path.is_file() else []:
-        claim = claims.get(entry["claim"])
-        trial = _trial(entry, claim) if claim else None
-        if claim and trial:
-            found[entry["row"]] = _row(entry, claim, trial, path)
-    return found
-
-
-def _trial(entry: Mapping[str, Any], claim: Claim) -> Trial | None:
-    known_by = ("experiment", "series", "scale")
-    return next((t for t in claim.trials if all(getattr(t, k) == entry[k] for k in known_by)), None)
+    entries = json.loads(path.read_text()) if path.is_file() else []
+    places = {
+        (name, trial.experiment, trial.series, trial.scale): (claim, trial)
+        for name, claim in claims.items()
+        for trial in claim.trials
+    }
+    return {
+        entry["row"]: _row(entry, *places[place], path)
+        for entry in entries
+        if (place := tuple(entry[key] for key in ("claim", "experiment", "series", "scale"))) in places
+    }
 
 
 def _row(entry: Mapping[str, Any], claim: Claim, trial: Trial, path: Path) -> Row:

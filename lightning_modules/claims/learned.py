@@ -42,9 +42,7 @@ class Told:
 
     def percent(self, key: str) -> str:
         """By how many percent a quantity falls, of an effect in its logarithm."""
-        found = self.row(key).finding
-        assert found
-        return f"{100 * (1 - math.exp(-found.effect)):.1f}%"
+        return f"{100 * (1 - math.exp(-_effect(self.row(key)))):.1f}%"
 
     def apart(self, key: str) -> str:
         """By how many percent two arms differ in a seed, in the mean and whichever is larger, of effects in a logarithm."""

@@ -1,7 +1,8 @@
 """How many seeds a verdict would take, by the spread of those that there are; and whether another margin would change it."""
 
+import bisect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import integrate, stats
@@ -58,7 +59,12 @@ def seeds_for(spread: float, *, rule: st.Rule, margin: float, alpha: float, want
     def enough(n: int) -> bool:
         return power(spread, n, rule=rule, margin=margin, alpha=alpha) >= wanted
 
-    return _first(enough, FEWEST, MOST)
+    # What is enough stays enough with more. Doubled first, as a power takes the longer the more seeds there are.
+    most = FEWEST
+    while most < MOST and not enough(most):
+        most *= 2
+    found = bisect.bisect_left(range(min(most, MOST) + 1), True, lo=FEWEST, key=enough)
+    return found if found <= MOST else None
 
 
 def spread(effects: Sequence[float]) -> float:
@@ -79,16 +85,3 @@ def sensitivity(
         p_holm = st.holm([found.p_for, *others])[0]
         said[f"{factor:g}"] = st.verdict(found, p_holm=p_holm, rule=rule, margin=factor * margin, needed=needed)
     return said
-
-
-def _first(enough: Callable[[int], bool], low: int, most: int) -> int | None:
-    """The smallest number from `low` for which a condition holds that holds for all larger ones too."""
-    high = low
-    while not enough(high):
-        low, high = high + 1, 2 * high
-        if low > most:
-            return None
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle + 1, high)
-    return high if high <= most else None

@@ -101,10 +101,10 @@ def write(found: Sequence[Row], *, client: MlflowClient, out: Path, discussion: 
     (out / "claims").mkdir(parents=True, exist_ok=True)
     later = settled_later(found)
     sections, pictures = [], {}
-    plots = forests(found)
+    drawn = {"forest": forests(found), "learned": talk.figures(found)}
     for system in SYSTEMS:
         own = [row for row in found if row.claim.system == system]
-        shown = {"forest": plots[system]} if system in plots else {}
+        shown = {name: figures[system] for name, figures in drawn.items() if system in figures}
         shown |= Gallery(_pictured(own), client).figures(system)
         for name, figure in shown.items():
             pictures[f"{system}_{name}"] = out / "claims" / f"{system}_{name}.png"
@@ -112,19 +112,15 @@ def write(found: Sequence[Row], *, client: MlflowClient, out: Path, discussion: 
         views = [view(r, _reason(r, why), later=r.key in later) for r in own]
         there = {path.stem for path in (out / "claims").glob(f"{system}_*.png")}
         images = [name for n in ("forest", *PICTURES[system]) if (name := f"{system}_{n}") in there]
-        left = [v for v in views if not v["measured"]]
-        shown_views = [v for v in views if v["measured"]]
-        told = dict(rows=shown_views, left=left, images=images, tally=tally(own), effort=_effort(own))
-        sections.append({"title": TITLES[system], **told})
-    for system, figure in talk.figures(found).items():
-        pictures[f"{system}_learned"] = out / "claims" / f"{system}_learned.png"
-        save(figure, pictures[f"{system}_learned"], metadata={"Software": None})
+        lines = {"rows": [v for v in views if v["measured"]], "left": [v for v in views if not v["measured"]]}
+        told = {"title": TITLES[system], "images": images, "tally": tally(own), "effort": _effort(own)}
+        sections.append({**told, **lines})
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
     machines = "; ".join(sorted({row.origin.machine for row in found if row.finding}))
-    told_all = dict(verdicts=VERDICTS, machine=machines, steady=steady(found))
-    text = environment.get_template("report.md.jinja").render(sections=sections, **told_all)
+    told = {"verdicts": VERDICTS, "machine": machines, "steady": steady(found)}
+    text = environment.get_template("report.md.jinja").render(sections=sections, **told)
     write_atomically(out / "claims.md", text.rstrip() + "\n")
     write_atomically(out / "claims.json", json.dumps([as_json(row) for row in found], indent=1) + "\n")
     files = [*pictures.values(), out / "claims.md", out / "claims.json"]
@@ -196,12 +192,10 @@ def lost(found: Sequence[Row], path: Path) -> list[str]:
 
 def put_in_readme(path: Path, table: str) -> None:
     """Replace what stands between the two marks; a README without them is left as it is."""
-    text = path.read_text()
-    if not all(mark in text for mark in MARKS):
-        return
-    before, rest = text.split(MARKS[0], 1)
-    after = rest.split(MARKS[1], 1)[1]
-    write_atomically(path, f"{before}{MARKS[0]}\n{table}{MARKS[1]}{after}")
+    before, begin, rest = path.read_text().partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if end:
+        write_atomically(path, f"{before}{begin}\n{table}{end}{after}")
 
 
 def log(client: MlflowClient, files: Sequence[Path], found: Sequence[Row]) -> str:

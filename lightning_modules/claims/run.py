@@ -21,6 +21,7 @@ from threading import Lock
 
 from omegaconf import DictConfig
 
+from lightning_modules.claims import costs
 from lightning_modules.claims.claim import DATA, SERIES, SYSTEMS, Claim, Job, jobs
 from lightning_modules.claims.table import load_all
 from lightning_modules.common.choices import nearest
@@ -178,17 +179,6 @@ def elsewhere(claims: Iterable[Claim], given: argparse.Namespace) -> str:
     return f"no claim asked for has a trial at SCALE={given.scale} SERIES={given.series}; there are {told}."
 
 
-def plan(wanted: Sequence[Job], *, scale: str) -> int:
-    from lightning_modules.claims import costs
-
-    try:
-        costs.plan_all(wanted, scale=scale, path=costs.KEPT)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
 def main(argv: Sequence[str]) -> int:
     given = arguments(argv)
     try:
@@ -196,23 +186,20 @@ def main(argv: Sequence[str]) -> int:
         wanted = jobs(claims.values(), scale=given.scale, series=given.series, data=given.data)
         if not wanted:
             raise ValueError(elsewhere(claims.values(), given))
-        if other := [] if given.plan else begun_otherwise(wanted):
+        if given.plan:
+            costs.plan_all(wanted, scale=given.scale, path=costs.KEPT)
+            return 0
+        if other := begun_otherwise(wanted):
             raise ValueError("\n".join(other))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if given.plan:
-        return plan(wanted, scale=given.scale)
-    together = given.jobs or (1 if given.scale == "gpu" else len(cores()))
-    # A SIGTERM stops it as Ctrl-C does, also where a shell's background ignores that: runs save and end, none is left.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
-    prepare_database()
-    try:
+        together = given.jobs or (1 if given.scale == "gpu" else len(cores()))
+        # A SIGTERM stops it as Ctrl-C does, also where a shell's background ignores that: runs save and end, none is left.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.default_int_handler)
+        prepare_database()
         board = run_all(wanted, together=together, extra=["threads=1"] if together > 1 else [])
     except KeyboardInterrupt:
         return 130
-    except ValueError as error:  # of a damaged result
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     from lightning_modules.claims import report

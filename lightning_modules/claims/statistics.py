@@ -1,6 +1,7 @@
 """From the effects of seeds to a verdict. Pure functions on numbers; effects are signed so that the paper's is positive."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -90,21 +91,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     what else happened to be run.
     """
     p_P = np.asarray(p_values, dtype=float)
-    adjusted_P = np.full(len(p_P), np.nan)
-    order = [i for i in np.argsort(p_P) if not np.isnan(p_P[i])]
-    running = 0.0
-    for place, index in enumerate(order):
-        running = max(running, min(1.0, (len(p_P) - place) * p_P[index]))
-        adjusted_P[index] = running
+    # nan is sorted behind all others.
+    order, left_P = np.argsort(p_P), len(p_P) - np.arange(len(p_P))
+    adjusted_P = np.empty(len(p_P))
+    adjusted_P[order] = np.maximum.accumulate(np.minimum(1.0, left_P * p_P[order]))
     return adjusted_P.tolist()
-
-
-def _above(effects_S: np.ndarray, bound: float) -> float:
-    return _one_sided(effects_S, bound, "greater")
-
-
-def _below(effects_S: np.ndarray, bound: float) -> float:
-    return _one_sided(effects_S, bound, "less")
 
 
 def _one_sided(effects_S: np.ndarray, bound: float, alternative: str) -> float:
@@ -115,3 +106,6 @@ def _one_sided(effects_S: np.ndarray, bound: float, alternative: str) -> float:
         right = effects_S[0] > bound if alternative == "greater" else effects_S[0] < bound
         return 0.0 if right else 1.0
     return float(stats.ttest_1samp(effects_S, bound, alternative=alternative).pvalue)
+
+
+_above, _below = partial(_one_sided, alternative="greater"), partial(_one_sided, alternative="less")

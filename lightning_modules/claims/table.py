@@ -48,10 +48,8 @@ def load(path: Path) -> dict[str, Claim]:
             if "trials" in fields:
                 fields["trials"] = _trials(fields["trials"], table)
             found[f"{path.stem}/{name}"] = Claim.model_validate(fields)
-        except ValidationError as error:
-            problems.append(f"{path}: {name}: {_problems(error, list(Claim.model_fields))}")
         except ValueError as error:
-            problems.append(f"{path}: {name}: {error}")
+            problems.append(f"{path}: {name}: {_problems(error, list(Claim.model_fields))}")
     if problems:
         raise ValueError("\n".join(problems))
     return found
@@ -80,8 +78,9 @@ def _trials(given: list[Any], table: Table) -> list[Any]:
     return [table.trials[trial] if isinstance(trial, str) else trial for trial in given]
 
 
-def _problems(error: ValidationError, fields: list[str]) -> str:
-    return "; ".join(_problem(problem, fields) for problem in error.errors())
+def _problems(error: ValueError, fields: list[str]) -> str:
+    found = error.errors() if isinstance(error, ValidationError) else ()
+    return "; ".join(_problem(problem, fields) for problem in found) or str(error)
 
 
 def _problem(problem: Any, fields: list[str]) -> str:

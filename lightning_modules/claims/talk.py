@@ -4,7 +4,7 @@ White marks with a black edge are the paper's, dark ones ours, so that both are 
 over seeds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,25 +114,19 @@ def moe(rows: Rows) -> Figure | None:
     ticks(right, [str(dose) for dose in DOSES.values()])
     right.set(xlabel="sequences balanced together", ylabel="what the expert tells of the domain, nats")
     right.text(0.03, 0.95, "paper: rises\n(figures not read)", transform=right.transAxes, va="top", fontsize=10)
-    note(
-        figure,
-        "white with dashes: Qiu et al., ACL 2025; filled: a tiny model here, mean over seeds, 95% interval",
-    )
+    note(figure, "white with dashes: Qiu et al., ACL 2025; filled: a tiny model here, mean over seeds, 95% interval")
     return figure
 
 
 def prompt(rows: Rows) -> Figure | None:
     """The best single neuron, how alike tasks rank neurons, and what pruning to them costs."""
-    places = {
-        "synthetic": ("origin", "skill_neurons", "prune"),
-        "real": ("origin_real", "skill_neurons_real", "prune_real"),
-    }
+    places = ("origin", "skill_neurons", "prune"), ("origin_real", "skill_neurons_real", "prune_real")
     there, alike, pruned = (
         f"prompt/{name}@prompt/"
         for name in ("neurons_are_there_before_tuning", "similar_tasks_have_similar_neurons", "pruning_keeps_accuracy")
     )
     untrained = "prompt/neurons_come_from_pretraining@prompt/"
-    if not all(rows.has(there + o, untrained + o, alike + s, pruned + p) for o, s, p in places.values()):
+    if not all(rows.has(there + o, untrained + o, alike + s, pruned + p) for o, s, p in places):
         return None
     figure, (best, like, cost) = new(
         3, "Skill neurons: can single neurons tell the answer, whose are they, are they enough?", widths=[1.3, 1, 1]
@@ -141,14 +135,14 @@ def prompt(rows: Rows) -> Figure | None:
     for mark, (name, value) in zip("D^o", PAPERS["prompt"]["best_neuron"].items(), strict=True):
         theirs(best, 0, value, mark=mark)
         best.annotate(f"   {name.split()[0]}", (0, value), va="center", fontsize=9)
-    for place, (origin, skill, prune) in enumerate(places.values(), 1):
+    for place, (origin, skill, prune) in enumerate(places, 1):
         ours(best, place, rows.arm(there + origin, "random_prompt"), mark="D")
         ours(best, place, rows.arm(untrained + origin, "untrained"), mark="v", colour=PALE)
         ours(best, place, rows.arm(there + origin, "permuted_labels"), mark="x")
         ours(like, place - 0.2, rows.arm(alike + skill, "within"))
         ours(like, place + 0.2, rows.arm(alike + skill, "across"), mark="s", colour=PALE)
         ours(cost, place, 100 * (rows.arm(pruned + prune, "pruned") - rows.arm(pruned + prune, "whole")))
-    first = places["synthetic"][0]
+    first = places[0][0]
     for text, values in (
         ("random", rows.arm(there + first, "random_prompt")),
         ("random, model\nuntrained", rows.arm(untrained + first, "untrained")),
@@ -178,8 +172,8 @@ def prompt(rows: Rows) -> Figure | None:
 def transfer(rows: Rows) -> Figure | None:
     """Score with another task's prompt over the score with the target's own."""
     within, across = (f"transfer/{name}@prompt/" for name in ("within_type_above_across", "across_types_above_random"))
-    places = {"synthetic": "indicators", "real": "indicators_real"}
-    if not all(rows.has(within + p, across + p) for p in places.values()):
+    places = ("indicators", "indicators_real")
+    if not all(rows.has(within + p, across + p) for p in places):
         return None
     figure, (axis,) = new(1, "What a prompt is worth to another task")
     axis.axhline(1, color="black", linewidth=0.8)
@@ -187,7 +181,7 @@ def transfer(rows: Rows) -> Figure | None:
     for place, shares in enumerate(papers.values()):
         for shift, mark, value in zip((-0.2, 0, 0.2), "osD", shares.values(), strict=True):
             theirs(axis, place + shift, value, mark=mark)
-    for place, name in enumerate(places.values(), len(papers)):
+    for place, name in enumerate(places, len(papers)):
         ours(axis, place - 0.2, rows.arm(within + name, "within"))
         ours(axis, place, rows.arm(within + name, "across"), mark="s", colour=PALE)
         ours(axis, place + 0.2, rows.arm(across + name, "random"), mark="D", colour="#4A4A4A")
@@ -200,10 +194,7 @@ def transfer(rows: Rows) -> Figure | None:
     ticks(axis, [*(f"paper,\n{name}" for name in papers), *(f"here,\n{k}" for k in ("made-up language", "real text"))])
     axis.set(ylabel="score / score of the target's own prompt", ylim=(0.3, 1.08))
     axis.legend(loc="lower left", ncols=3, fontsize=10, frameon=False)
-    note(
-        figure,
-        "white: Su et al., NAACL 2022, from the released result files; filled: here, mean over seeds",
-    )
+    note(figure, "white: Su et al., NAACL 2022, from the released result files; filled: here, mean over seeds")
     return figure
 
 
@@ -247,15 +238,7 @@ def svco(rows: Rows) -> Figure | None:
     return figure
 
 
-TALKS: Mapping[str, Callable[[Rows], Figure | None]] = {
-    "moe": moe,
-    "prompt": prompt,
-    "transfer": transfer,
-    "svco": svco,
-}
-
-
 def figures(rows: Sequence[Row]) -> dict[str, Figure]:
     """System -> its figure, of those whose claims are measured."""
     measured = Rows(rows)
-    return {system: figure for system, draw in TALKS.items() if (figure := draw(measured))}
+    return {draw.__name__: figure for draw in (moe, prompt, transfer, svco) if (figure := draw(measured))}

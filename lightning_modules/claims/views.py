@@ -11,6 +11,11 @@ from lightning_modules.common.tables import Estimate, mean_ci
 
 # What a claim may cost to be asked again, in minutes on two cores.
 AFFORDABLE = 40
+RULES = {
+    "superiority": "superiority: above 0, and at least {margin:g}",
+    "noninferiority": "noninferiority: above -{margin:g}",
+    "equivalence": "equivalence: within ±{margin:g}",
+}
 UI = "http://127.0.0.1:5000"
 
 
@@ -76,8 +81,6 @@ def as_json(row: Row) -> dict[str, Any]:
 def view(row: Row, discussion: str, *, later: bool = False) -> dict[str, Any]:
     """A row as the templates show it: strings. later: whether a later series decided the claim."""
     found, claim, strength = row.finding, row.claim, row.strength
-    effect = f"{found.effect:+.3g}" if found else "–"
-    interval = f"[{found.low:+.3g}, {found.high:+.3g}]" if found and found.n > 1 else ""
     arms = [
         {
             "name": arm,
@@ -91,15 +94,15 @@ def view(row: Row, discussion: str, *, later: bool = False) -> dict[str, Any]:
         for seed, runs in row.runs.items()
     ]
     return {
-        "anchor": _anchor(row),
+        "anchor": re.sub("[/@_+]", "-", row.key),
         "title": title(row),
         "measured": found is not None,
         "claim": claim,
         "trial": row.trial,
-        "rule": _rule(claim.rule, claim.margin, claim.unit),
+        "rule": f"{RULES[claim.rule].format(margin=claim.margin)} {claim.unit}",
         "verdict": row.verdict,
-        "effect": effect,
-        "interval": interval,
+        "effect": f"{found.effect:+.3g}" if found else "–",
+        "interval": f"[{found.low:+.3g}, {found.high:+.3g}]" if found and found.n > 1 else "",
         "seeds": f"{len(row.seeds)} of {len(row.seeds) + len(row.missing)}",
         "tests": _tests(row),
         "numberless": _numberless(row),
@@ -200,19 +203,6 @@ def _digits(found: Estimate) -> str:
     decimals = max(0, 3 - math.floor(math.log10(abs(found.mean)))) if found.mean else 3
     half = f" ± {found.half_width:.{decimals}f}" if found.n > 1 else ""
     return f"{found.mean:.{decimals}f}{half}"
-
-
-def _rule(rule: str, margin: float, unit: str) -> str:
-    told = {
-        "superiority": f"superiority: above 0, and at least {margin:g}",
-        "noninferiority": f"noninferiority: above -{margin:g}",
-        "equivalence": f"equivalence: within ±{margin:g}",
-    }
-    return f"{told[rule]} {unit}"
-
-
-def _anchor(row: Row) -> str:
-    return re.sub("[/@_+]", "-", row.key)
 
 
 def _short(verdict: str, now: str) -> str:

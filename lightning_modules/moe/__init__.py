@@ -11,7 +11,4 @@ if TYPE_CHECKING:
 
 __all__ = ["MoELM", "build_moe", "pretrained_moe"]
 
-__getattr__ = lazy.names(
-    __name__,
-    {"MoELM": "module", "build_moe": "models", "pretrained_moe": "pretrained"},
-)
+__getattr__ = lazy.names(__name__, {"MoELM": "module", "build_moe": "models", "pretrained_moe": "pretrained"})

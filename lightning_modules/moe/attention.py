@@ -3,15 +3,11 @@
 Shape legend: B sequences of S tokens.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
 
 CAUSAL = "causal_sdpa"
 # The same kernels as `sdpa`, but under a name for which transformers makes no mask: to see whether it can do without one
@@ -19,7 +15,7 @@ CAUSAL = "causal_sdpa"
 ALL_ATTENTION_FUNCTIONS.register(CAUSAL, sdpa_attention_forward)
 
 
-def mask_for(model: "PreTrainedModel", valid_BS: Tensor | None) -> Tensor | None:
+def mask_for(model: PreTrainedModel, valid_BS: Tensor | None) -> Tensor | None:
     """What `model` takes as attention_mask where `valid_BS` says which tokens are no padding; None: all are."""
     if valid_BS is None or model.config._attn_implementation != CAUSAL:
         return valid_BS
@@ -28,7 +24,7 @@ def mask_for(model: "PreTrainedModel", valid_BS: Tensor | None) -> Tensor | None
     return causal_SS & valid_BS.bool()[:, None, None, :]
 
 
-def narrower(config: "PretrainedConfig") -> str:
+def narrower(config: PretrainedConfig) -> str:
     """How a model's layers see otherwise than every token all before it; '' where they do not."""
     config = config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -38,7 +34,7 @@ def narrower(config: "PretrainedConfig") -> str:
     return f"layers of {', '.join(sorted(kinds))}{f' and a window of {window} tokens' if window else ''}"
 
 
-def apart(model: "PreTrainedModel", document_BS: Tensor) -> dict[str, Tensor]:
+def apart(model: PreTrainedModel, document_BS: Tensor) -> dict[str, Tensor]:
     """What `model` is called with so that a token sees its own document alone and positions begin anew in each.
 
     document_BS: the number of each token's document, ascending. ValueError for a model that could not.

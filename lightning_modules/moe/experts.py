@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
+from lightning_modules.moe.linear_cross_entropy import matmul_dtype
+
 
 class _Permuted(torch.autograd.Function):
     """Rows in another order, each of them `copies` times: its gradient is gathered too, so nothing is added by atomics."""
@@ -42,7 +44,7 @@ def sorted_experts(experts: Any, hidden_TH: Tensor, indices_TK: Tensor, weights_
         return evenly(experts, hidden_TH, indices_TK.shape[1])
     if hidden_TH.device.type != "cpu":
         # torch compiles a grouped product of bfloat16 alone; transformers has an operator of its own for the others.
-        if torch.compiler.is_compiling() and _product_dtype(experts.gate_up_proj) != torch.bfloat16:
+        if torch.compiler.is_compiling() and matmul_dtype(experts.gate_up_proj) != torch.bfloat16:
             return grouped_mm_experts_forward(experts, hidden_TH, indices_TK, weights_TK)
         if grouped_product_takes(experts.gate_up_proj, experts.down_proj):
             return grouped_experts(experts, hidden_TH, indices_TK, weights_TK)
@@ -64,20 +66,15 @@ def sorted_experts(experts: Any, hidden_TH: Tensor, indices_TK: Tensor, weights_
 
 def grouped_product_takes(*weights: Tensor) -> bool:
     """torch's grouped product has no float64, and wants rows of whole 16 bytes."""
-    dtype = _product_dtype(weights[0])
+    dtype = matmul_dtype(weights[0])
     return dtype.itemsize <= 4 and all(w.shape[-1] * dtype.itemsize % 16 == 0 for w in weights)
-
-
-def _product_dtype(weight: Tensor) -> torch.dtype:
-    """torch's autocast knows no grouped product: unasked, it would be one of float32 under bf16-mixed."""
-    device = weight.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 def grouped_experts(experts: Any, hidden_TH: Tensor, indices_TK: Tensor, weights_TK: Tensor) -> Tensor:
     """As `sorted_experts`, without asking the device how many tokens each expert has."""
     tokens, k = indices_TK.shape
-    dtype = _product_dtype(experts.gate_up_proj)
+    # torch's autocast knows no grouped product: unasked, it would be one of float32 under bf16-mixed.
+    dtype = matmul_dtype(experts.gate_up_proj)
     expert_S, order_S = torch.sort(indices_TK.reshape(-1), stable=True)
     inverse_S = torch.empty_like(order_S).scatter_(0, order_S, torch.arange(len(order_S), device=order_S.device))
     numbers_E = torch.arange(experts.num_experts, device=expert_S.device)

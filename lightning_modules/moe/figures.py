@@ -72,8 +72,7 @@ def compare_heatmaps(*, runs: dict[str, Tensor], domains: Sequence[str]) -> Figu
     )
     high = max(_scale(share) for share in runs.values())
     for column, (title, share_DLE) in enumerate(runs.items()):
-        for layer in range(layers):
-            share_DE = share_DLE[:, layer]
+        for layer, share_DE in enumerate(share_DLE.unbind(1)):
             ranks = [(int(share_D.argmax()), -float(share_D.max())) for share_D in share_DE.T]
             order = sorted(range(experts), key=ranks.__getitem__)
             axis = axes[layer, column]

@@ -8,19 +8,18 @@ Shape legend: T tokens, H hidden units, V words, C tokens of a chunk.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from lightning_modules.common.body import body_of
 from lightning_modules.moe.linear_cross_entropy import linear_cross_entropy
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 CHUNK = 1024
 # Logits of these sizes tell a bias (0), rounding (1) and a cap (100).
@@ -30,11 +29,9 @@ PROBES = (0.0, 1.0, 100.0)
 class Head:
     """The losses of a causal language model from its body's hidden states."""
 
-    def __init__(self, model: "PreTrainedModel") -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.model, self.body = model, body_of(model)
         assert self.body is not model, f"{type(model).__name__} has no body of its own"
-        self._scale: float | None = None
-        self._probed = False
 
     def logits(self, hidden_TH: Tensor) -> Tensor:
         """[T, V], as the model's own forward gives them."""
@@ -72,15 +69,10 @@ class Head:
             return nll_T.mean()
         return torch.where(valid_T, nll_T, 0.0).sum() / valid_T.sum().clamp(min=1)
 
-    @property
+    @cached_property
+    @torch.no_grad()
     def scale(self) -> float | None:
         """s where the model's logits are s x hidden @ W, found on random hidden states; None where they are not."""
-        if not self._probed:
-            self._scale, self._probed = self._probe(), True
-        return self._scale
-
-    @torch.no_grad()
-    def _probe(self) -> float | None:
         output = self.model.get_output_embeddings()
         if output is None:
             return None

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from lightning_modules.common import metric_names as names
 from lightning_modules.moe.routing import RouterStats
-from lightning_modules.moe.specialization import count_pairs
+from lightning_modules.moe.specialization import count_pairs, over_groups
 
 
 class Tally(Metric):
@@ -35,8 +36,7 @@ class Tally(Metric):
 
     def whole(self, name: str) -> Tensor:
         """Of all updates and ranks, on the CPU."""
-        state = getattr(self, name)
-        return (torch.cat(state) if isinstance(state, list) else state).cpu()
+        return dim_zero_cat(getattr(self, name)).cpu()
 
 
 class DomainPerplexity(Tally):
@@ -56,9 +56,8 @@ class DomainPerplexity(Tally):
 
         No tensors: torchmetrics takes one domain's for a scalar.
         """
-        domain_N, empty_D = self.whole("domain_N"), torch.zeros(self.domains, dtype=torch.float64)
-        nll_D = empty_D.index_add(0, domain_N, self.whole("nll_N").double())
-        tokens_D = empty_D.index_add(0, domain_N, self.whole("tokens_N").double())
+        domain_N = self.whole("domain_N")
+        nll_D, tokens_D = (over_groups(self.whole(n), domain_N, self.domains) for n in ("nll_N", "tokens_N"))
         return float((nll_D.sum() / tokens_D.sum()).exp()), (nll_D / tokens_D).exp().tolist()
 
     def metrics(self, split: str, domains: Sequence[str]) -> dict[str, float]:

@@ -23,15 +23,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden_TH: Tensor, weight_VH: Tensor, targets_T: Tensor, scale_T: Tensor, chunk: int
     ) -> Tensor:
         wanted, dtypes = ctx.needs_input_grad, (hidden_TH.dtype, weight_VH.dtype)
-        matmul_dtype = _matmul_dtype(weight_VH)
+        product_dtype = matmul_dtype(weight_VH)
         # Autocast would cast the whole weight again for every chunk.
-        hidden_TH, cast_VH = hidden_TH.to(matmul_dtype), weight_VH.to(matmul_dtype)
+        hidden_TH, cast_VH = hidden_TH.to(product_dtype), weight_VH.to(product_dtype)
         grad_TH = torch.empty_like(hidden_TH) if wanted[0] else None
         # Over thousands of chunks a sum in half precision loses what is added last.
         wide = torch.promote_types(weight_VH.dtype, torch.float32)
         grad_VH = torch.zeros_like(weight_VH, dtype=wide) if wanted[1] else None
         loss = torch.zeros((), dtype=torch.promote_types(hidden_TH.dtype, torch.float32), device=hidden_TH.device)
-        shrink = _shrink(hidden_TH, chunk) if matmul_dtype == torch.float16 else None
+        shrink = _shrink(hidden_TH, chunk) if product_dtype == torch.float16 else None
         for start in range(0, len(targets_T), chunk):
             part = slice(start, start + chunk)
             hidden_CH, target_C1 = hidden_TH[part], targets_T[part, None]
@@ -42,7 +42,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 continue
             grad_CV = logits_CV.exp_()
             grad_CV.scatter_add_(1, target_C1, grad_CV.new_full((), -1.0).expand_as(target_C1))
-            grad_CV = grad_CV.mul_(scale_T[part, None]).to(matmul_dtype)
+            grad_CV = grad_CV.mul_(scale_T[part, None]).to(product_dtype)
             if grad_TH is not None:
                 grad_TH[part] = grad_CV @ cast_VH
             if grad_VH is not None:
@@ -63,9 +63,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *scaled, None, None, None
 
 
-def _matmul_dtype(weight_VH: Tensor) -> torch.dtype:
-    device = weight_VH.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VH.dtype
+def matmul_dtype(weight: Tensor) -> torch.dtype:
+    """In which a product with `weight` is taken: autocast's own where that is on."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 def _shrink(hidden_TH: Tensor, chunk: int) -> Tensor:
@@ -92,6 +93,6 @@ def linear_cross_entropy(
     dtype = torch.promote_types(hidden_TH.dtype, torch.float32)
     weight_T = torch.ones_like(targets_T, dtype=dtype) if valid_T is None else valid_T.to(dtype)
     count = weight_T.sum().clamp(min=1)
-    if _matmul_dtype(weight_VH) == torch.float16:
+    if matmul_dtype(weight_VH) == torch.float16:
         return _LinearCrossEntropy.apply(hidden_TH, weight_VH, targets_T, weight_T * LIFT, chunk) / (count * LIFT)
     return _LinearCrossEntropy.apply(hidden_TH, weight_VH, targets_T, weight_T / count, chunk)

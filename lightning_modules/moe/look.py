@@ -256,7 +256,7 @@ def page(run: Finished) -> dict[str, Any]:
         for batch in data.test_dataloader():
             stats = module.evaluate(batch)["stats"]
             tally.update(stats, batch["domain"])
-            routing.add(input_ids=batch["input_ids"], domain_B=batch["domain"], stats=stats, domains=len(data.domains))
+            routing.add(batch, stats, domains=len(data.domains))
         own = {run.own.name: _own_text(run.own, module, data)} if run.own else {}
     found = experts_page(
         held=routing.held(),
@@ -281,9 +281,9 @@ def _own_text(path: Path, module: Any, data: Any) -> Held:
     windows = ids[: len(ids) // length * length].view(-1, length)[:OWN]
     routing = TokenRouting()
     for row in windows.split(16):
-        mask = torch.ones_like(row)
-        stats = module.evaluate({"input_ids": row, "targets": row, "attention_mask": mask})["stats"]
-        routing.add(input_ids=row, domain_B=torch.zeros(len(row), dtype=torch.int64), stats=stats, domains=1)
+        batch = {"input_ids": row, "targets": row, "attention_mask": torch.ones_like(row)}
+        batch["domain"] = torch.zeros(len(row), dtype=torch.int64)
+        routing.add(batch, module.evaluate(batch)["stats"], domains=1)
     return routing.held()
 
 

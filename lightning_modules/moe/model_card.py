@@ -10,6 +10,13 @@ from lightning_modules.moe.models import count_parameters
 
 # What a user of the model asks first; curves of training and the machine's are not among them.
 SHOWN = ("test/", "val/", "moe/")
+FRONT = """
+---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [mixture-of-experts, load-balancing, facet]
+---
+"""
 
 
 def card(
@@ -23,31 +30,20 @@ def card(
     """README.md in the hub's form. data: the corpus's datasheet; training: settings by name."""
     config: Any = model.config
     counts = count_parameters(model)
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "tags: [mixture-of-experts, load-balancing, facet]",
-        "---",
-        "",
+    shown = [[name, f"{value:.4g}"] for name, value in sorted(metrics.items()) if name.startswith(SHOWN)]
+    parts = [
+        FRONT,
         f"# {config.model_type}, {counts['total']:,} parameters, {counts['active']:,} active a token",
-        "",
         f"A mixture of experts trained by Facet for {steps:,} steps. It generates and is fine-tuned as any causal language "
         "model of transformers; its end-of-text token stands between documents and is also the padding.",
-        "",
         "`router_aux_loss_coef` is the weight of the run's load-balancing loss divided by the experts a token goes to, as "
         "transformers' loss is that many times as large; it is added where `output_router_logits=True` is asked for, over "
         "the micro-batch and over all layers at once.",
-        "",
         "## Training",
-        "",
         markdown(["setting", "value"], [[name, value] for name, value in training.items()]),
         "## Text",
-        "",
-        markdown(list(data[0]), [list(row.values()) for row in data]) if data else "Not known.\n",
+        markdown(list(data[0]), [list(row.values()) for row in data]) if data else "Not known.",
         "## Measured by the run",
-        "",
+        markdown(["metric", "value"], shown) if shown else "Nothing.",
     ]
-    shown = [[name, f"{value:.4g}"] for name, value in sorted(metrics.items()) if name.startswith(SHOWN)]
-    lines.append(markdown(["metric", "value"], shown) if shown else "Nothing.\n")
-    return "\n".join(lines)
+    return "\n\n".join(part.strip() for part in parts) + "\n"

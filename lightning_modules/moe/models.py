@@ -11,7 +11,7 @@ from torch import nn
 
 from lightning_modules.common.bounds import Count, Share, Whole
 from lightning_modules.common.choices import check_choice
-from lightning_modules.moe.families import CONFIGS, DTYPES, check_shape
+from lightning_modules.moe.families import DTYPES, check_shape
 from lightning_modules.moe.routers import mixtures_of
 
 if TYPE_CHECKING:
@@ -49,33 +49,53 @@ def build_moe(
 
     Raises ValueError for an unknown family, top_k > experts, or sizes that do not fit together.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     import lightning_modules.moe.attention  # registers `causal_sdpa`
     import lightning_modules.moe.experts  # noqa: F401, registers the `sorted` backend
 
     check_choice("model.dtype", dtype, DTYPES)
     check_shape(family=family, experts=experts, top_k=top_k, hidden_size=hidden_size, heads=heads, kv_heads=kv_heads)
-    config = CONFIGS[family](
-        dict(
-            vocab_size=vocab_size,
-            hidden_size=hidden_size,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=kv_heads,
-            num_experts_per_tok=top_k,
-            moe_intermediate_size=expert_width,
-            max_position_embeddings=max_positions,
-            norm_topk_prob=norm_topk,
-            tie_word_embeddings=tie_embeddings,
-            attention_dropout=dropout,
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=None,
-        ),
-        experts,
-        shared_width or expert_width,
+    common = dict(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        num_experts_per_tok=top_k,
+        max_position_embeddings=max_positions,
+        norm_topk_prob=norm_topk,
+        tie_word_embeddings=tie_embeddings,
+        attention_dropout=dropout,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
     )
+    head_dim, shared_width = hidden_size // heads, shared_width or expert_width
+    routed = dict(num_experts=experts, moe_intermediate_size=expert_width)
+    own: dict[str, dict[str, Any]] = {
+        "qwen3_moe": dict(routed, head_dim=head_dim),
+        "qwen2_moe": dict(routed, shared_expert_intermediate_size=shared_width),
+        "olmoe": dict(num_experts=experts, intermediate_size=expert_width),
+        "deepseek_v3": dict(
+            n_routed_experts=experts,
+            n_shared_experts=max(1, shared_width // expert_width),
+            moe_intermediate_size=expert_width,
+            first_k_dense_replace=0,
+            n_group=1,
+            topk_group=1,
+            num_key_value_heads=heads,
+            q_lora_rank=None,
+            kv_lora_rank=max(16, hidden_size // 4),
+            qk_rope_head_dim=max(8, head_dim // 2),
+            qk_nope_head_dim=head_dim,
+            v_head_dim=head_dim,
+            num_mtp_layers=0,
+            routed_scaling_factor=1.0,
+            norm_topk_prob=True,
+        ),
+    }
+    config = AutoConfig.for_model(family, **common | own[family])
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(
             config, attn_implementation=attention, experts_implementation=experts_implementation

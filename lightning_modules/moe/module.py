@@ -99,7 +99,7 @@ class MoELM(pl.LightningModule):
     def routing(self, batch: dict[str, Tensor], block: int | None = None) -> RouterStats:
         """The last forward's routing cut into blocks of `block` sequences (default: the balance scope's)."""
         size = block or self.block or self.micro_batch
-        sequences, length = batch["input_ids"].shape
+        sequences = batch["input_ids"].shape[0]
         if sequences % size:
             raise ValueError(
                 f"balance.block (or data.micro_batch) is {size} sequences, which does not divide the "
@@ -107,11 +107,7 @@ class MoELM(pl.LightningModule):
             )
         logits_LTE, indices_LTK = self.tap.read()
         mask = batch.get("attention_mask")
-        valid_T = (
-            mask.flatten().bool()
-            if mask is not None
-            else torch.ones(sequences * length, dtype=torch.bool, device=logits_LTE.device)
-        )
+        valid_T = torch.ones_like(indices_LTK[0, :, 0], dtype=torch.bool) if mask is None else mask.flatten().bool()
         assert self.tap.scoring is not None
         return RouterStats(logits_LTE, indices_LTK, valid_T, sequences // size, self.tap.scoring)
 
@@ -124,7 +120,8 @@ class MoELM(pl.LightningModule):
         hidden_TH = self.hidden(batch).flatten(0, 1)
         ce = self.head.loss(hidden_TH, batch["targets"].flatten(), _valid(batch).flatten())
         stats = self.routing(batch)
-        lbl = self.balance_loss(stats)
+        # With the frequencies that `expert_frequency`, or a callback's hook on it, hands back.
+        lbl = self.lbl(stats, self.expert_frequency(stats))
         loss = ce + self.weight * lbl
         if self.micro_weight:
             micro = stats.regrouped(batch["input_ids"].shape[0] // self.micro_batch)
@@ -136,10 +133,6 @@ class MoELM(pl.LightningModule):
         self.last_routing = stats
         return {"loss": loss}
 
-    def balance_loss(self, stats: RouterStats) -> Tensor:
-        """LBL with the frequencies that `expert_frequency` (or a callback's hook on it) hands back."""
-        return self.lbl(stats, self.expert_frequency(stats))
-
     def lbl(self, stats: RouterStats, frequency: Frequency) -> Tensor:
         return load_balancing_loss(
             frequency=frequency, prob_sums_LME=stats.prob_sums_LME, layer_reduction=self.layer_reduction
@@ -148,8 +141,7 @@ class MoELM(pl.LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         return self.evaluate(batch)
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        return self.evaluate(batch)
+    test_step = validation_step
 
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         """Per-sequence summed negative log-likelihood [B] in nats and tokens [B], with the routing by sequence."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.moe.specialization import selection_share_DLE
+from lightning_modules.moe.specialization import selection_share_DLE, shuffles
 
 LEVEL = 0.05
 
@@ -44,16 +44,11 @@ def domain_preference(
     cell; nothing lies beyond it in a layer whose experts every sequence uses alike, or in text of one domain.
     """
     share_DLE = selection_share_DLE(counts_NLE=counts_NLE, domain_N=domain_N, domains=domains)
-
-    def shuffles() -> "list[Tensor]":
-        generator = torch.Generator().manual_seed(seed)
-        return [domain_N[torch.randperm(len(domain_N), generator=generator)] for _ in range(draws)]
-
     # Twice, as the shares of all shuffles at once do not fit in memory for hundreds of experts. As differences, which are 0
     # where no shuffle changes anything: rounding would be a spread that the share itself lies beyond.
     total, square = torch.zeros_like(share_DLE), torch.zeros_like(share_DLE)
-    for labels in shuffles():
-        drawn = selection_share_DLE(counts_NLE=counts_NLE, domain_N=labels, domains=domains) - share_DLE
+    for labels_N in shuffles(domain_N, draws=draws, seed=seed):
+        drawn = selection_share_DLE(counts_NLE=counts_NLE, domain_N=labels_N, domains=domains) - share_DLE
         total += drawn
         square += drawn.square()
     mean_DLE = share_DLE + total / draws
@@ -61,7 +56,7 @@ def domain_preference(
     safe = spread_DLE.clamp(min=1e-12)
     largest = [
         float(((selection_share_DLE(counts_NLE=counts_NLE, domain_N=n, domains=domains) - mean_DLE) / safe).max())
-        for n in shuffles()
+        for n in shuffles(domain_N, draws=draws, seed=seed)
     ]
     return DomainPreference(share_DLE, mean_DLE, spread_DLE, float(np.quantile(largest, 1 - LEVEL)))
 
@@ -97,17 +92,14 @@ def word_preference(
     n_W = n_DW.sum(0).numpy()
     chance_EW = as_many(taken_EW, n_W[None].astype(int), np.clip(expected_EW / n_W, 0, 1))
     chance_EW = np.minimum(1, chance_EW * (tests or experts * count))
-    rows = []
-    for e in range(experts):
-        order = np.lexsort((-taken_EW[e], chance_EW[e]))[:most]
-        rows.append(
-            [
-                Word(int(words[w]), int(taken_EW[e, w]), float(expected_EW[e, w]), float(chance_EW[e, w]))
-                for w in order
-                if chance_EW[e, w] <= LEVEL
-            ]
-        )
-    return rows
+    return [
+        [
+            Word(int(words[w]), int(taken_EW[e, w]), float(expected_EW[e, w]), float(chance_EW[e, w]))
+            for w in np.lexsort((-taken_EW[e], chance_EW[e]))[:most]
+            if chance_EW[e, w] <= LEVEL
+        ]
+        for e in range(experts)
+    ]
 
 
 class Companion(NamedTuple):

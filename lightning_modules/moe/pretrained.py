@@ -4,11 +4,12 @@ Shape legend: B sequences, S tokens, T = B x S.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lightning_modules.common.attention_ways import AttentionError, known
 from lightning_modules.common.choices import check_choice
@@ -16,11 +17,8 @@ from lightning_modules.moe.attention import CAUSAL, narrower
 from lightning_modules.moe.families import LOADED_DTYPES
 from lightning_modules.moe.head import Head
 from lightning_modules.moe.models import checkpoint_activations
-from lightning_modules.moe.routers import chosen
+from lightning_modules.moe.routers import when_told
 from lightning_modules.moe.routing import RouterTap
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 SAME = 1e-4
 
@@ -96,7 +94,7 @@ def _found(kind: Any, key: str, name: str, revision: str | None, **settings: Any
 
 
 @torch.no_grad()
-def check(model: "PreTrainedModel", *, name: str) -> tuple[str, float]:
+def check(model: PreTrainedModel, *, name: str) -> tuple[str, float]:
     """Facet's loss and routing of one small batch against those of the model's plain forward.
 
     Returns how its routers score and the relative difference of the losses. Raises ValueError naming the family and the
@@ -108,8 +106,8 @@ def check(model: "PreTrainedModel", *, name: str) -> tuple[str, float]:
     ids_BS, targets_T = text_BS[:, :-1], text_BS[:, 1:].flatten()
     model.eval()
     tap, head = RouterTap(model), Head(model)
-    seen: list[tuple[Tensor, Tensor]] = []
-    handles = [m.experts.register_forward_pre_hook(_seen_by(seen), with_kwargs=True) for m in tap.mixtures]
+    seen: list[tuple[Tensor, Tensor] | None] = []
+    handles = [when_told(mixture.experts, seen.append) for mixture in tap.mixtures]
     try:
         logits_TV = model(input_ids=ids_BS, use_cache=False).logits.flatten(0, 1).float()
         plain = nn.functional.cross_entropy(logits_TV, targets_T.to(logits_TV.device))
@@ -128,7 +126,8 @@ def check(model: "PreTrainedModel", *, name: str) -> tuple[str, float]:
             f"model.pretrained={name}: Facet's loss of {family} differs from the model's own by {difference:.2g} of it; at "
             f"most {limit:.2g} is allowed, so this family is not taken."
         )
-    for layer, (theirs_TK, _) in enumerate(seen):
+    for layer, (theirs_TK, _) in enumerate(filter(None, seen)):
+        theirs_TK = theirs_TK.flatten(0, -2)
         other = int((theirs_TK.sort(-1).values != indices_LTK[layer].sort(-1).values.to(theirs_TK.device)).sum())
         if other:
             raise ValueError(
@@ -137,12 +136,3 @@ def check(model: "PreTrainedModel", *, name: str) -> tuple[str, float]:
             )
     assert tap.scoring is not None
     return tap.scoring, difference
-
-
-def _seen_by(seen: list[tuple[Tensor, Tensor]]) -> Any:
-    def hook(_experts: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        found = chosen((*arguments, *named.values()))
-        if found is not None:
-            seen.append((found[0].flatten(0, -2), found[1].flatten(0, -2)))
-
-    return hook

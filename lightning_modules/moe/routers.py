@@ -93,14 +93,20 @@ def choice_of(output: Any, *, top_k: int) -> Choice | None:
     raise ValueError("hands out neither the numbers of the experts that a token goes to nor a weight for each expert")
 
 
-def chosen(arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor] | None:
-    """(ids [T, K], weights [T, K]) among what experts are called with; None when they are called otherwise."""
-    tensors = [a for a in arguments if isinstance(a, Tensor)]
-    indices = next((a for a in tensors if not a.is_floating_point()), None)
-    weights = next(
-        (a for a in tensors if a.is_floating_point() and indices is not None and a.shape == indices.shape), None
-    )
-    return None if indices is None or weights is None else (indices, weights)
+def when_told(experts: nn.Module, take: Callable[[tuple[Tensor, Tensor] | None], None]) -> Any:
+    """Whenever `experts` are called, `take` gets (ids [T, K], weights [T, K]) of what they are called with; None when they
+    are called otherwise. Returns the handle of the hook.
+    """
+
+    def told(_experts: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        tensors = [a for a in (*arguments, *named.values()) if isinstance(a, Tensor)]
+        indices = next((a for a in tensors if not a.is_floating_point()), None)
+        weights = next(
+            (a for a in tensors if a.is_floating_point() and indices is not None and a.shape == indices.shape), None
+        )
+        take(None if indices is None or weights is None else (indices, weights))
+
+    return experts.register_forward_pre_hook(told, with_kwargs=True)
 
 
 def scoring_of(choices: Sequence[Choice]) -> tuple[str, float]:

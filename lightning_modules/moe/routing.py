@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.moe.losses import Frequency, block_sums, router_probabilities, selection_counts
-from lightning_modules.moe.routers import SCORES, Choice, choice_of, chosen, mixtures_of, scoring_of, tolerance
+from lightning_modules.moe.routers import SCORES, Choice, choice_of, mixtures_of, scoring_of, tolerance, when_told
 
 
 class RouterTap:
@@ -29,11 +29,10 @@ class RouterTap:
         self.top_k = self.mixtures[0].top_k
         self.scoring: str | None = None
         self._layers: dict[int, Choice] = {}
-        self._handles: list[Any] = []
-        for layer, router in enumerate(self.routers):
-            self._handles.append(
-                router.register_forward_hook(lambda _m, _i, out, layer=layer: self._record(layer, out))
-            )
+        self._handles = [
+            router.register_forward_hook(lambda _m, _i, out, layer=layer: self._record(layer, out))
+            for layer, router in enumerate(self.routers)
+        ]
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -51,13 +50,12 @@ class RouterTap:
             return
 
         # A router of bare logits: its block chooses, and the experts are told.
-        def told(_experts: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        def told(found: tuple[Tensor, Tensor] | None) -> None:
             handle.remove()
-            found = chosen((*arguments, *named.values()))
             assert found is not None, "the experts were not told who was chosen"
             self._layers[layer] = Choice(output.flatten(0, -2), found[1], found[0])
 
-        handle = self.mixtures[layer].experts.register_forward_pre_hook(told, with_kwargs=True)
+        handle = when_told(self.mixtures[layer].experts, told)
 
     def clear(self) -> None:
         """Forget what was recorded, so that a stale graph is not kept alive."""
@@ -122,22 +120,17 @@ class RouterStats:
         return router_probabilities(logits_LTE=self.logits_LTE, scoring=self.scoring)
 
     @cached_property
-    def block_T(self) -> Tensor:
-        """Block of each token, int64 [T]."""
-        tokens = self.valid_T.shape[0]
-        return torch.arange(self.blocks, device=self.valid_T.device).repeat_interleave(tokens // self.blocks)
-
-    @cached_property
     def prob_sums_LME(self) -> Tensor:
         return block_sums(values_LTX=self.probs_LTE, valid_T=self.valid_T, blocks=self.blocks)
 
     @cached_property
     def frequency(self) -> Frequency:
         """This forward's own counts and tokens: the micro-batch scope."""
+        blocks_M = torch.arange(self.blocks, device=self.valid_T.device)
         counts_LME = selection_counts(
             indices_LTK=self.indices_LTK,
             valid_T=self.valid_T,
-            block_T=self.block_T,
+            block_T=blocks_M.repeat_interleave(len(self.valid_T) // self.blocks),
             blocks=self.blocks,
             experts=self.experts,
         )

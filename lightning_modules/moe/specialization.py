@@ -4,7 +4,7 @@ Shape legend: N sequences, D domains, L layers, E experts, K selected experts a 
 Source: Qiu et al. 2025, section 4 (selection shares, top-k score sum); MaxVio is Wang et al. 2024, equation 4.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,9 @@ from torch import Tensor
 from lightning_modules.moe.losses import Frequency, lbl_per_block
 
 
-def domain_counts(*, counts_NLE: Tensor, domain_N: Tensor, domains: int) -> Tensor:
-    """Selections per domain, int64 [D, L, E]."""
-    counts_DLE = torch.zeros(domains, *counts_NLE.shape[1:], dtype=torch.int64)
-    return counts_DLE.index_add(0, domain_N, counts_NLE.to(torch.int64))
+def over_groups(values_NX: Tensor, group_N: Tensor, groups: int) -> Tensor:
+    """Each group's sum over its sequences, float64 [groups, ...], in which counts stay exact. group_N: int64."""
+    return torch.zeros(groups, *values_NX.shape[1:], dtype=torch.float64).index_add_(0, group_N, values_NX.double())
 
 
 def with_text(*, domain_N: Tensor, domains: Sequence[str]) -> tuple[Tensor, Tensor, list[str]]:
@@ -31,7 +30,7 @@ def selection_share_DLE(*, counts_NLE: Tensor, domain_N: Tensor, domains: int) -
 
     Of every domain there is a sequence (`with_text`), here and below.
     """
-    counts_DLE = domain_counts(counts_NLE=counts_NLE, domain_N=domain_N, domains=domains).double()
+    counts_DLE = over_groups(counts_NLE, domain_N, domains)
     return counts_DLE / counts_DLE.sum(-1, keepdim=True).clamp(min=1)
 
 
@@ -43,10 +42,8 @@ def kept_share(tally: Mapping[str, Any]) -> tuple[Tensor, list[str]]:
 
 def topk_score_DL(*, topk_score_NL: Tensor, tokens_N: Tensor, domain_N: Tensor, domains: int) -> Tensor:
     """Mean over tokens of the sum of the selected softmax scores, [D, L]; the floor is K/E (figure 4)."""
-    scores_DL = torch.zeros(domains, topk_score_NL.shape[1], dtype=torch.float64)
-    scores_DL.index_add_(0, domain_N, topk_score_NL.double())
-    tokens_D = torch.zeros(domains, dtype=torch.float64).index_add_(0, domain_N, tokens_N.double())
-    return scores_DL / tokens_D.clamp(min=1)[:, None]
+    tokens_D = over_groups(tokens_N, domain_N, domains)
+    return over_groups(topk_score_NL, domain_N, domains) / tokens_D.clamp(min=1)[:, None]
 
 
 def mutual_information_L(*, counts_NLE: Tensor, domain_N: Tensor, domains: int) -> Tensor:
@@ -64,11 +61,19 @@ def mutual_information_baseline(
     *, counts_NLE: Tensor, domain_N: Tensor, domains: int, draws: int = 100, seed: int = 0
 ) -> Tensor:
     """The same with sequence labels shuffled: what finite samples alone give, [draws, L]."""
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = [domain_N[torch.randperm(len(domain_N), generator=generator)] for _ in range(draws)]
     return torch.stack(
-        [mutual_information_L(counts_NLE=counts_NLE, domain_N=labels, domains=domains) for labels in shuffled]
+        [
+            mutual_information_L(counts_NLE=counts_NLE, domain_N=labels_N, domains=domains)
+            for labels_N in shuffles(domain_N, draws=draws, seed=seed)
+        ]
     )
+
+
+def shuffles(domain_N: Tensor, *, draws: int, seed: int) -> Iterator[Tensor]:
+    """The labels in another order, `draws` times."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(draws):
+        yield domain_N[torch.randperm(len(domain_N), generator=generator)]
 
 
 def max_violation(*, counts_LE: Tensor) -> Tensor:
@@ -98,14 +103,9 @@ def balance_over(
     group to all in one: the scopes that a loss may have (Qiu et al. 2025, section 2.2).
     """
     groups = int(group_N.max()) + 1
-    counts_LGE, sums_LGE = (
-        torch.zeros(groups, *values.shape[1:], dtype=torch.float64)
-        .index_add(0, group_N, values.double())
-        .transpose(0, 1)
-        for values in (counts_NLE, prob_sums_NLE)
-    )
-    tokens_G = torch.zeros(groups, dtype=torch.float64).index_add(0, group_N, tokens_N.double())
-    frequency = Frequency(counts_LGE, tokens_G.expand(len(counts_LGE), -1))
+    counts_LGE = over_groups(counts_NLE, group_N, groups).transpose(0, 1)
+    sums_LGE = over_groups(prob_sums_NLE, group_N, groups).transpose(0, 1)
+    frequency = Frequency(counts_LGE, over_groups(tokens_N, group_N, groups).expand(len(counts_LGE), -1))
     lbl_LG = lbl_per_block(frequency=frequency, prob_sums_LME=sums_LGE)
     return float(lbl_LG.mean()), float(max_violation(counts_LE=counts_LGE).mean())
 
@@ -161,3 +161,10 @@ def summary(
         "moe/total_variation": float(total_variation_L(share_DLE=share_DLE).mean()),
         "moe/top_share": float(top_share_D(share_DLE=share_DLE).mean()),
     }
+
+
+def tested(tally: Mapping[str, Tensor], *, draws: int) -> dict[str, float]:
+    """`summary` and the entropy of the routing of the test split, as `held_out.RoutingTally` counted it; prefix `test/`."""
+    per_sequence = {name: tally[name] for name in ("counts_NLE", "domain_N", "topk_score_NL", "tokens_N")}
+    found = {f"test/{n.split('/')[1]}": v for n, v in summary(**per_sequence, draws=draws).items()}
+    return {**found, "test/routing_entropy": float(tally["entropy"])}

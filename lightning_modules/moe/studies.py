@@ -62,10 +62,9 @@ class RoutingAnalysis:
             perplexity.update(found["nll_B"].cpu(), found["tokens_B"].cpu(), batch["domain"])
             routing.update(stats, batch["domain"].to(stats.logits_LTE.device))
             sums.append(stats.prob_sums_LME.transpose(0, 1).cpu())
-            read = dict(input_ids=batch["input_ids"], domain_B=batch["domain"], stats=stats, domains=len(domains))
-            kept.add(**read)
+            kept.add(batch, stats, domains=len(domains))
             if desk.wants_page:
-                seen.add(**read)
+                seen.add(batch, stats, domains=len(domains))
         tally = routing.compute()
         for name, figure in draw.of_routing(tally=tally, domains=domains, top_k=self.module.tap.top_k).items():
             desk.figure(name, figure)
@@ -73,20 +72,20 @@ class RoutingAnalysis:
         if self.tokens:
             save_tokens(desk, kept.held(), domains=domains, tokenizer=self.data.tokenizer)
         metrics = self._tables(desk, tally, torch.cat(sums), perplexity)
-        desk.page(look.KIND, look.TITLE, lambda: self._page(desk, seen.held(), tally, metrics))
-        return metrics
 
-    def _page(self, desk: Desk, held: Held, tally: dict[str, Tensor], metrics: dict[str, float]) -> dict[str, Any]:
-        model: Any = self.module.model
-        return look.experts_page(
-            held=held,
-            tally=tally,
-            domains=self.data.domains,
-            tokenizer=self.data.tokenizer,
-            name=Path(model.name_or_path).name or "the model",
-            metrics=metrics,
-            text=desk.text,
-        )
+        def page() -> dict[str, Any]:
+            return look.experts_page(
+                held=seen.held(),
+                tally=tally,
+                domains=domains,
+                tokenizer=self.data.tokenizer,
+                name=Path(model.name_or_path).name or "the model",
+                metrics=metrics,
+                text=desk.text,
+            )
+
+        desk.page(look.KIND, look.TITLE, page)
+        return metrics
 
     def _tables(
         self, desk: Desk, tally: dict[str, Tensor], prob_sums_NLE: Tensor, perplexity: DomainPerplexity
@@ -120,10 +119,7 @@ class RoutingAnalysis:
                 for i, d in enumerate(domains)
             ],
         )
-        per_sequence = {name: tally[name] for name in ("counts_NLE", "domain_N", "topk_score_NL", "tokens_N")}
-        found = {f"test/{n.split('/')[1]}": v for n, v in measure.summary(**per_sequence, draws=self.shuffles).items()}
-        ppl = perplexity.metrics("test", domains)
-        return {**metrics, **found, "test/routing_entropy": float(tally["entropy"]), **ppl}
+        return {**metrics, **measure.tested(tally, draws=self.shuffles), **perplexity.metrics("test", domains)}
 
 
 def save_tokens(desk: Desk, held: Held, *, domains: list[str], tokenizer: Any) -> None:

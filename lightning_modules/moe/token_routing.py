@@ -3,6 +3,7 @@
 Shape legend: B sequences of a forward, S tokens of a sequence, L layers, K selected experts, N sequences kept.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -33,8 +34,9 @@ class TokenRouting:
         self._kept: list[Held] = []
         self._taken: dict[int, int] = {}
 
-    def add(self, *, input_ids: Tensor, domain_B: Tensor, stats: RouterStats, domains: int) -> None:
-        """input_ids int64 [B, S], domain_B int64 [B]; stats of their forward, one block a sequence."""
+    def add(self, batch: Mapping[str, Tensor], stats: RouterStats, *, domains: int) -> None:
+        """batch: input_ids int64 [B, S], domain int64 [B]; stats of its forward, one block a sequence."""
+        input_ids, domain_B = batch["input_ids"], batch["domain"]
         shape = (stats.indices_LTK.shape[0], *input_ids.shape, stats.indices_LTK.shape[-1])
         room = self.windows
         if room is None:

@@ -10,8 +10,14 @@ RULES, ROWS, FILES = (f"tests/claims/test_{name}.py" for name in ("statistics", 
 
 MUTANTS = (
     ("a margin that does not count", STATISTICS, "found.low > 0 and found.effect >= margin", "found.low > 0", RULES),
-    ("no correction for many claims", STATISTICS, "(len(p_P) - place) * p_P[index]", "p_P[index]", RULES),
-    ("claims that were not run do not count", STATISTICS, "(len(p_P) - place)", "(len(order) - place)", RULES),
+    ("no correction for many claims", STATISTICS, "left_P * p_P[order]", "p_P[order]", RULES),
+    (
+        "claims that were not run do not count",
+        STATISTICS,
+        "len(p_P) - np.arange",
+        "np.isfinite(p_P).sum() - np.arange",
+        RULES,
+    ),
     ("runs of an edited config are one arm", EVIDENCE, "if told := _unlike(params):", "if False:", ROWS),
     ("infinity is the largest number", "lightning_modules/runtime/foreign.py", "if abs(v) >= most", "if False", ROWS),
     ("an integral that misses its peak", POWER, ", float(stats.chi.isf(1e-12, df)))", ", math.inf)", POWERS),
@@ -23,7 +29,7 @@ MUTANTS = (
         "tests/claims/test_run.py",
     ),
     ("two seeds are enough", STATISTICS, "found.n < needed", "found.n < 2", RULES),
-    ("the test of the other side", STATISTICS, 'effects_S, bound, "greater")', 'effects_S, bound, "less")', RULES),
+    ("the test of the other side", STATISTICS, 'alternative="greater")', 'alternative="less")', RULES),
     ("an interval that moves", STATISTICS, "rng=0", "rng=None", RULES),
     (
         "runs that failed are evidence",
@@ -63,7 +69,7 @@ MUTANTS = (
     ("power without Holm", POWER, "st.ALPHA / family", "st.ALPHA", ROWS),
     ("power of a normal test", POWER, "stats.t.isf(alpha, df)", "stats.norm.isf(alpha)", POWERS),
     ("power of one side of two", POWER, "(2 * stats.norm.cdf(", "(stats.norm.cdf(", POWERS),
-    ("one seed too many", POWER, "return high if high <= most", "return high + 1 if high <= most", POWERS),
+    ("one seed too many", POWER, "return found if found <= MOST", "return found + 1 if found <= MOST", POWERS),
     (
         "a margin that is not halved",
         POWER,
@@ -76,5 +82,5 @@ MUTANTS = (
     ("a moved margin passes for the old one", KEPT, '("rule", "margin",', '("rule",', OLD),
     ("the edge of a shallow clone is the beginning", FIXED, '== "true" else', '== "no" else', OLD),
     ("words move the day a claim was fixed", FIXED, 'include={"metric",', 'include={"statement", "metric",', OLD),
-    ("runs before their claim pass", FIXED, 'git("merge-base", first, later)', 'git("merge-base", first, first)', OLD),
+    ("runs before their claim pass", FIXED, 'git("merge-base", since, commit)', 'git("merge-base", since, since)', OLD),
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datamodules.corpus import CorpusDataModule, SyntheticSource
-from lightning_modules.moe.families import CONFIGS
+from lightning_modules.moe.families import FAMILIES
 from lightning_modules.moe.module import MoELM
 from tests.datamodules.test_corpus import SMALL
 from tests.moe.toy import tiny_model
@@ -26,7 +26,7 @@ def batch_of(lengths, draw):
 
 
 @pytest.mark.parametrize("attention", ["causal_sdpa", "sdpa", "eager"])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_window_is_its_documents_alone(family, attention):
     module = MoELM(model=tiny_model(family=family, attention=attention), micro_batch=1).double().eval()
     batch, parts = batch_of((5, 9, 2, 7), torch.Generator().manual_seed(1))

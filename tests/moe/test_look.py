@@ -45,7 +45,8 @@ def routed(*, seed=0, taste=None):
         logits_LTE = logits_LNSE[:, n]
         stats = RouterStats(logits_LTE, logits_LTE.topk(TOP_K).indices, torch.ones(LENGTH, dtype=torch.bool), 1)
         counts.append(stats.frequency.counts_LME[:, 0])
-        kept.add(input_ids=tokens_NS[n : n + 1], domain_B=domain_N[n : n + 1], stats=stats, domains=len(DOMAINS))
+        batch = {"input_ids": tokens_NS[n : n + 1], "domain": domain_N[n : n + 1]}
+        kept.add(batch, stats, domains=len(DOMAINS))
     return kept.held(), torch.stack(counts), domain_N
 
 
@@ -101,7 +102,7 @@ def test_the_first_choice_is_the_expert_that_scored_highest():
     logits_LTE = torch.rand(LAYERS, LENGTH, EXPERTS, generator=torch.Generator().manual_seed(0))
     best = logits_LTE.softmax(-1).topk(TOP_K)
     stats = RouterStats(logits_LTE, best.indices.flip(-1), torch.ones(LENGTH, dtype=torch.bool), 1)
-    kept.add(input_ids=held.tokens_NS[:1], domain_B=domain_N[:1], stats=stats, domains=len(DOMAINS))
+    kept.add({"input_ids": held.tokens_NS[:1], "domain": domain_N[:1]}, stats, domains=len(DOMAINS))
     torch.testing.assert_close(kept.held().scores_LNSK[:, 0], best.values)
     assert torch.equal(kept.held().experts_LNSK[:, 0].long(), best.indices)
 
@@ -209,7 +210,7 @@ def large(*, layers=60, experts=256, top_k=8, length=32, sequences=12):
         logits_LTE[10, :, 200] += torch.isin(ids[0], torch.tensor([3, 4]))
         stats = RouterStats(logits_LTE, logits_LTE.topk(top_k).indices, torch.ones(length, dtype=torch.bool), 1)
         counts.append(stats.frequency.counts_LME[:, 0])
-        kept.add(input_ids=ids, domain_B=torch.tensor([n % 3]), stats=stats, domains=3)
+        kept.add({"input_ids": ids, "domain": torch.tensor([n % 3])}, stats, domains=3)
     return drawn(kept.held(), torch.stack(counts), torch.arange(sequences) % 3, tokenizer=Rare())
 
 

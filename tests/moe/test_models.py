@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from lightning_modules.moe import experts
-from lightning_modules.moe.families import CONFIGS
+from lightning_modules.moe.families import FAMILIES
 from lightning_modules.moe.models import count_parameters
 from lightning_modules.moe.module import MoELM
 from lightning_modules.runtime.config import register_resolvers
@@ -29,7 +29,7 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="<end>")
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_export_loads_with_bitwise_equal_logits(family, tokenizer, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -101,7 +101,7 @@ def of_experts(backend, family, dtype):
     return found
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_way_of_a_gpu_equals_the_eager_one(family, monkeypatch):
     experts_as_on_a_gpu(monkeypatch)
     expected = of_experts("eager", family, torch.float32)
@@ -109,7 +109,7 @@ def test_the_way_of_a_gpu_equals_the_eager_one(family, monkeypatch):
         torch.testing.assert_close(ours, eager, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_way_of_a_gpu_takes_its_products_in_autocasts_dtype(family, monkeypatch):
     """Else `bf16-mixed` is float32 in the experts, the most of a model, without a word."""
     experts_as_on_a_gpu(monkeypatch)
@@ -137,7 +137,7 @@ def test_what_the_grouped_product_takes(width, dtype, takes):
     assert experts.grouped_product_takes(torch.empty(2, 4, width, dtype=dtype)) is takes
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_sorted_backend_equals_the_eager_one(family):
     expected = of_experts("eager", family, torch.float64)
     for eager, ours in zip(expected, of_experts("sorted", family, torch.float64), strict=True):

@@ -6,7 +6,7 @@ import torch
 
 from lightning_modules.moe.callbacks.aux_free_bias import AuxFreeBias
 from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequencySync
-from lightning_modules.moe.families import CONFIGS
+from lightning_modules.moe.families import FAMILIES
 from lightning_modules.training.finite_loss import FiniteLoss, NonFiniteLossError
 from lightning_modules.training.whole_windows import WholeWindows
 from tests.moe.toy import ToyData, fit, fit_rank, tiny_model
@@ -114,7 +114,7 @@ def test_micro_term_at_one_per_cent():
     assert stats_loss[0.01] - stats_loss[0.0] == pytest.approx(0.01 * micro, abs=1e-5)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_trains(family):
     curve, _module, _ = fit(steps=8, model=tiny_model(family=family), callbacks=[ExpertFrequencySync()])
     assert curve.loss[-1] < curve.loss[0]

@@ -34,23 +34,19 @@ class AuxFreeBias(pl.Callback):
                 f"{type(pl_module.model).__name__} has not; add model.family=deepseek_v3."
             )
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._widen(pl_module)
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._widen(pl_module)
-
-    def _widen(self, module: pl.LightningModule) -> None:
+    def _widen(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Lightning has just cast the whole model; what a checkpoint holds of the bias was not cast."""
-        for router in module.tap.routers:
+        for router in pl_module.tap.routers:
             bias = router.e_score_correction_bias
             router.e_score_correction_bias = bias.to(torch.promote_types(bias.dtype, torch.float32))
-        self._biases = [router.e_score_correction_bias for router in module.tap.routers]
+        self._biases = [router.e_score_correction_bias for router in pl_module.tap.routers]
         if self._saved is not None:
             for bias, saved in zip(self._biases, self._saved, strict=True):
                 bias.copy_(saved)
         # Once: a test without a checkpoint of its own is of the biases that training came to.
         self._saved = None
+
+    on_fit_start = on_test_start = _widen
 
     def state_dict(self) -> dict[str, Any]:
         return {"biases": [bias.cpu().clone() for bias in self._biases]}

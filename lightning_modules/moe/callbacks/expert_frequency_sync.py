@@ -4,6 +4,7 @@ Shape legend: L layers, M blocks of one forward, E experts, R ranks, A accumulat
 carries the token count, so that one integer all-reduce serves both).
 """
 
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -45,13 +46,11 @@ class ExpertFrequencySync(pl.Callback):
         self.window_steps = 0
         self.balance_blocks = 0
         self._whole_window: tuple[Tensor, int] | None = None
-        self._trainer: pl.Trainer | None = None
         self._handle: Any = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and self._handle is None:
-            self._trainer = trainer
-            self._handle = pl_module.expert_frequency.register_forward_hook(self._hook)
+            self._handle = pl_module.expert_frequency.register_forward_hook(partial(self._hook, trainer))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self._handle is not None:
@@ -76,9 +75,9 @@ class ExpertFrequencySync(pl.Callback):
     def reset(self) -> None:
         self.window_LX, self.window_steps, self._whole_window = None, 0, None
 
-    def _hook(self, _module: nn.Module, args: tuple[RouterStats], frequency: Frequency) -> Frequency | None:
-        trainer = self._trainer
-        assert trainer is not None
+    def _hook(
+        self, trainer: pl.Trainer, _module: nn.Module, args: tuple[RouterStats], frequency: Frequency
+    ) -> Frequency | None:
         if not self.active(trainer):
             self.balance_blocks = 0
             return None
@@ -129,15 +128,13 @@ class ExpertFrequencySync(pl.Callback):
         They are training's but for the graph: attention draws the same dropout masks and tokens go to the same experts.
         """
         steps = trainer.accumulate_grad_batches
-        total_LX: Tensor | None = None
+        counted: list[Tensor] = []
         devices = range(torch.cuda.device_count())
         with torch.random.fork_rng(devices), torch.no_grad(), trainer.precision_plugin.train_step_context():
             for index in range(batch_idx, batch_idx + steps):
                 batch = trainer.strategy.batch_to_device(trainer.datamodule.train_batch(index))
-                step_LX = pack(module.counts(batch))
-                total_LX = step_LX if total_LX is None else total_LX + step_LX
-        assert total_LX is not None
-        return self._all_reduce(total_LX), steps
+                counted.append(pack(module.counts(batch)))
+        return self._all_reduce(torch.stack(counted).sum(0)), steps
 
     def _all_reduce(self, counts: Tensor) -> Tensor:
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:

@@ -6,10 +6,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from lightning_modules.common import metric_names as names
 from lightning_modules.common.bounds import Count
 from lightning_modules.moe.held_out import DomainPerplexity, RoutingTally
-from lightning_modules.moe.specialization import summary
+from lightning_modules.moe.specialization import tested
 
 
 class HeldOutEvaluation(pl.Callback):
@@ -25,33 +24,16 @@ class HeldOutEvaluation(pl.Callback):
     def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._domains = trainer.datamodule.domains
         self._perplexity = DomainPerplexity(len(self._domains)).to(pl_module.device)
-        self._routing = RoutingTally()
-        self._routing.to(pl_module.device)
+        self._routing = RoutingTally().to(pl_module.device)
 
     on_validation_epoch_start = on_test_epoch_start = _start
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: dict[str, Any],
-        batch: dict[str, torch.Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def _read(self, trainer: pl.Trainer, _module: pl.LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
         self._perplexity.update(outputs["nll_B"], outputs["tokens_B"], batch["domain"])
+        if trainer.testing:
+            self._routing.update(outputs["stats"], batch["domain"])
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: dict[str, Any],
-        batch: dict[str, torch.Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._perplexity.update(outputs["nll_B"], outputs["tokens_B"], batch["domain"])
-        self._routing.update(outputs["stats"], batch["domain"])
+    on_validation_batch_end = on_test_batch_end = _read
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         pl_module.log_dict(self._perplexity.metrics("val", self._domains), prog_bar=False)
@@ -59,15 +41,7 @@ class HeldOutEvaluation(pl.Callback):
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         perplexity = self._perplexity.metrics("test", self._domains)
         self.tally = self._routing.compute()
-        found = summary(
-            counts_NLE=self.tally["counts_NLE"],
-            domain_N=self.tally["domain_N"],
-            topk_score_NL=self.tally["topk_score_NL"],
-            tokens_N=self.tally["tokens_N"],
-            draws=self.shuffles,
-        )
-        found[names.MOE_ROUTING_ENTROPY] = float(self.tally["entropy"])
-        pl_module.log_dict({**perplexity, **{f"test/{n.split('/')[1]}": v for n, v in found.items()}})
+        pl_module.log_dict({**perplexity, **tested(self.tally, draws=self.shuffles)})
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             torch.save({"domains": self._domains, **self.tally}, self.folder / "routing_test.pt")

@@ -18,21 +18,10 @@ class LookPage(PageCallback):
         self._routing = TokenRouting()
 
     def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: dict[str, Any],
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         if self.page and trainer.is_global_zero:
-            self._routing.add(
-                input_ids=batch["input_ids"],
-                domain_B=batch["domain"],
-                stats=outputs["stats"],
-                domains=len(trainer.datamodule.domains),
-            )
+            self._routing.add(batch, outputs["stats"], domains=len(trainer.datamodule.domains))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.wants(trainer):

@@ -23,14 +23,10 @@ class ZeroShotChoice(pl.Callback):
         items = trainer.datamodule.choice_items(split="test", per_domain=self.per_domain, seed=self.seed)
         if not len(items["answer"]):
             return
-        chunks = range(0, len(items["answer"]), self.batch)
+        parts = (items[name].to(pl_module.device).split(self.batch) for name in ("prompt_ids", "choices_ids"))
         chosen = [
-            score_choices(
-                module=pl_module,
-                prompt_NP=items["prompt_ids"][i : i + self.batch].to(pl_module.device),
-                choices_NCW=items["choices_ids"][i : i + self.batch].to(pl_module.device),
-            ).argmax(1)
-            for i in chunks
+            score_choices(module=pl_module, prompt_NP=prompt_NP, choices_NCW=choices_NCW).argmax(1)
+            for prompt_NP, choices_NCW in zip(*parts, strict=True)
         ]
         right_N = (torch.cat(chosen).cpu() == items["answer"]).double()
         values = {"test/choice_accuracy": float(right_N.mean())}
