@@ -55,6 +55,10 @@ class Backbone(nn.Module):
         self._filler = next(i for i in range(len(tokenizer)) if i not in special)
         self._prototypes: dict[str, Tensor] = {}
 
+    def load(self) -> "Backbone":
+        """Itself: one that stands in memory already takes the place of its spec."""
+        return self
+
     def train(self, mode: bool = True) -> "Backbone":
         """Always in evaluation mode: dropout inside a frozen model would make neurons and prompts noisy for nothing."""
         return super().train(False)
@@ -133,7 +137,12 @@ class Backbone(nn.Module):
         """
         batch = self.placed(batch)
         if "label_words" in batch:
-            return word_scores(self, batch, prompt, lean=lean)
+            return word_scores(
+                batch["label_words"],
+                lambda further: self.logits_behind(batch, prompt, further, lean=lean),
+                mask=self.tokenizer.mask_token_id if self.kind in ("masked", "encoder") else None,
+                reading=batch["reading"],
+            )
         return self.of_classes(self.answer(batch, prompt, lean=lean), batch)
 
     def of_classes(self, answer: Tensor, batch: Batch) -> Tensor:
@@ -261,14 +270,9 @@ def _with(batch: Batch, further: Sequence[int]) -> Batch:
     }
 
 
-@contextlib.contextmanager
-def _after(module: nn.Module, change: Callable[[Any], Any]) -> Iterator[None]:
+def _after(module: nn.Module, change: Callable[[Any], Any]) -> contextlib.AbstractContextManager[Any]:
     """While it lasts, `change` stands behind the module's forward; None leaves its output as it is."""
-    handle = module.register_forward_hook(lambda _m, _a, out: change(out))
-    try:
-        yield
-    finally:
-        handle.remove()
+    return module.register_forward_hook(lambda _m, _a, out: change(out))
 
 
 def _cut(out: Any, batch: Batch, wanted: int) -> Any:
@@ -283,7 +287,7 @@ def _cut(out: Any, batch: Batch, wanted: int) -> Any:
     return out
 
 
-def _prompted(embedding: nn.Module, prompt: Tensor | None, at: int) -> contextlib.AbstractContextManager[None]:
+def _prompted(embedding: nn.Module, prompt: Tensor | None, at: int) -> contextlib.AbstractContextManager[Any]:
     if prompt is None or prompt.shape[-2] == 0:
         return contextlib.nullcontext()
     length = prompt.shape[-2]

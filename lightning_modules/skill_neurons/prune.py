@@ -11,7 +11,6 @@ from lightning_modules.common.bounds import Count, Share
 from lightning_modules.common.making import Thing, watcher
 from lightning_modules.common.tables import mean_ci
 from lightning_modules.prompt.backbone import Backbone
-from lightning_modules.prompt.prompts import Loaded
 from lightning_modules.prompt.tuners import SoftPrompt
 from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons import figures as draw
@@ -147,7 +146,7 @@ class Prune(PromptStudy):
 
         tuner = SoftPrompt(length=len(prompt), seed=seed)
         with seeded(seed), watcher().making(self.thing(task, seed, share, arm)):
-            module = PromptTuning(backbone=Loaded(smaller), tuner=tuner, lr=self.prompts.tuning["lr"])
+            module = PromptTuning(backbone=smaller, tuner=tuner, lr=self.prompts.tuning["lr"])
             with torch.no_grad():
                 tuner.weight.copy_(prompt)
             data = self.prompts.datamodule(task, seed=seed)
