@@ -43,12 +43,10 @@ class Unfetched:
 
     kind, max_positions = "encoder", 512
 
+    def __init__(self, **_: Any) -> None: ...
+
     def needs(self) -> list[Any]:
         return []
-
-
-def minilm(**_: Any) -> Unfetched:
-    return Unfetched()
 
 
 def hub_backbone(**given: Any) -> Any:
@@ -109,7 +107,7 @@ BUILDS: dict[str, Callable[..., Any]] = {
     "datamodules.tasks.Hub": Hub,
     "datamodules.tasks.Hubs": Hubs,
     "datamodules.tasks.TaskDataModule": task_data,
-    "lightning_modules.prompt.backbones.MiniLM": minilm,
+    "lightning_modules.prompt.backbones.MiniLM": Unfetched,
     "lightning_modules.prompt.backbones.HubBackbone": hub_backbone,
     "lightning_modules.prompt.prompts.Prompts": prompts,
     "lightning_modules.prompt.tuners.SoftPrompt": soft_prompt,
