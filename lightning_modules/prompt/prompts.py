@@ -236,7 +236,7 @@ class Prompts:
         modules = {each: self.module(self.started(each[0], seed=each[1]), self.tuning) for each in datas}
         with seeded(seed):
             training = TunedTogether(list(modules.values()), list(datas.values()))
-            inner_trainer(max_steps=self.tuning["steps"]).fit(training, training.steps(self.tuning["steps"]))
+            inner_trainer(max_steps=self.tuning["steps"]).fit(training, range(self.tuning["steps"]))
         self._tuned |= modules
 
     def needs(self, tasks: Sequence[str], seeds: Sequence[int]) -> list[Thing]:

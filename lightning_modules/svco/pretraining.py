@@ -13,7 +13,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.scenes.pairs import generator, training_text
 from datamodules.scenes.reader import Reader
@@ -185,21 +184,11 @@ def pretrain(
     return vlm, report
 
 
-class Batches(IterableDataset[Any]):
-    """As they come, once, each made when it is wanted: all of them take memory, and time where a training is cut short."""
-
-    def __init__(self, batches: Iterator[Any]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.batches
-
-
 def fit_batches(module: pl.LightningModule, batches: Iterator[Any], steps: int) -> None:
-    loader = DataLoader(Batches(batches), batch_size=None, collate_fn=lambda b: b, generator=torch.Generator())
+    """Each batch is made when it is wanted: all of them take memory, and time where a training is cut short."""
     # One base serves runs of every precision.
     trainer = inner_trainer(max_steps=steps, gradient_clip_val=1.0, precision="32-true")
-    trainer.fit(module, train_dataloaders=loader)
+    trainer.fit(module, train_dataloaders=batches)
 
 
 def _labels(scene: Scene) -> list[int]:

@@ -114,7 +114,7 @@ def together(place: Place) -> Iterator[Row]:
         def at_once() -> list[Tensor]:
             found = modules(number)
             training = TunedTogether(found, [made.datamodule(TASK, seed=seed) for seed in range(number)])
-            inner_trainer(max_steps=steps).fit(training, training.steps(steps))
+            inner_trainer(max_steps=steps).fit(training, range(steps))
             return [module.tuner.weight.detach() for module in found]
 
         apart, found = alone(2), at_once()
