@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_modules.common.style import COLOURS, MARKERS, band, grid, lowest, panels, ticks
+from lightning_modules.common.style import COLOURS, MARKERS, band, bar, grid, lowest, panels, ticks
 from lightning_modules.common.tables import mean_ci
 
 
@@ -129,12 +129,8 @@ def origin_figure(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure
     """panel -> bar -> values over tasks: means with intervals, every task a dot."""
     figure, axes = panels(1, len(groups), size=(3.9, 3.2), title="Where skill neurons come from")
     for axis, (title, bars) in zip(axes[0], groups.items(), strict=True):
-        for place, (_, values) in enumerate(bars.items()):
-            found = mean_ci(values)
-            axis.bar(place, found.mean, color=COLOURS[5], width=0.62)
-            axis.errorbar(place, found.mean, yerr=np.nan_to_num(found.half_width), color="black", capsize=3)
-            spread = np.linspace(-0.18, 0.18, len(values))
-            axis.scatter(place + spread, values, s=7, color=COLOURS[0], zorder=3)
+        for place, values in enumerate(bars.values()):
+            bar(axis, place, values, width=0.62, spread=0.18)
         lowest = min(min(v) for v in bars.values())
         axis.set(title=title, ylim=(min(0.5, lowest) - 0.02, 1.02))
         axis.set_xticks(range(len(bars)), list(bars), rotation=25, ha="right", fontsize=8)

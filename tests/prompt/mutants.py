@@ -73,8 +73,8 @@ MUTANTS = (
     (
         "hooks stay after an exception",
         HOOKS,
-        "    finally:\n        for handle",
-        "    except ZeroDivisionError:\n        for handle",
+        "hooks.enter_context(site",
+        "(site",
         NEURONS,
     ),
     (
