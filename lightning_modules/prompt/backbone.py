@@ -207,9 +207,8 @@ class Backbone(nn.Module):
                     self._prototypes[name] = nn.functional.normalize(self.mean_state(phrases), dim=-1)
             finally:
                 _READS_PHRASES.reset(reading)
-        if (found := self._prototypes[name]).device != self.device:
-            self._prototypes[name] = found = found.to(self.device)
-        return found
+        self._prototypes[name] = self._prototypes[name].to(self.device)
+        return self._prototypes[name]
 
     def sites(self) -> list[nn.Module]:
         """The down-projection of every layer, in layer order."""
@@ -221,7 +220,7 @@ class Backbone(nn.Module):
         A causal LM's prompt stands before the text and cannot see it: there a neuron is the same in every example.
         """
         if self.kind == "causal":
-            return x_BTF[_rows(batch), batch["ask"].to(x_BTF.device)][:, None]
+            return _asked(x_BTF, batch, 1)
         at = batch["prompt_at"]
         return x_BTF[:, at : at + length]
 
@@ -244,14 +243,11 @@ def own_weights(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _rows(batch: Batch) -> Tensor:
-    return torch.arange(len(batch["ask"]), device=batch["ask"].device)
-
-
 def _asked(found_BTX: Tensor, batch: Batch, wanted: int) -> Tensor:
     """[B, W, X]: of W = `wanted` positions from the asked one on."""
-    at_BW = batch["ask"][:, None] + torch.arange(wanted, device=batch["ask"].device)
-    return found_BTX[_rows(batch)[:, None], at_BW]
+    ask_B = batch["ask"].to(found_BTX.device)
+    rows_B, further_W = (torch.arange(size, device=ask_B.device) for size in (len(ask_B), wanted))
+    return found_BTX[rows_B[:, None], ask_B[:, None] + further_W]
 
 
 def _with(batch: Batch, further: Sequence[int]) -> Batch:

@@ -56,7 +56,7 @@ class _Follow(TorchFunctionMode):
         read = next((m.before for m in made if m.before is not None), None)
         tag = _Made(by, given[0] if read is None and name in ACTIVATIONS else read)
         for tensor in out if isinstance(out, list | tuple) else (out,):
-            if isinstance(tensor, Tensor) and tensor is not None:
+            if isinstance(tensor, Tensor):
                 tensor._made = tag  # type: ignore[attr-defined]
         return out
 
@@ -171,8 +171,8 @@ def _outputs(module: Any) -> int:
 
 def width_of(module: nn.Module) -> int:
     """Neurons that a down-projection reads: a Linear's or GPT-2's Conv1D's, which holds its weight the other way round."""
-    weight: Any = getattr(module, "base_layer", module).weight
-    return int(weight.shape[0 if type(getattr(module, "base_layer", module)).__name__ == "Conv1D" else 1])
+    layer: Any = getattr(module, "base_layer", module)
+    return int(layer.weight.shape[0 if type(layer).__name__ == "Conv1D" else 1])
 
 
 def _is_linear(name: str, module: nn.Module) -> bool:

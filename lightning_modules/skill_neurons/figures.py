@@ -1,6 +1,7 @@
 """Figures of neurons and prompts: matrices, curves and spreads in, a Figure out."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -79,12 +80,11 @@ def task_matrix(
 
 def frame_skills(axis: Axes, skills: Sequence[str]) -> None:
     """A frame around each block of one skill."""
-    start = 0
-    for end in range(1, len(skills) + 1):
-        if end == len(skills) or skills[end] != skills[start]:
-            x, w = start - 0.5, end - start
-            axis.plot([x, x + w, x + w, x, x], [x, x, x + w, x + w, x], color="black", linewidth=1.2)
-            start = end
+    x = -0.5
+    for _, block in groupby(skills):
+        w = len(list(block))
+        axis.plot([x, x + w, x + w, x, x], [x, x, x + w, x + w, x], color="black", linewidth=1.2)
+        x += w
 
 
 def layers_figure(layers: Mapping[str, Sequence[float]], *, skills: Mapping[str, str]) -> Figure:

@@ -12,7 +12,7 @@ from lightning_modules.common.made import made
 from lightning_modules.common.making import Thing
 from lightning_modules.svco.embedded import build_processor
 from lightning_modules.svco.loading import load_vlm
-from lightning_modules.svco.models import VLM
+from lightning_modules.svco.models import VLM, export
 from lightning_modules.svco.pretraining import VERSION as SCENES_VERSION
 from lightning_modules.svco.pretraining import TellingModule, fit_batches, pretrained_vlm
 from lightning_modules.svco.scores import Row
@@ -62,8 +62,7 @@ def emoji_vlm(
             net.resize_token_embeddings(len(processor.tokenizer))
             vlm = VLM(net=net, reader=Reader(processor=processor))
             fit_batches(TellingModule(vlm=vlm, steps=steps, lr=lr, freeze_vision=False), told(vlm), steps)
-        vlm.cpu().core.save_pretrained(place)
-        vlm.reader.processor.save_pretrained(place)
+        export(vlm.cpu(), place)
 
     thing = Thing("base model", "emoji", f"seed {seed}", steps, "every objective is trained from it")
     folder = made(folder=Path(cache_dir) / "svco" / "emoji_base", key=key, make=make, thing=thing)

@@ -24,7 +24,7 @@ from lightning_modules.common.making import Thing
 from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.svco.embedded import build_llava, build_processor
 from lightning_modules.svco.loading import load_vlm
-from lightning_modules.svco.models import VLM, prepared
+from lightning_modules.svco.models import VLM, export, prepared
 from lightning_modules.svco.scores import Row, scores_of
 from lightning_modules.training.inner import inner_trainer, seeded
 
@@ -106,10 +106,18 @@ def pretrained_vlm(
     sizes = dict(width=width, vision_layers=vision_layers, layers=layers, heads=heads, pixels=pixels)
     settings: dict[str, Any] = dict(prior=prior, vision_steps=vision_steps, steps=steps, scenes=scenes, batch=batch)
     settings |= dict(vision_lr=vision_lr, lr=lr, no_image=no_image)
+
+    def make(place: Path) -> None:
+        # A run that has to make its base first must go on with the random state of one that finds it.
+        with seeded(seed):
+            vlm, report = pretrain(sizes=sizes, seed=seed, **settings)
+        export(vlm.cpu(), place)
+        (place / "pretraining.json").write_text(json.dumps(report, indent=1))
+
     folder = made(
         folder=Path(cache_dir) / "svco" / "base",
         key={"version": VERSION, "seed": seed, **settings, **sizes},
-        make=lambda place: _pretrain(place, sizes=sizes, seed=seed, **settings),
+        make=make,
         thing=Thing("base model", "scenes", f"seed {seed}", vision_steps + steps, "every objective is trained from it"),
     )
     return load_vlm(
@@ -121,15 +129,6 @@ def pretrained_vlm(
         gradient_checkpointing=gradient_checkpointing,
         cache_dir=cache_dir,
     )
-
-
-def _pretrain(place: Path, *, sizes: dict[str, int], seed: int, **settings: Any) -> None:
-    # A run that has to make its base first must go on with the random state of one that finds it.
-    with seeded(seed):
-        vlm, report = pretrain(sizes=sizes, seed=seed, **settings)
-    vlm.cpu().core.save_pretrained(place)
-    vlm.reader.processor.save_pretrained(place)
-    (place / "pretraining.json").write_text(json.dumps(report, indent=1))
 
 
 def pretrain(
