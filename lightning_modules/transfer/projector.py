@@ -98,7 +98,7 @@ class ProjectorTraining(pl.LightningModule):
         self.register_buffer("prompts_NPH", prompts_NPH, persistent=False)
         self.register_buffer("targets_NPG", targets_NPG, persistent=False)
 
-    def training_step(self, step: int, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, step: int) -> Tensor:
         if self.objective == "distance":
             return nn.functional.mse_loss(self.projector(self.prompts_NPH), self.targets_NPG)
         pair, turn = step % len(self.tasks), step // len(self.tasks)
