@@ -35,16 +35,13 @@ def adamw_with_schedule(
     # A fused step offers to unscale gradients itself, and Lightning therefore clips none under mixed precision. Without
     # the offer whoever scales unscales before the clipping, as for any other optimizer.
     optimizer._step_supports_amp_scaling = False
-    scheduler = warm_up_and_cosine(
-        optimizer, total_steps=total_steps, warmup_steps=warmup_steps, min_lr_ratio=min_lr_ratio
-    )
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    return warm_up_and_cosine(optimizer, total_steps=total_steps, warmup_steps=warmup_steps, min_lr_ratio=min_lr_ratio)
 
 
 def warm_up_and_cosine(
     optimizer: torch.optim.Optimizer, *, total_steps: int, warmup_steps: int, min_lr_ratio: float
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """Linear warm-up, then cosine to `min_lr_ratio` x lr; a ratio of 1 keeps it constant."""
+) -> dict[str, Any]:
+    """Lightning's dictionary: linear warm-up, then cosine to `min_lr_ratio` x lr; a ratio of 1 keeps it constant."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:
@@ -52,4 +49,5 @@ def warm_up_and_cosine(
         progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
         return min_lr_ratio + (1 - min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

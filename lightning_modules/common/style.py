@@ -76,6 +76,14 @@ def band(
     axis.fill_between(places, low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
+def bar(axis: Axes, place: int, values: Sequence[float], *, width: float, spread: float) -> None:
+    """The mean over tasks with its interval, and a dot for each of them, drawn apart over `spread` to either side."""
+    found = mean_ci(values)
+    axis.bar(place, found.mean, color=COLOURS[5], width=width)
+    axis.errorbar(place, found.mean, yerr=np.nan_to_num(found.half_width), color="black", capsize=3)
+    axis.scatter(place + np.linspace(-spread, spread, len(values)), values, s=7, color=COLOURS[0], zorder=3)
+
+
 def heatmap(axes: Axes, values: Any, *, low: float = 0.0, high: float, title: str = "") -> Any:
     """Cells of a matrix, origin on top, without grid lines; returns the image for a colour bar."""
     axes.grid(False)

@@ -55,6 +55,10 @@ class Backbone(nn.Module):
         self._filler = next(i for i in range(len(tokenizer)) if i not in special)
         self._prototypes: dict[str, Tensor] = {}
 
+    def load(self) -> "Backbone":
+        """Itself: one that stands in memory already takes the place of its spec."""
+        return self
+
     def train(self, mode: bool = True) -> "Backbone":
         """Always in evaluation mode: dropout inside a frozen model would make neurons and prompts noisy for nothing."""
         return super().train(False)
@@ -133,7 +137,12 @@ class Backbone(nn.Module):
         """
         batch = self.placed(batch)
         if "label_words" in batch:
-            return word_scores(self, batch, prompt, lean=lean)
+            return word_scores(
+                batch["label_words"],
+                lambda further: self.logits_behind(batch, prompt, further, lean=lean),
+                mask=self.tokenizer.mask_token_id if self.kind in ("masked", "encoder") else None,
+                reading=batch["reading"],
+            )
         return self.of_classes(self.answer(batch, prompt, lean=lean), batch)
 
     def of_classes(self, answer: Tensor, batch: Batch) -> Tensor:
@@ -198,9 +207,8 @@ class Backbone(nn.Module):
                     self._prototypes[name] = nn.functional.normalize(self.mean_state(phrases), dim=-1)
             finally:
                 _READS_PHRASES.reset(reading)
-        if (found := self._prototypes[name]).device != self.device:
-            self._prototypes[name] = found = found.to(self.device)
-        return found
+        self._prototypes[name] = self._prototypes[name].to(self.device)
+        return self._prototypes[name]
 
     def sites(self) -> list[nn.Module]:
         """The down-projection of every layer, in layer order."""
@@ -212,7 +220,7 @@ class Backbone(nn.Module):
         A causal LM's prompt stands before the text and cannot see it: there a neuron is the same in every example.
         """
         if self.kind == "causal":
-            return x_BTF[_rows(batch), batch["ask"].to(x_BTF.device)][:, None]
+            return _asked(x_BTF, batch, 1)
         at = batch["prompt_at"]
         return x_BTF[:, at : at + length]
 
@@ -235,14 +243,11 @@ def own_weights(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _rows(batch: Batch) -> Tensor:
-    return torch.arange(len(batch["ask"]), device=batch["ask"].device)
-
-
 def _asked(found_BTX: Tensor, batch: Batch, wanted: int) -> Tensor:
     """[B, W, X]: of W = `wanted` positions from the asked one on."""
-    at_BW = batch["ask"][:, None] + torch.arange(wanted, device=batch["ask"].device)
-    return found_BTX[_rows(batch)[:, None], at_BW]
+    ask_B = batch["ask"].to(found_BTX.device)
+    rows_B, further_W = (torch.arange(size, device=ask_B.device) for size in (len(ask_B), wanted))
+    return found_BTX[rows_B[:, None], ask_B[:, None] + further_W]
 
 
 def _with(batch: Batch, further: Sequence[int]) -> Batch:
@@ -261,14 +266,9 @@ def _with(batch: Batch, further: Sequence[int]) -> Batch:
     }
 
 
-@contextlib.contextmanager
-def _after(module: nn.Module, change: Callable[[Any], Any]) -> Iterator[None]:
+def _after(module: nn.Module, change: Callable[[Any], Any]) -> contextlib.AbstractContextManager[Any]:
     """While it lasts, `change` stands behind the module's forward; None leaves its output as it is."""
-    handle = module.register_forward_hook(lambda _m, _a, out: change(out))
-    try:
-        yield
-    finally:
-        handle.remove()
+    return module.register_forward_hook(lambda _m, _a, out: change(out))
 
 
 def _cut(out: Any, batch: Batch, wanted: int) -> Any:
@@ -283,7 +283,7 @@ def _cut(out: Any, batch: Batch, wanted: int) -> Any:
     return out
 
 
-def _prompted(embedding: nn.Module, prompt: Tensor | None, at: int) -> contextlib.AbstractContextManager[None]:
+def _prompted(embedding: nn.Module, prompt: Tensor | None, at: int) -> contextlib.AbstractContextManager[Any]:
     if prompt is None or prompt.shape[-2] == 0:
         return contextlib.nullcontext()
     length = prompt.shape[-2]

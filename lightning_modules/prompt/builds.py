@@ -14,23 +14,17 @@ from datamodules.tasks.vader import Vader
 from datamodules.tasks.words import tokens_of
 from lightning_modules.common.choices import check_choice
 from lightning_modules.prompt.backbones import HubBackbone, LanguageBackbone
+from lightning_modules.prompt.checks import said
 from lightning_modules.prompt.prompt_file import PromptFile
 from lightning_modules.prompt.prompts import Prompts, refuse_no_place
 from lightning_modules.prompt.tuners import INITS, Adapter, BitFit, FullFineTuning, LoRA, SoftPrompt
-from lightning_modules.runtime.preflight.building import UNKNOWN
+from lightning_modules.runtime.preflight.building import UNKNOWN, named
 
 
 def choices_are_known(cfg: DictConfig) -> Iterator[str]:
-    yield from _said(check_choice, "prompt.init", cfg.prompt.init, INITS)
+    yield from said(check_choice, "prompt.init", cfg.prompt.init, INITS)
     if cfg.data.verbaliser is not None:
-        yield from _said(check_choice, "data.verbaliser", cfg.data.verbaliser, VERBALISERS)
-
-
-def _said(check: Callable[..., Any], *given: Any) -> Iterator[str]:
-    try:
-        check(*given)
-    except ValueError as error:
-        yield str(error)
+        yield from said(check_choice, "data.verbaliser", cfg.data.verbaliser, VERBALISERS)
 
 
 def prompt_has_its_place(cfg: DictConfig) -> Iterator[str]:
@@ -38,7 +32,7 @@ def prompt_has_its_place(cfg: DictConfig) -> Iterator[str]:
     if cfg.get("study") or not cfg.tuner._target_.endswith(f".{SoftPrompt.__name__}"):
         return
     if cfg.data.template is not None:
-        yield from _said(refuse_no_place, cfg.data.template)
+        yield from said(refuse_no_place, cfg.data.template)
     if cfg.tuner.length != (kept := cfg.data.prompt_length):
         yield f"tuner.length is {cfg.tuner.length}; expected data.prompt_length, which is {kept}: prompt.length sets both."
 
@@ -51,12 +45,10 @@ class Unfetched:
 
     kind, max_positions = "encoder", 512
 
+    def __init__(self, **_: Any) -> None: ...
+
     def needs(self) -> list[Any]:
         return []
-
-
-def minilm(**_: Any) -> Unfetched:
-    return Unfetched()
 
 
 def hub_backbone(**given: Any) -> Any:
@@ -117,14 +109,9 @@ BUILDS: dict[str, Callable[..., Any]] = {
     "datamodules.tasks.Hub": Hub,
     "datamodules.tasks.Hubs": Hubs,
     "datamodules.tasks.TaskDataModule": task_data,
-    "datamodules.tasks.pretraining.PretrainingDataModule": PretrainingDataModule,
-    "lightning_modules.prompt.backbones.LanguageBackbone": LanguageBackbone,
-    "lightning_modules.prompt.backbones.MiniLM": minilm,
+    "lightning_modules.prompt.backbones.MiniLM": Unfetched,
     "lightning_modules.prompt.backbones.HubBackbone": hub_backbone,
     "lightning_modules.prompt.prompts.Prompts": prompts,
     "lightning_modules.prompt.tuners.SoftPrompt": soft_prompt,
-    "lightning_modules.prompt.tuners.BitFit": BitFit,
-    "lightning_modules.prompt.tuners.Adapter": Adapter,
-    "lightning_modules.prompt.tuners.LoRA": LoRA,
-    "lightning_modules.prompt.tuners.FullFineTuning": FullFineTuning,
+    **named(PretrainingDataModule, LanguageBackbone, BitFit, Adapter, LoRA, FullFineTuning),
 }

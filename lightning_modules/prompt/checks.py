@@ -96,16 +96,21 @@ def asked(cfg: DictConfig) -> list[tuple[str, str]]:
     return [("task", cfg.task)]
 
 
+def said(check: Callable[..., Any], *given: Any) -> Iterator[str]:
+    """What `check` finds wrong of what it is given."""
+    try:
+        check(*given)
+    except ValueError as error:
+        yield str(error)
+
+
 def tasks_are_known(cfg: DictConfig) -> Iterator[str]:
     """Of sources that know their tasks by heart. Others are asked when they are built, which takes torch."""
     module = BY_HEART.get(_source(cfg))
     if module is None:
         return
     for key, name in asked(cfg):
-        try:
-            check_choice(key, name, import_module(module).RECIPES)
-        except ValueError as error:
-            yield str(error)
+        yield from said(check_choice, key, name, import_module(module).RECIPES)
 
 
 def agreement_is_taught(cfg: DictConfig) -> Iterator[str]:

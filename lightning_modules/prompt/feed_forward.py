@@ -6,7 +6,7 @@ layers' outputs: attention mixes positions and a norm mixes neurons, so neither 
 
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from inspect import Parameter, signature
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 ACTIVATIONS = frozenset(
     ("celu", "elu", "erf", "expm1", "gelu", "hardswish", "leaky_relu", "mish", "relu", "relu_", "relu6", "selu")
@@ -38,10 +39,6 @@ class _Made(NamedTuple):
     by: frozenset[str]
     before: Tensor | None = None
 
-    @property
-    def active(self) -> bool:
-        return self.before is not None
-
 
 class _Follow(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -56,10 +53,10 @@ class _Follow(TorchFunctionMode):
             # Met something else of its size: attention's output, a residual stream, a state.
             return out
         by = frozenset().union(*(m.by for m in made))
-        read = next((m.before for m in made if m.active), None)
+        read = next((m.before for m in made if m.before is not None), None)
         tag = _Made(by, given[0] if read is None and name in ACTIVATIONS else read)
         for tensor in out if isinstance(out, list | tuple) else (out,):
-            if isinstance(tensor, Tensor) and tensor is not None:
+            if isinstance(tensor, Tensor):
                 tensor._made = tag  # type: ignore[attr-defined]
         return out
 
@@ -87,7 +84,10 @@ def gates_read(model: nn.Module, body: nn.Module) -> Iterator[dict[str, Tensor]]
     A neuron fires where that is above 0; the product's sign may come from the other factor. Its shape is the neurons'.
     """
     blocks, found = blocks_of(model, body), dict[str, Tensor]()
-    gated = [name for name, ups in blocks.items() if sum(_outputs(model, up) for up in ups) == 2 * _width(model, name)]
+    linear = {name: model.get_submodule(name) for down, ups in blocks.items() for name in (down, *ups)}
+    gated = [
+        name for name, ups in blocks.items() if sum(_outputs(linear[up]) for up in ups) == 2 * width_of(linear[name])
+    ]
 
     def see(name: str, given: tuple[Any, ...]) -> None:
         if (read := given[0]._made.before) is not None:
@@ -95,10 +95,9 @@ def gates_read(model: nn.Module, body: nn.Module) -> Iterator[dict[str, Tensor]]
 
     with ExitStack() as hooks:
         for name in {up for down in gated for up in blocks[down]}:
-            hooks.enter_context(_marked(name, model.get_submodule(name)))
+            hooks.enter_context(_marked(name, linear[name]))
         for name in gated:
-            site = model.get_submodule(name)
-            hooks.enter_context(_handle(site.register_forward_pre_hook(lambda _m, a, n=name: see(n, a))))
+            hooks.enter_context(linear[name].register_forward_pre_hook(lambda _m, a, n=name: see(n, a)))
         with _Follow():
             yield found
 
@@ -108,27 +107,24 @@ def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
     inside = {id(m) for m in body.modules()}
     linear = {n: m for n, m in model.named_modules() if id(m) in inside and _is_linear(n, m)}
     read: list[tuple[str, tuple[str, ...]]] = []
+    norms: dict[tuple[str, ...], str] = {}
 
     def before(name: str, given: tuple[Any, ...]) -> None:
-        made = getattr(given[0], "_made", None) if given else None
-        if made is not None and made.active and re.search(r"\.\d+\.", name):
-            read.append((name, tuple(sorted(made.by))))
-
-    norms: dict[frozenset[str], str] = {}
+        if (ups := _ups_of(given)) and re.search(r"\.\d+\.", name):
+            read.append((name, ups))
 
     def meets_norm(name: str, given: tuple[Any, ...]) -> None:
-        made = getattr(given[0], "_made", None) if given else None
-        if made is not None and made.active:
-            norms[made.by] = name
+        if ups := _ups_of(given):
+            norms[ups] = name
 
     with ExitStack() as hooks:
         for name, module in linear.items():
-            hooks.enter_context(_handle(module.register_forward_pre_hook(lambda _m, a, n=name: before(n, a))))
+            hooks.enter_context(module.register_forward_pre_hook(lambda _m, a, n=name: before(n, a)))
             hooks.enter_context(_marked(name, module))
         for name, module in model.named_modules():
             weight = getattr(module, "weight", None)
             if id(module) in inside and isinstance(weight, Tensor) and weight.dim() == 1:
-                hooks.enter_context(_handle(module.register_forward_pre_hook(lambda _m, a, n=name: meets_norm(n, a))))
+                hooks.enter_context(module.register_forward_pre_hook(lambda _m, a, n=name: meets_norm(n, a)))
         words = torch.arange(3, 9, device=next(model.parameters()).device)[None]
         takes = signature(body.forward).parameters
         # A decoder that stands alone hands on whatever it is given (BART's wrapper).
@@ -139,8 +135,7 @@ def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
         with _Follow():
             body(input_ids=words)
     found = dict(read)
-    by_makers = {tuple(sorted(by)): name for by, name in norms.items()}
-    _normed[model] = {down: by_makers[ups] for down, ups in found.items() if ups in by_makers}
+    _normed[model] = {down: norms[ups] for down, ups in found.items() if ups in norms}
     if len(found) < len(read):
         raise ValueError(
             f"{type(model).__name__}: layers share the feed-forward block {read[0][0]}, so its neurons have no layer of "
@@ -155,28 +150,29 @@ def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _marked(name: str, module: nn.Module) -> AbstractContextManager[None]:
+def _ups_of(given: tuple[Any, ...]) -> tuple[str, ...]:
+    """Names of the linear layers that made, through an activation, what a module is given; none of anything else."""
+    made = getattr(given[0], "_made", None) if given else None
+    return () if made is None or made.before is None else tuple(sorted(made.by))
+
+
+def _marked(name: str, module: nn.Module) -> RemovableHandle:
     """While it lasts, what a linear layer gives is known to be of its making."""
 
     def mark(_module: nn.Module, _given: Any, out: Any) -> None:
         out._made = _Made(frozenset((name,)))
 
-    return _handle(module.register_forward_hook(mark))
+    return module.register_forward_hook(mark)
 
 
-def _width(model: nn.Module, name: str) -> int:
-    return width_of(model.get_submodule(name))
-
-
-def _outputs(model: nn.Module, name: str) -> int:
-    module: Any = model.get_submodule(name)
-    return int(getattr(module, "base_layer", module).weight.numel()) // _width(model, name)
+def _outputs(module: Any) -> int:
+    return int(getattr(module, "base_layer", module).weight.numel()) // width_of(module)
 
 
 def width_of(module: nn.Module) -> int:
     """Neurons that a down-projection reads: a Linear's or GPT-2's Conv1D's, which holds its weight the other way round."""
-    weight: Any = getattr(module, "base_layer", module).weight
-    return int(weight.shape[0 if type(getattr(module, "base_layer", module)).__name__ == "Conv1D" else 1])
+    layer: Any = getattr(module, "base_layer", module)
+    return int(layer.weight.shape[0 if type(layer).__name__ == "Conv1D" else 1])
 
 
 def _is_linear(name: str, module: nn.Module) -> bool:
@@ -184,11 +180,3 @@ def _is_linear(name: str, module: nn.Module) -> bool:
         return False
     module = getattr(module, "base_layer", module)
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-@contextmanager
-def _handle(handle: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -102,10 +102,9 @@ class PromptTuning(SavesWhatTrains):
     def optimized(self, parameters: list[nn.Parameter], *, steps: int) -> dict[str, Any]:
         """AdamW and its schedule over `steps`, as Lightning takes them."""
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
-        scheduler = warm_up_and_cosine(
+        return warm_up_and_cosine(
             optimizer, total_steps=steps, warmup_steps=self.warmup_steps, min_lr_ratio=self.min_lr_ratio
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
         self.frozen = self.backbone.fingerprint()

@@ -44,7 +44,7 @@ def why_not(kind: str, parts: list[tuple[str, str]]) -> str:
     return ""
 
 
-def save_prompt(prompt: Tensor, folder: Path, *, kind: str, model: Any) -> Path:
+def save_prompt(prompt: Tensor, folder: Path, *, kind: str, model: Any) -> None:
     """For `PeftModel.from_pretrained`, which puts it before what the tokenizer makes of the rest of the template."""
     from peft import PromptTuningConfig
 
@@ -59,21 +59,19 @@ def save_prompt(prompt: Tensor, folder: Path, *, kind: str, model: Any) -> Path:
         # PEFT asks for a number, of Mamba too, and reads it for no prompt.
         num_attention_heads=getattr(text, "num_attention_heads", 1),
         num_layers=text.num_hidden_layers,
-        base_model_name_or_path=model.config._name_or_path or None,
-        inference_mode=True,
     )
-    config.save_pretrained(str(folder))
-    save_file({EMBEDDINGS: prompt.detach().cpu().contiguous()}, folder / WEIGHTS, metadata={"format": "pt"})
-    return folder
+    _save({EMBEDDINGS: prompt}, folder, config=config, model=model)
 
 
-def save_lora(weights: Mapping[str, Tensor], folder: Path, *, config: Any, model: Any) -> Path:
+def save_lora(weights: Mapping[str, Tensor], folder: Path, *, config: Any, model: Any) -> None:
     """weights: of the adapter `default` by their names in `model`; config: the `LoraConfig` they were made by."""
+    named = {f"base_model.model.{n.replace('.default.', '.')}": weight for n, weight in weights.items()}
+    _save(named, folder, config=config, model=model)
+
+
+def _save(weights: Mapping[str, Tensor], folder: Path, *, config: Any, model: Any) -> None:
     config.base_model_name_or_path = model.config._name_or_path or None
     config.inference_mode = True
     config.save_pretrained(str(folder))
-    named = {
-        f"base_model.model.{n.replace('.default.', '.')}": w.detach().cpu().contiguous() for n, w in weights.items()
-    }
-    save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
-    return folder
+    plain = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+    save_file(plain, folder / WEIGHTS, metadata={"format": "pt"})

@@ -1,7 +1,7 @@
 """Masked language modelling on the controlled language: how the embedded backbones come to be."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -18,17 +18,9 @@ if TYPE_CHECKING:
     from datamodules.ordered import OrderedDataModule
 
 
-class Settings(TypedDict):
-    """Of `adamw_with_schedule`."""
-
-    warmup_steps: int
-    weight_decay: float
-    betas: tuple[float, float]
-
-
 # The run of `experiment=prompt/pretrain` and the automatic one take the same: their weights are the same.
 TRAINER = {"gradient_clip_val": 1.0}
-OPTIMIZER: Settings = {"warmup_steps": 100, "weight_decay": 0.01, "betas": (0.9, 0.98)}
+OPTIMIZER: dict[str, Any] = {"warmup_steps": 100, "weight_decay": 0.01, "betas": (0.9, 0.98)}
 # All of a trainer that weights depend on.
 MATTERS = (
     "max_steps",

@@ -1,9 +1,9 @@
 """Tuned prompts, and other tuners, on demand: each trained once, kept by content, and taken by every later study."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +30,6 @@ def refuse_no_place(template: str) -> None:
         raise ValueError(
             f"data.template is {template!r}; expected {{prompt}} in it, before {{text}}, where the soft prompt stands."
         )
-
-
-class Loaded:
-    """A backbone that stands in memory already, in the place of its spec."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        self.backbone = backbone
-
-    def load(self) -> Backbone:
-        return self.backbone
 
 
 class Prompts:
@@ -183,12 +173,37 @@ class Prompts:
 
     def path(self, task: str, *, seed: int, tuner: Tuner | None = None, lr: Positive | None = None) -> Path:
         """Folder with what `tuner` (a soft prompt) trained; trains it when it is not there."""
-        own = tuner is None and lr is None
-        tuner, tuning, data = self._asked(task, seed, tuner, lr)
+        return self._asked(task, seed, tuner, lr)[1]()
 
-        kept = self._kept(seed, tuner, tuning, data, together=own)
-        place = place_of(**kept)
-        thing = self._thing(task, seed, tuner, tuning, place)
+    def thing(self, task: str, *, seed: int, tuner: Tuner | None = None, lr: Positive | None = None) -> Thing:
+        """What `path` trains."""
+        return self._asked(task, seed, tuner, lr)[0]
+
+    def _asked(self, task: str, seed: int, other: Tuner | None, lr: float | None) -> tuple[Thing, Callable[[], Path]]:
+        """What is trained, of the task's soft prompt or an `other` tuner, and what gives the folder with it."""
+        own = other is None and lr is None
+        tuner, data = other or self.started(task, seed=seed), self.datamodule(task, seed=seed)
+        soft, tuning = isinstance(tuner, SoftPrompt), self.tuning | ({} if lr is None else {"lr": lr})
+        key: dict[str, Any] = {
+            "prompt": VERSION,
+            "backbone": self.spec.key(),
+            "data": data.fingerprint(),
+            "tuner": tuner.description(),
+            "tuning": tuning,
+            "seed": seed,
+            **({"together": True} if own and self.together > 1 else {}),
+            **({} if precision() == "32-true" else {"precision": precision()}),
+        }
+        kept: dict[str, Any] = {"folder": self.cache / "prompts", "key": key}
+        thing = Thing(
+            kind="prompt" if soft else "tuned model",
+            name=task if soft else f"{key['tuner']['tuner']} {task}",
+            detail=f"seed {seed}",
+            steps=tuning["steps"],
+            why="tuned once for all studies",
+            place=place_of(**kept),
+            ask=lambda: self.path(task, seed=seed, tuner=other, lr=lr),
+        )
 
         def make(place: Path) -> dict[str, Any]:
             if thing.is_kept:
@@ -206,18 +221,10 @@ class Prompts:
             return {"backbone": module.before}
 
         def fits(place: Path) -> bool:
-            about = PromptFile.load(place).about if isinstance(tuner, SoftPrompt) else manifest(place)
+            about = PromptFile.load(place).about if soft else manifest(place)
             return about.get("backbone") == self._weights
 
-        return made(**kept, make=make, thing=thing, fits=fits)
-
-    def thing(self, task: str, *, seed: int, tuner: Tuner | None = None, lr: Positive | None = None) -> Thing:
-        """What `path` trains."""
-        own = tuner is None and lr is None
-        tuner, tuning, data = self._asked(task, seed, tuner, lr)
-        place = place_of(**self._kept(seed, tuner, tuning, data, together=own))
-        found = self._thing(task, seed, tuner, tuning, place)
-        return replace(found, ask=lambda: self.path(task, seed=seed)) if own else found
+        return thing, partial(made, **kept, make=make, thing=thing, fits=fits)
 
     def _tune_together(self, task: str, seed: int) -> None:
         """Tune this prompt, and with it what else is expected and not kept, in one training; they wait in `_tuned`."""
@@ -229,54 +236,19 @@ class Prompts:
         modules = {each: self.module(self.started(each[0], seed=each[1]), self.tuning) for each in datas}
         with seeded(seed):
             training = TunedTogether(list(modules.values()), list(datas.values()))
-            inner_trainer(max_steps=self.tuning["steps"]).fit(training, training.steps(self.tuning["steps"]))
+            inner_trainer(max_steps=self.tuning["steps"]).fit(training, range(self.tuning["steps"]))
         self._tuned |= modules
-
-    def _thing(self, task: str, seed: int, tuner: Tuner, tuning: dict[str, Any], place: Path) -> Thing:
-        soft = isinstance(tuner, SoftPrompt)
-        return Thing(
-            kind="prompt" if soft else "tuned model",
-            name=task if soft else f"{tuner.description()['tuner']} {task}",
-            detail=f"seed {seed}",
-            steps=tuning["steps"],
-            why="tuned once for all studies",
-            place=place,
-            ask=lambda: self.path(task, seed=seed, tuner=tuner, lr=tuning["lr"]),
-        )
 
     def needs(self, tasks: Sequence[str], seeds: Sequence[int]) -> list[Thing]:
         """The backbone, where it is pretrained here, and a prompt per task and seed, those of `runs` left out.
 
         What was listed here is what `together` has to choose from.
         """
-        asked = [
-            (task, seed) for task in tasks for trial, seed in enumerate(seeds) if trial >= len(self.runs.get(task, ()))
-        ]
+        asked = [(task, seed) for task in tasks for seed in seeds[len(self.runs.get(task, ())) :]]
         self._expected = list(dict.fromkeys([*self._expected, *asked]))
         prompts = [self.thing(task, seed=seed) for task, seed in asked]
         at_once = max(1, min(self.together, sum(not prompt.is_kept for prompt in prompts)))
         return [*self.spec.needs(), *(replace(prompt, together=at_once) for prompt in prompts)]
-
-    def _asked(
-        self, task: str, seed: int, tuner: Tuner | None, lr: float | None
-    ) -> tuple[Tuner, dict[str, Any], TaskDataModule]:
-        tuning = self.tuning | ({} if lr is None else {"lr": lr})
-        return tuner or self.started(task, seed=seed), tuning, self.datamodule(task, seed=seed)
-
-    def _kept(
-        self, seed: int, tuner: Tuner, tuning: dict[str, Any], data: TaskDataModule, *, together: bool
-    ) -> dict[str, Any]:
-        key = {
-            "prompt": VERSION,
-            "backbone": self.spec.key(),
-            "data": data.fingerprint(),
-            "tuner": tuner.description(),
-            "tuning": tuning,
-            "seed": seed,
-            **({"together": True} if together and self.together > 1 else {}),
-            **({} if precision() == "32-true" else {"precision": precision()}),
-        }
-        return {"folder": self.cache / "prompts", "key": key}
 
     def tuned(self, task: str, *, seed: int, tuner: Tuner, lr: Positive | None = None) -> PromptTuning:
         """A module with what `tuner` trained in it, on a backbone of its own."""
@@ -290,6 +262,6 @@ class Prompts:
         """What trains `tuner` with these settings."""
         # A prompt stands beside the model and changes nothing in it; the others do, and a trainer that casts weights.
         beside = isinstance(tuner, SoftPrompt) and (precision() == "32-true" or precision().endswith("-mixed"))
-        backbone = Loaded(self.backbone) if beside else self.spec
+        backbone = self.backbone if beside else self.spec
         settings = {name: value for name, value in tuning.items() if name not in ("steps", "batch")}
         return PromptTuning(backbone=backbone, tuner=tuner, **settings)

@@ -14,7 +14,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from datamodules.tasks.datamodule import TaskDataModule
 from lightning_modules.common import metric_names as names
@@ -87,7 +86,10 @@ def mean_losses(scores: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
 
 
 class TunedTogether(pl.LightningModule):
-    """Trains the soft prompts of `modules`, all on one backbone and with the same settings, each on its own of `datas`."""
+    """Trains the soft prompts of `modules`, all on one backbone and with the same settings, each on its own of `datas`.
+
+    What it is fitted on are the numbers of the steps: it gets each prompt's batch of a step by itself.
+    """
 
     def __init__(self, modules: Sequence[PromptTuning], datas: Sequence[TaskDataModule]) -> None:
         super().__init__()
@@ -105,10 +107,6 @@ class TunedTogether(pl.LightningModule):
         if logs_are_read(self):
             self.log(names.TRAIN_LOSS, losses_K.detach().mean())
         return {"loss": losses_K.sum(), "shown": losses_K.detach().mean()}
-
-    def steps(self, number: int) -> DataLoader[Any]:
-        """The numbers of the steps: `training_step` gets each prompt's batch of that step by itself."""
-        return DataLoader(range(number), batch_size=None)  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> dict[str, Any]:
         parameters = [p for module in self.each for p in module.trained().values()]

@@ -137,15 +137,12 @@ class Hooked(Tuner):
         self.additions = nn.ModuleDict()
 
     def attach(self, backbone: Backbone) -> None:
-        for name, module in self.chosen(backbone).items():
-            addition = self.addition(module)
+        for name, (module, addition) in self.chosen(backbone).items():
             self.additions[name.replace(".", "/")] = addition
             module.register_forward_hook(partial(_added, addition))
 
-    def chosen(self, backbone: Backbone) -> dict[str, nn.Module]:
-        raise NotImplementedError
-
-    def addition(self, module: nn.Module) -> nn.Module:
+    def chosen(self, backbone: Backbone) -> dict[str, tuple[nn.Module, nn.Module]]:
+        """Name -> a module, and what is added to its output."""
         raise NotImplementedError
 
 
@@ -187,7 +184,7 @@ NORMS = ("LayerNorm", "RMSNorm", "NoNorm")
 class BitFit(Hooked):
     """Every bias of the backbone trains, as a delta beside it (Ben Zaken et al. 2022). The LM head's stay."""
 
-    def chosen(self, backbone: Backbone) -> dict[str, nn.Module]:
+    def chosen(self, backbone: Backbone) -> dict[str, tuple[nn.Module, nn.Module]]:
         """ValueError where there is no bias, or one that its module does not add to the last dimension of what it gives."""
         from transformers.pytorch_utils import Conv1D
 
@@ -204,11 +201,7 @@ class BitFit(Hooked):
                     f"tuner=bitfit: {model} has the bias of a {kind} at {name}; expected those of linear layers and norms "
                     "alone. The nearest is lora."
                 )
-        return found
-
-    def addition(self, module: nn.Module) -> nn.Module:
-        assert isinstance(module.bias, Tensor)
-        return Shift(len(module.bias))
+        return {name: (module, Shift(len(module.bias))) for name, module in found.items()}
 
 
 class Adapter(Hooked):
@@ -218,12 +211,11 @@ class Adapter(Hooked):
         super().__init__()
         self.rank = rank
 
-    def chosen(self, backbone: Backbone) -> dict[str, nn.Module]:
-        return {f"layer{i}": module for i, module in enumerate(backbone.sites())}
-
-    def addition(self, module: Any) -> nn.Module:
-        width = module.nf if hasattr(module, "nf") else module.out_features
-        return Bottleneck(width, self.rank)
+    def chosen(self, backbone: Backbone) -> dict[str, tuple[nn.Module, nn.Module]]:
+        sites: list[Any] = backbone.sites()
+        widths = [site.nf if hasattr(site, "nf") else site.out_features for site in sites]
+        additions = [Bottleneck(width, self.rank) for width in widths]
+        return {f"layer{i}": pair for i, pair in enumerate(zip(sites, additions, strict=True))}
 
     def description(self) -> dict[str, Any]:
         return {"tuner": "Adapter", "rank": self.rank}

@@ -1,13 +1,14 @@
 """Figures of neurons and prompts: matrices, curves and spreads in, a Figure out."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_modules.common.style import COLOURS, MARKERS, band, grid, lowest, panels, ticks
+from lightning_modules.common.style import COLOURS, MARKERS, band, bar, grid, lowest, panels, ticks
 from lightning_modules.common.tables import mean_ci
 
 
@@ -79,12 +80,11 @@ def task_matrix(
 
 def frame_skills(axis: Axes, skills: Sequence[str]) -> None:
     """A frame around each block of one skill."""
-    start = 0
-    for end in range(1, len(skills) + 1):
-        if end == len(skills) or skills[end] != skills[start]:
-            x, w = start - 0.5, end - start
-            axis.plot([x, x + w, x + w, x, x], [x, x, x + w, x + w, x], color="black", linewidth=1.2)
-            start = end
+    x = -0.5
+    for _, block in groupby(skills):
+        w = len(list(block))
+        axis.plot([x, x + w, x + w, x, x], [x, x, x + w, x + w, x], color="black", linewidth=1.2)
+        x += w
 
 
 def layers_figure(layers: Mapping[str, Sequence[float]], *, skills: Mapping[str, str]) -> Figure:
@@ -129,12 +129,8 @@ def origin_figure(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure
     """panel -> bar -> values over tasks: means with intervals, every task a dot."""
     figure, axes = panels(1, len(groups), size=(3.9, 3.2), title="Where skill neurons come from")
     for axis, (title, bars) in zip(axes[0], groups.items(), strict=True):
-        for place, (_, values) in enumerate(bars.items()):
-            found = mean_ci(values)
-            axis.bar(place, found.mean, color=COLOURS[5], width=0.62)
-            axis.errorbar(place, found.mean, yerr=np.nan_to_num(found.half_width), color="black", capsize=3)
-            spread = np.linspace(-0.18, 0.18, len(values))
-            axis.scatter(place + spread, values, s=7, color=COLOURS[0], zorder=3)
+        for place, values in enumerate(bars.values()):
+            bar(axis, place, values, width=0.62, spread=0.18)
         lowest = min(min(v) for v in bars.values())
         axis.set(title=title, ylim=(min(0.5, lowest) - 0.02, 1.02))
         axis.set_xticks(range(len(bars)), list(bars), rotation=25, ha="right", fontsize=8)

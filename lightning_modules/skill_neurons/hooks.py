@@ -26,16 +26,12 @@ def hooked(sites: Sequence[nn.Module], see: See) -> Iterator[None]:
     A block is for one batch. Phrases of classes, which a backbone reads of its own accord, are left alone. No hook is left
     behind, whatever is raised inside.
     """
-    handles = []
     if isinstance(see, Perturbation):
         see.begin()
-    try:
+    with contextlib.ExitStack() as hooks:
         for layer, site in enumerate(sites):
-            handles.append(site.register_forward_pre_hook(lambda _m, args, i=layer: _seen(see, i, args)))
+            hooks.enter_context(site.register_forward_pre_hook(lambda _m, args, i=layer: _seen(see, i, args)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _AllSeenError(Exception):

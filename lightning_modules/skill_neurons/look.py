@@ -13,14 +13,7 @@ from torch import Tensor
 
 from lightning_modules.look.finished import Finished
 from lightning_modules.skill_neurons.hooks import Neurons
-from lightning_modules.skill_neurons.portraits import (
-    LEVEL,
-    Labelled,
-    Readings,
-    elsewhere,
-    portraits,
-    top_neurons,
-)
+from lightning_modules.skill_neurons.portraits import LEVEL, Labelled, Readings, elsewhere, portraits, top_neurons
 from lightning_modules.skill_neurons.significance import Significance
 
 KIND, TITLE = "neurons", "Which neurons tell a task's classes"

@@ -199,18 +199,15 @@ def spearman(preds: Sequence[Tensor], *, layer: int | None = None) -> Tensor:
 def moments(backbone: Backbone, batches: Iterable[Batch], prompt: Tensor | None) -> Moments:
     """Mean and spread of every neuron over positions and examples: the unit of alpha, and what pruning fixes neurons to."""
     sums: dict[int, Tensor] = {}
-    squares: dict[int, Tensor] = {}
     seen = 0
     for batch in backbone.batches(batches):
         mask_BT = batch["attention_mask"].bool()
 
         def see(layer: int, x_BTF: Tensor, mask_BT: Tensor = mask_BT) -> None:
             kept = wide(x_BTF[mask_BT])
-            sums[layer] = sums.get(layer, 0) + kept.sum(0)
-            squares[layer] = squares.get(layer, 0) + kept.square().sum(0)
+            sums[layer] = sums.get(layer, 0) + torch.stack([kept.sum(0), kept.square().sum(0)])
 
         each_layer(backbone, batch, prompt, see)
         seen += int(mask_BT.sum())
-    mean = torch.stack([sums[layer] for layer in sorted(sums)]) / seen
-    variance = torch.stack([squares[layer] for layer in sorted(squares)]) / seen - mean.square()
-    return Moments(mean.float().cpu(), variance.clamp(min=0).sqrt().float().cpu())
+    mean, square = torch.stack([sums[layer] for layer in sorted(sums)], 1) / seen
+    return Moments(mean.float().cpu(), (square - mean.square()).clamp(min=0).sqrt().float().cpu())

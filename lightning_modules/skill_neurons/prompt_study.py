@@ -21,6 +21,7 @@ from lightning_modules.common.made import made
 from lightning_modules.common.making import Thing
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.prompts import Prompts
+from lightning_modules.prompt.tuners import text_prompt
 from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons import look
 from lightning_modules.skill_neurons import portraits as drawn
@@ -130,11 +131,14 @@ class PromptStudy:
         if key not in self._found:
             model = backbone or self.backbone
             starts = self.starts(task, kind, model)
-            labellings = {"seed": self.seed, "permutations": self.permutations}
-            found = self.kept(
-                "predictivity", task, starts, model, labellings, lambda: [self.measured(task, kind, starts, model)]
+            (self._found[key],) = self.kept(
+                "predictivity",
+                task,
+                starts,
+                model,
+                self.permutations,
+                lambda: [self.measured(task, kind, starts, model)],
             )
-            self._found[key] = found[0]
         return self._found[key]
 
     def kept(
@@ -143,7 +147,7 @@ class PromptStudy:
         task: str,
         prompts: Sequence[Tensor],
         backbone: Backbone,
-        labellings: dict[str, Any],
+        permutations: int,
         compute: Callable[[], Sequence[Tensor]],
     ) -> list[Tensor]:
         """What `compute` gives of the task's neurons under these prompts; computed once for all studies."""
@@ -154,7 +158,8 @@ class PromptStudy:
             "data": self.prompts.data(task).content,
             "prompts": [digest_of_weights({"prompt": prompt}) for prompt in prompts],
             "balanced": self.balanced,
-            **labellings,
+            "seed": self.seed,
+            "permutations": permutations,
             # Another device rounds otherwise.
             **({} if backbone.device.type == "cpu" else {"device": backbone.device.type}),
         }
@@ -188,18 +193,14 @@ class PromptStudy:
 
     def starts(self, task: str, kind: str, backbone: Backbone) -> list[Tensor]:
         """The prompts of a kind; a hard prompt is the same in every trial, so there is one."""
-        from lightning_modules.prompt.tuners import text_prompt
-
         if kind == "tuned":
             return self.tuned(task)
         if kind == "hard":
             return [text_prompt(backbone, self.prompts.data(task).task.hint, self.prompts.length).cpu()]
-        found = []
-        for seed in self.seeds():
-            tuner = self.prompts.soft(seed=seed, init="vocabulary")
+        tuners = [self.prompts.soft(seed=seed, init="vocabulary") for seed in self.seeds()]
+        for tuner in tuners:
             tuner.attach(backbone)
-            found.append(tuner.weight.detach().cpu())
-        return found
+        return [tuner.weight.detach().cpu() for tuner in tuners]
 
     def skill_neurons(self, task: str, *, share: float | None = None) -> Tensor:
         """Bool mask [L, F] of the task's most predictive neurons."""

@@ -11,13 +11,14 @@ from lightning_modules.common.bounds import Count, Share
 from lightning_modules.common.making import Thing, watcher
 from lightning_modules.common.tables import mean_ci
 from lightning_modules.prompt.backbone import Backbone
-from lightning_modules.prompt.prompts import Loaded
+from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.tuners import SoftPrompt
 from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons import figures as draw
 from lightning_modules.skill_neurons import predictivity as sn
 from lightning_modules.skill_neurons.prompt_study import PromptStudy, accuracy, mean
 from lightning_modules.skill_neurons.removal import keep_mask, parameters_left, pruned
+from lightning_modules.training.inner import inner_trainer, seeded
 
 
 class Prune(PromptStudy):
@@ -142,12 +143,9 @@ class Prune(PromptStudy):
 
     def retuned(self, smaller: Backbone, task: str, prompt: Tensor, seed: int, *, share: float, arm: str) -> Tensor:
         """The prompt after `retune` more steps on the pruned model."""
-        from lightning_modules.prompt.module import PromptTuning
-        from lightning_modules.training.inner import inner_trainer, seeded
-
         tuner = SoftPrompt(length=len(prompt), seed=seed)
         with seeded(seed), watcher().making(self.thing(task, seed, share, arm)):
-            module = PromptTuning(backbone=Loaded(smaller), tuner=tuner, lr=self.prompts.tuning["lr"])
+            module = PromptTuning(backbone=smaller, tuner=tuner, lr=self.prompts.tuning["lr"])
             with torch.no_grad():
                 tuner.weight.copy_(prompt)
             data = self.prompts.datamodule(task, seed=seed)

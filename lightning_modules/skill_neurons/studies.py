@@ -43,18 +43,9 @@ class SkillNeurons(PromptStudy):
     def signs(self, task: str) -> list[Signs]:
         """Of the validation examples, a pass a prompt; those of one task are held at a time."""
         if task not in self._signs:
-            data = self.prompts.data(task)
-            self._signs = {
-                task: [
-                    signs(
-                        self.backbone,
-                        data.fixed("val"),
-                        prompt,
-                        baseline_LPF=self.baseline_LPF(task, prompt, self.backbone),
-                    )
-                    for prompt in self.tuned(task)
-                ]
-            }
+            model, examples = self.backbone, self.prompts.data(task).fixed("val")
+            prompts = [(prompt, self.baseline_LPF(task, prompt, model)) for prompt in self.tuned(task)]
+            self._signs = {task: [signs(model, examples, prompt, baseline_LPF=base) for prompt, base in prompts]}
         return self._signs[task]
 
     def measured(self, task: str, kind: str, prompts: Sequence[Tensor], backbone: Backbone) -> Tensor:
@@ -81,8 +72,7 @@ class SkillNeurons(PromptStudy):
                 )
                 return [found.own_LF, found.family_LF]
 
-            labellings = {"seed": self.seed, "permutations": self.p_values}
-            kept = self.kept("p-values", task, self.tuned(task), self.backbone, labellings, compute)
+            kept = self.kept("p-values", task, self.tuned(task), self.backbone, self.p_values, compute)
             self._significance[task] = Significance(*kept)
         return self._significance.get(task)
 

@@ -32,23 +32,19 @@ KEPT = math.log(1.05)
 
 
 class Trained(NamedTuple):
-    """An arm at one learning rate, and what its training measured on validation pairs."""
+    """An arm at one learning rate, and what its training measured on validation pairs.
+
+    tried: of one that was chosen, a row for every rate.
+    """
 
     lr: float
     vlm: VLM
     val: dict[str, float]
+    tried: Sequence[dict[str, Any]] = ()
 
     @property
     def diverged(self) -> bool:
         return not math.isfinite(self.val[names.VAL_PAIR_NLL])
-
-
-class Chosen(NamedTuple):
-    """A trained arm, its learning rate, and a row for every rate tried."""
-
-    vlm: VLM
-    lr: float
-    tried: list[dict[str, Any]]
 
 
 def tried_row(name: str, lr: float, val: dict[str, float]) -> dict[str, Any]:
@@ -175,7 +171,7 @@ class Arms:
             desk.say(f"{name} at {lr:g}: {found}")
             yield arm
 
-    def chosen(self, name: str, desk: Desk, *, source: Source | None = None) -> Chosen:
+    def chosen(self, name: str, desk: Desk, *, source: Source | None = None) -> Trained:
         """The arm at its best learning rate. ValueError where it diverged at each of them."""
         tried: list[dict[str, Any]] = []
         best: Trained | None = None
@@ -189,4 +185,4 @@ class Arms:
                 f"{name} diverged at every one of study.learning_rates, {', '.join(row['lr'] for row in tried)}: what "
                 "validation measures of it is no number. Expected a smaller one; the other arms are kept."
             )
-        return Chosen(vlm=best.vlm, lr=best.lr, tried=tried)
+        return best._replace(tried=tried)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -58,11 +59,13 @@ class Benchmarks:
     ) -> None:
         check_choice("study.pope_answers", pope_answers, ANSWERS)
         given = {"mmvp": mmvp, "mmhal": mmhal}
-        self.paths = {name: (_path(v["file"]), _path(v["images"])) for name, v in given.items() if v}
         for split, file in (pope or {}).items():
             if split != "images":
                 check_choice("study.pope: a split", split, SPLITS)
-                self.paths[f"pope_{split}"] = (_path(file), _path((pope or {})["images"]))
+                given[f"pope_{split}"] = {"file": file, "images": (pope or {})["images"]}
+        self.paths = {
+            name: (Path(v["file"]).expanduser(), Path(v["images"]).expanduser()) for name, v in given.items() if v
+        }
         if not self.paths:
             raise ValueError("study.pope, study.mmvp and study.mmhal are all null; give one {file: .., images: ..}.")
         self.pixel_limit = pixel_limit
@@ -70,8 +73,8 @@ class Benchmarks:
 
     def prepare(self) -> None:
         """Read every file, so that a malformed one is named before the first question."""
-        names = [name.removeprefix("pope_") for name in self.paths if name.startswith("pope_")]
-        self.pope = {name: files.read_pope(*self.paths[f"pope_{name}"]) for name in names}
+        pope = {name.removeprefix("pope_"): paths for name, paths in self.paths.items() if name.startswith("pope_")}
+        self.pope = {split: files.read_pope(*paths) for split, paths in pope.items()}
         self.mmvp = files.read_mmvp(*self.paths["mmvp"]) if "mmvp" in self.paths else []
         self.mmhal = files.read_mmhal(*self.paths["mmhal"]) if "mmhal" in self.paths else []
 
@@ -85,7 +88,7 @@ class Benchmarks:
         if self.mmvp:
             right = self.right(self.mmvp)
             both = [a and b for a, b in zip(right[::2], right[1::2], strict=True)]
-            found["mmvp"] = {"svco/mmvp_single": _mean(right), "svco/mmvp_paired": _mean(both)}
+            found["mmvp"] = {"svco/mmvp_single": fmean(right), "svco/mmvp_paired": fmean(both)}
         if self.mmhal:
             said = self.answers([(r["question"], r["file"]) for r in self.mmhal], longest=self.longest)
             answered = [{**r, "file": r["file"].name, "model_answer": a} for r, a in zip(self.mmhal, said, strict=True)]
@@ -160,11 +163,3 @@ class Benchmarks:
         for group in waiting.values():
             answer(group)
         return [found[number] for number in range(len(asked))]
-
-
-def _path(name: str) -> Path:
-    return Path(name).expanduser()
-
-
-def _mean(values: Sequence[bool]) -> float:
-    return sum(values) / len(values)

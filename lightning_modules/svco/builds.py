@@ -9,6 +9,7 @@ from datamodules.scenes.datamodule import PairsDataModule, SceneSource
 from datamodules.scenes.emoji_source import EmojiSource
 from datamodules.scenes.file_source import MVCSource
 from lightning_modules.common.choices import check_choice, nearest
+from lightning_modules.runtime.preflight.building import named
 from lightning_modules.svco.benchmarks import Benchmarks
 from lightning_modules.svco.evaluation import JUDGED_ON
 from lightning_modules.svco.filtering import Filtering
@@ -68,18 +69,6 @@ BUILDS: dict[str, Callable[..., Any]] = {
     "lightning_modules.svco.emoji_vlm": embedded,
     "lightning_modules.svco.load_vlm": of_the_user,
     "lightning_modules.svco.Objective": Objective,
-    "lightning_modules.svco.studies.Base": Base,
-    "lightning_modules.svco.studies.Compare": Compare,
-    "lightning_modules.svco.studies.Dependency": Dependency,
-    "lightning_modules.svco.tradeoff.Tradeoff": Tradeoff,
-    "lightning_modules.svco.filtering.Filtering": Filtering,
-    "lightning_modules.svco.benchmarks.Benchmarks": Benchmarks,
-    "lightning_modules.svco.mvc.build.BuildMVC": BuildMVC,
-    "lightning_modules.svco.mvc.candidates.SceneCandidates": SceneCandidates,
-    "lightning_modules.svco.mvc.candidates.EmojiCandidates": EmojiCandidates,
-    "lightning_modules.svco.mvc.filters.EmbeddedSimilarity": EmbeddedSimilarity,
-    "lightning_modules.svco.mvc.filters.StructuralSimilarity": StructuralSimilarity,
-    "lightning_modules.svco.mvc.filters.ModelSimilarity": ModelSimilarity,
-    "lightning_modules.svco.mvc.rewriting.Templates": Templates,
-    "lightning_modules.svco.mvc.rewriting.LanguageModel": LanguageModel,
+    **named(Base, Compare, Dependency, Tradeoff, Filtering, Benchmarks, BuildMVC, SceneCandidates, EmojiCandidates),
+    **named(EmbeddedSimilarity, StructuralSimilarity, ModelSimilarity, Templates, LanguageModel),
 }

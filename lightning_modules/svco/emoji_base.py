@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from lightning_modules.common.made import made
 from lightning_modules.common.making import Thing
 from lightning_modules.svco.embedded import build_processor
 from lightning_modules.svco.loading import load_vlm
-from lightning_modules.svco.models import VLM
+from lightning_modules.svco.models import VLM, export
 from lightning_modules.svco.pretraining import VERSION as SCENES_VERSION
 from lightning_modules.svco.pretraining import TellingModule, fit_batches, pretrained_vlm
 from lightning_modules.svco.scores import Row
@@ -39,33 +38,15 @@ def emoji_vlm(
 
     no_image: share of its training captions that come without the picture.
     """
-    settings: dict[str, Any] = dict(seed=seed, pixels=pixels, steps=steps, batch=batch, lr=lr, no_image=no_image)
+    settings = dict(seed=seed, pixels=pixels, steps=steps, batch=batch, lr=lr, no_image=no_image)
     key = dict(version=VERSION, scenes=SCENES_VERSION, source=source.description(), **settings)
 
-    def make(place: Path) -> None:
-        with seeded(seed):
-            vlm = _learned(source, cache_dir=cache_dir, **settings)
-        vlm.cpu().core.save_pretrained(place)
-        vlm.reader.processor.save_pretrained(place)
-
-    thing = Thing("base model", "emoji", f"seed {seed}", steps, "every objective is trained from it")
-    folder = made(folder=Path(cache_dir) / "svco" / "emoji_base", key=key, make=make, thing=thing)
-    return load_vlm(path=str(folder), dtype=dtype, gradient_checkpointing=gradient_checkpointing, cache_dir=cache_dir)
-
-
-def _learned(
-    source: EmojiSource, *, seed: int, pixels: int, steps: int, batch: int, lr: float, no_image: float, cache_dir: str
-) -> VLM:
-    processor = build_processor(pixels=pixels, more=source.words())
-    net = pretrained_vlm(cache_dir=cache_dir, seed=seed, pixels=pixels, freeze_vision=False).net
-    net.resize_token_embeddings(len(processor.tokenizer))
-    vlm = VLM(net=net, reader=Reader(processor=processor))
-    known = source.pictures("train")
-    draw = np.random.default_rng([seed, 2])
-    shown = [vlm.reader.prompt(QUESTION, picture(e, pixels)) for e in known]
-    blind = vlm.reader.prompt(QUESTION)
-
-    def told() -> Iterator[list[Row]]:
+    def told(vlm: VLM) -> Iterator[list[Row]]:
+        """A caption a row, of a training picture or, for some, without it."""
+        known = source.pictures("train")
+        draw = np.random.default_rng([seed, 2])
+        shown = [vlm.reader.prompt(QUESTION, picture(e, pixels)) for e in known]
+        blind = vlm.reader.prompt(QUESTION)
         for _ in range(steps):
             picks = draw.integers(len(known), size=batch)
             prompts = [blind if draw.random() < no_image else shown[n] for n in picks]
@@ -74,5 +55,15 @@ def _learned(
                 for n, (ids, inputs) in zip(picks, prompts, strict=True)
             ]
 
-    fit_batches(TellingModule(vlm=vlm, steps=steps, lr=lr, freeze_vision=False), told(), steps)
-    return vlm
+    def make(place: Path) -> None:
+        with seeded(seed):
+            processor = build_processor(pixels=pixels, more=source.words())
+            net = pretrained_vlm(cache_dir=cache_dir, seed=seed, pixels=pixels, freeze_vision=False).net
+            net.resize_token_embeddings(len(processor.tokenizer))
+            vlm = VLM(net=net, reader=Reader(processor=processor))
+            fit_batches(TellingModule(vlm=vlm, steps=steps, lr=lr, freeze_vision=False), told(vlm), steps)
+        export(vlm.cpu(), place)
+
+    thing = Thing("base model", "emoji", f"seed {seed}", steps, "every objective is trained from it")
+    folder = made(folder=Path(cache_dir) / "svco" / "emoji_base", key=key, make=make, thing=thing)
+    return load_vlm(path=str(folder), dtype=dtype, gradient_checkpointing=gradient_checkpointing, cache_dir=cache_dir)

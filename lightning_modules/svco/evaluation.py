@@ -76,7 +76,7 @@ def evaluate(
     vlm.eval()
     sets = {stream: scenes(count=scenes_each, seed=seed, stream=stream) for stream in STREAMS}
     found = Found({}, {}, {})
-    _pairs(vlm, pairs, found, pixels, batch)
+    _pairs(vlm, pairs, EncodedPairs(pairs, vlm.reader, pixels=pixels), found, batch)
     for stream, group in sets.items():
         _choices(vlm, group, stream, found, pixels, 2 * batch)
         texts = captions_of(vlm, group, pixels=pixels, batch=2 * batch)
@@ -139,7 +139,7 @@ def evaluate_pairs(
     training = vlm.training
     vlm.eval()
     found = Found({}, {}, {})
-    _pairs(vlm, pairs, found, pixels, batch, encoded=encoded)
+    _pairs(vlm, pairs, encoded or EncodedPairs(pairs, vlm.reader, pixels=pixels), found, batch)
     vlm.train(training)
     s = found.scores
     right, blind = s["ww"] > s["wl"], s["nw"] > s["nl"]
@@ -197,16 +197,9 @@ def judges(source: Any, judged_on: str) -> str:
     return "scenes" if source.scenes else "pairs"
 
 
-def _pairs(
-    vlm: VLM,
-    pairs: Sequence[Any],
-    found: Found,
-    pixels: int,
-    batch: int,
-    *,
-    encoded: Dataset[Encoded] | None = None,
-) -> None:
-    parts, tokens, source = [], [], encoded or EncodedPairs(pairs, vlm.reader, pixels=pixels)
+def _pairs(vlm: VLM, pairs: Sequence[Any], source: Dataset[Encoded], found: Found, batch: int) -> None:
+    """source: `pairs` as the model reads them."""
+    parts, tokens = [], []
     for start in range(0, len(pairs), batch):
         read = [source[n] for n in range(start, min(start + batch, len(pairs)))]
         tokens += [len(pair.response_w) for pair in read]

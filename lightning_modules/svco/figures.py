@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.scenes.language import mentioned, singular
 from datamodules.scenes.render import render
 from datamodules.scenes.world import Scene
-from lightning_modules.common.style import COLOURS, LINES, MARKERS, panels
+from lightning_modules.common.style import COLOURS, LINES, MARKERS, grid, panels
 from lightning_modules.svco.grounding import by_condition
 
 
@@ -110,17 +110,14 @@ def _picture(axis: Any, image: Image.Image) -> None:
 
 def objectives_figure(*, values: dict[str, dict[str, float]], shown: dict[str, str]) -> Figure:
     """A panel per metric, a bar per objective, the base as a line."""
-    columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
     objectives = [name for name in values if name != "base"]
-    figure, axes = panels(rows, columns, size=(2.6, 0.2 * len(objectives) + 0.9), title="Objectives on the same base")
-    for axis in axes.flat[len(shown) :]:
-        axis.set_axis_off()
+    size = (2.6, 0.2 * len(objectives) + 0.9)
+    figure, axes = grid(len(shown), 4, size=size, title="Objectives on the same base")
     for index, (axis, (metric, label)) in enumerate(zip(axes.flat, shown.items(), strict=False)):
         axis.barh(range(len(objectives)), [values[name][metric] for name in objectives], color=COLOURS[0], height=0.7)
         axis.axvline(values["base"][metric], color=COLOURS[1], linestyle="--", linewidth=1.2, label="base")
         axis.set(title=label, yticks=range(len(objectives)))
-        axis.set_yticklabels(objectives if index % columns == 0 else [])
+        axis.set_yticklabels(objectives if index % axes.shape[1] == 0 else [])
         axis.invert_yaxis()
         if metric.startswith("svco/ppl"):
             axis.set_xscale("log")

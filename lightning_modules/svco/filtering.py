@@ -1,6 +1,5 @@
 """Does the MVC filter earn its keep (section 4 of Wu et al.)? The same objective on filtered and on unfiltered pairs."""
 
-from functools import partial
 from typing import Any
 
 from datamodules.scenes.datamodule import Source
@@ -8,45 +7,33 @@ from lightning_modules.common.bounds import Count
 from lightning_modules.common.making import Thing, watcher
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco.arms import Arms
-from lightning_modules.svco.mvc.filters import Similarity, verdict
+from lightning_modules.svco.mvc.filters import Filter, Similarity
 
 FILTER_SHOWN = {"svco/paired_all": "paired", "svco/hallucination_rate": "hallucination"}
 
 
 class Sieved:
-    """The first `count` training pairs of a source, of those that a filter keeps or, with `sieve` off, of all.
+    """The first `count` training pairs of a source, of those that the filter `sieve` keeps or, without one, of all.
 
     ValueError when the filter keeps fewer than `count`.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        count: int,
-        sieve: bool,
-        semantic: Similarity,
-        visual: Similarity,
-        above: float,
-        below: float,
-        pixels: int,
-    ) -> None:
+    def __init__(self, source: Source, *, count: int, sieve: Filter | None, pixels: int) -> None:
         self.source, self.count, self.sieve, self.pixels = source, count, sieve, pixels
-        self.semantic, self.visual, self.above, self.below = semantic, visual, above, below
         self.name, self.scenes = source.name, source.scenes
 
     def description(self) -> dict[str, Any]:
         told = {"source": "sieved", "of": self.source.description(), "count": self.count}
-        if not self.sieve:
-            return told
-        similarities = {"semantic": self.semantic.description(), "visual": self.visual.description()}
-        return {**told, **similarities, "above": self.above, "below": self.below}
+        return told | (self.sieve.description() if self.sieve else {})
 
     def pairs(self, split: str) -> list[Any]:
-        found = self.source.pairs(split)
+        kept = found = self.source.pairs(split)
         if split != "train":
             return found
-        kept = [p for p, keep in zip(found, self.keeps(found), strict=True) if keep] if self.sieve else found
+        if self.sieve:
+            ones, others = zip(*(pair.images(self.pixels) for pair in found), strict=True)
+            verdicts = self.sieve(ones, others, [pair.category == "position" for pair in found])
+            kept = [p for p, (*_, verdict) in zip(found, verdicts, strict=True) if verdict.startswith("kept")]
         # A plan's model is hardly trained, and so is what it keeps.
         if len(kept) < self.count and watcher().cap is None:
             raise ValueError(
@@ -54,20 +41,6 @@ class Sieved:
                 "data.source.train or loosen study.above and study.below."
             )
         return kept[: self.count]
-
-    def keeps(self, pairs: list[Any]) -> list[bool]:
-        ones, others = zip(*(pair.images(self.pixels) for pair in pairs), strict=True)
-        alike, seen = self.semantic(ones, others), self.visual(ones, others)
-        return [
-            verdict(
-                semantic=float(a),
-                visual=float(b),
-                flip=pair.category == "position",
-                above=self.above,
-                below=self.below,
-            ).startswith("kept")
-            for pair, a, b in zip(pairs, alike, seen, strict=True)
-        ]
 
 
 class Filtering(Arms):
@@ -82,17 +55,12 @@ class Filtering(Arms):
         self, *, pairs: Count, semantic: Similarity, visual: Similarity, above: float, below: float, **shared: Any
     ) -> None:
         super().__init__(**shared)
-        self.pairs = pairs
-        self.sieved = partial(
-            Sieved, semantic=semantic, visual=visual, above=above, below=below, pixels=self.settings.pixels
-        )
+        self.pairs, self.filter = pairs, Filter(semantic, visual, above, below)
 
     def sources(self) -> dict[str, Sieved]:
-        pool = self.settings.source
-        return {
-            arm: self.sieved(pool, count=self.pairs, sieve=sieve)
-            for arm, sieve in (("filtered", True), ("unfiltered", False))
-        }
+        pool, pixels = self.settings.source, self.settings.pixels
+        arms = {"filtered": self.filter, "unfiltered": None}
+        return {arm: Sieved(pool, count=self.pairs, sieve=sieve, pixels=pixels) for arm, sieve in arms.items()}
 
     def needs(self) -> list[Thing]:
         return [t for source in self.sources().values() for t in self.arms(self.settings._replace(source=source))]

@@ -110,14 +110,6 @@ def prepared(*, net: Any, reader: Reader, lora_rank: int, freeze_vision: bool) -
     return VLM(net=net, reader=reader)
 
 
-def count_parameters(net: nn.Module) -> dict[str, int]:
-    """All parameters and the trained ones."""
-    return {
-        "total": sum(p.numel() for p in net.parameters()),
-        "trained": sum(p.numel() for p in net.parameters() if p.requires_grad),
-    }
-
-
 def export(vlm: VLM, folder: Path) -> Path:
     """A directory for AutoModelForImageTextToText and AutoProcessor, adapters merged in.
 

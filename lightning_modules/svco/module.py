@@ -12,7 +12,7 @@ from datamodules.scenes.reader import Encoded
 from lightning_modules.common import metric_names as names
 from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.svco.losses import Objective
-from lightning_modules.svco.models import VLM, count_parameters, export
+from lightning_modules.svco.models import VLM, export
 from lightning_modules.svco.scores import pair_scores, response_tokens
 from lightning_modules.training.inner import InnerTrainer
 from lightning_modules.training.trained import SavesWhatTrains
@@ -55,8 +55,8 @@ class SVCO(SavesWhatTrains):
                 )
             splits = [self.trainer.datamodule.examples(name) for name in ("train", "val")]
             if self.trainer.is_global_zero and not isinstance(self.trainer, InnerTrainer):
-                frozen = sum(p.numel() for p in self.vlm.net.parameters() if not p.requires_grad)
-                print(f"{frozen:,} of {self.count_parameters()['total']:,} parameters are frozen ({self.decided_by}).")
+                of = self.count_parameters()
+                print(f"{of['total'] - of['trained']:,} of {of['total']:,} parameters are frozen ({self.decided_by}).")
             cuts = {name: split.cut() for name, split in zip(("train", "val"), splits, strict=True)}
             self.cut = sum(cuts.values())
             if self.cut and self.trainer.is_global_zero:
@@ -76,9 +76,8 @@ class SVCO(SavesWhatTrains):
                 self._cache[split] = self._scores_of_all(data.examples(split), batch=data.eval_batch)
         # A model comes from transformers in evaluation; dropout and checkpointing are of training.
         self.vlm.train()
-        for scores in self._cache.values():
-            for name, value in scores.items():
-                scores[name] = value.to(self.device)
+        here = self.device
+        self._cache = {split: {n: v.to(here) for n, v in scores.items()} for split, scores in self._cache.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[REFERENCE] = {split: dict(scores) for split, scores in self._cache.items()}
@@ -169,7 +168,8 @@ class SVCO(SavesWhatTrains):
         self.log(names.TEST_PAIRED, right_B.mean(), batch_size=len(batch.pairs), sync_dist=True)
 
     def count_parameters(self) -> dict[str, int]:
-        return count_parameters(self.vlm.net)
+        weights = list(self.vlm.net.parameters())
+        return {"total": sum(p.numel() for p in weights), "trained": sum(p.numel() for p in weights if p.requires_grad)}
 
     def export(self, folder: Path, *, datamodule: Any) -> Path:
         return export(self.vlm, folder)

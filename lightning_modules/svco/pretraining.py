@@ -13,7 +13,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.scenes.pairs import generator, training_text
 from datamodules.scenes.reader import Reader
@@ -25,7 +24,7 @@ from lightning_modules.common.making import Thing
 from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.svco.embedded import build_llava, build_processor
 from lightning_modules.svco.loading import load_vlm
-from lightning_modules.svco.models import VLM, prepared
+from lightning_modules.svco.models import VLM, export, prepared
 from lightning_modules.svco.scores import Row, scores_of
 from lightning_modules.training.inner import inner_trainer, seeded
 
@@ -107,10 +106,18 @@ def pretrained_vlm(
     sizes = dict(width=width, vision_layers=vision_layers, layers=layers, heads=heads, pixels=pixels)
     settings: dict[str, Any] = dict(prior=prior, vision_steps=vision_steps, steps=steps, scenes=scenes, batch=batch)
     settings |= dict(vision_lr=vision_lr, lr=lr, no_image=no_image)
+
+    def make(place: Path) -> None:
+        # A run that has to make its base first must go on with the random state of one that finds it.
+        with seeded(seed):
+            vlm, report = pretrain(sizes=sizes, seed=seed, **settings)
+        export(vlm.cpu(), place)
+        (place / "pretraining.json").write_text(json.dumps(report, indent=1))
+
     folder = made(
         folder=Path(cache_dir) / "svco" / "base",
         key={"version": VERSION, "seed": seed, **settings, **sizes},
-        make=lambda place: _pretrain(place, sizes=sizes, seed=seed, **settings),
+        make=make,
         thing=Thing("base model", "scenes", f"seed {seed}", vision_steps + steps, "every objective is trained from it"),
     )
     return load_vlm(
@@ -122,15 +129,6 @@ def pretrained_vlm(
         gradient_checkpointing=gradient_checkpointing,
         cache_dir=cache_dir,
     )
-
-
-def _pretrain(place: Path, *, sizes: dict[str, int], seed: int, **settings: Any) -> None:
-    # A run that has to make its base first must go on with the random state of one that finds it.
-    with seeded(seed):
-        vlm, report = pretrain(sizes=sizes, seed=seed, **settings)
-    vlm.cpu().core.save_pretrained(place)
-    vlm.reader.processor.save_pretrained(place)
-    (place / "pretraining.json").write_text(json.dumps(report, indent=1))
 
 
 def pretrain(
@@ -185,21 +183,11 @@ def pretrain(
     return vlm, report
 
 
-class Batches(IterableDataset[Any]):
-    """As they come, once, each made when it is wanted: all of them take memory, and time where a training is cut short."""
-
-    def __init__(self, batches: Iterator[Any]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.batches
-
-
 def fit_batches(module: pl.LightningModule, batches: Iterator[Any], steps: int) -> None:
-    loader = DataLoader(Batches(batches), batch_size=None, collate_fn=lambda b: b, generator=torch.Generator())
+    """Each batch is made when it is wanted: all of them take memory, and time where a training is cut short."""
     # One base serves runs of every precision.
     trainer = inner_trainer(max_steps=steps, gradient_clip_val=1.0, precision="32-true")
-    trainer.fit(module, train_dataloaders=loader)
+    trainer.fit(module, train_dataloaders=batches)
 
 
 def _labels(scene: Scene) -> list[int]:

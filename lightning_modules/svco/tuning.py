@@ -95,18 +95,14 @@ class Arm(NamedTuple):
         copied = copy.deepcopy(self.vlm)
 
         def make(place: Path) -> None:
-            _train(place, copied, objective=self.objective, lr=self.lr, settings=self.settings)
+            with seeded(self.settings.seed):
+                metrics = fit(copied, objective=self.objective, lr=self.lr, settings=self.settings)
+            save_weights(trained(copied), place / TRAINED)
+            (place / "validation.json").write_text(json.dumps(metrics, indent=1))
 
         folder = made(**self.kept(), make=make, thing=self.thing())
         copied.load_state_dict(load_file(folder / TRAINED), strict=False)
         return copied.eval(), json.loads((folder / "validation.json").read_text())
-
-
-def _train(place: Path, vlm: VLM, *, objective: Objective, lr: float, settings: Settings) -> None:
-    with seeded(settings.seed):
-        metrics = fit(vlm, objective=objective, lr=lr, settings=settings)
-    save_weights(trained(vlm), place / TRAINED)
-    (place / "validation.json").write_text(json.dumps(metrics, indent=1))
 
 
 def fit(vlm: VLM, *, objective: Objective, lr: float, settings: Settings) -> dict[str, float]:

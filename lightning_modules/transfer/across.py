@@ -88,11 +88,10 @@ class Project(Across):
     """Zero-shot transfer across models by projector, by objective and variant, on seen and unseen tasks (table 4)."""
 
     def needs(self) -> list[Thing]:
-        ways = [(variant, objective) for variant in pj.VARIANTS for objective in pj.OBJECTIVES]
         return [
             *super().needs(),
             *self.source_prompts.needs(self.tasks, self.seeds()),
-            *(self.projecting(objective=objective, variant=variant) for variant, objective in ways),
+            *(self.projecting(objective=objective, variant=variant) for variant, objective in pj.WAYS),
         ]
 
     def run(self, desk: Desk) -> dict[str, float]:
@@ -101,34 +100,22 @@ class Project(Across):
         rows: list[dict[str, Any]] = []
         metrics: dict[str, float] = {}
 
-        def note(arm: tuple[str, str], task: str, scores: Tensor) -> None:
-            relative = float((scores / own[task]).mean())
+        def note(variant: str, objective: str, task: str, prompts_KPH: Tensor) -> None:
+            scores = stacked_accuracy(self.backbone, self.prompts.data(task), prompts_KPH)
+            accuracy, relative = float(scores.mean()), float((scores / own[task]).mean())
+            about = {"projector": variant, "objective": objective, "task": task, "kind": self.kind(task)}
+            rows.append({**about, "accuracy": accuracy, "relative": relative})
             if task not in self.controls:
-                found.setdefault(arm, {}).setdefault(self.kind(task), []).append(relative)
-            rows.append(
-                {
-                    "projector": arm[0],
-                    "objective": arm[1],
-                    "task": task,
-                    "kind": self.kind(task),
-                    "accuracy": float(scores.mean()),
-                    "relative": relative,
-                }
-            )
+                found.setdefault((variant, objective), {}).setdefault(self.kind(task), []).append(relative)
 
         for task in self.tasks:
-            start = torch.stack(self.starts(task, "random", self.backbone))
-            note(("random prompt", "-"), task, stacked_accuracy(self.backbone, self.prompts.data(task), start))
-        for variant in pj.VARIANTS:
-            for objective in pj.OBJECTIVES:
-                projector = self.projector(objective=objective, variant=variant)
-                for task in self.tasks:
-                    scores = pj.projected_accuracy(
-                        projector, self.backbone, self.prompts.data(task), self.sources(task)
-                    )
-                    note((variant, objective), task, scores)
-                shown = ", ".join(f"{k} {mean(v):.3f}" for k, v in found[variant, objective].items())
-                desk.say(f"{variant}, {objective}: {shown}")
+            note("random prompt", "-", task, torch.stack(self.starts(task, "random", self.backbone)))
+        for variant, objective in pj.WAYS:
+            projector = self.projector(objective=objective, variant=variant)
+            for task in self.tasks:
+                note(variant, objective, task, projector(self.sources(task)))
+            shown = ", ".join(f"{k} {mean(v):.3f}" for k, v in found[variant, objective].items())
+            desk.say(f"{variant}, {objective}: {shown}")
         desk.table("projected", rows, show=False)
         kinds = list(dict.fromkeys(self.kind(t) for t in self.tasks))
         table = []
@@ -203,8 +190,7 @@ class Tpt(Across):
             if similar := self.similar(target):
                 starts["TPT task"] = [f.weight for f in self.files(similar)]
             if projector is not None:
-                with torch.no_grad():
-                    starts["TPT model"] = list(projector(self.sources(target)))
+                starts["TPT model"] = list(projector(self.sources(target)))
             curves[target] = {
                 arm: [
                     curve(self.prompts, target, seed=seed, start=start, cadence=self.cadence, arm=arm)

@@ -6,8 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_modules.common.style import COLOURS, LINES, band, grid, panels
-from lightning_modules.common.tables import mean_ci
+from lightning_modules.common.style import COLOURS, LINES, band, bar, grid, panels
 from lightning_modules.skill_neurons.figures import task_matrix
 
 
@@ -66,13 +65,9 @@ def projector_figure(found: Mapping[str, Mapping[str, Sequence[float]]], *, kind
     """Relative performance of every projector by kind of task: means with intervals, every task a dot."""
     figure, axes = panels(1, len(kinds), size=(2.9, 3.0), title="Prompts projected from the other model", sharey=True)
     for axis, kind in zip(axes[0], kinds, strict=True):
-        for place, (_, values) in enumerate(found.items()):
-            own = values.get(kind, [])
-            if own:
-                estimate = mean_ci(own)
-                axis.bar(place, estimate.mean, color=COLOURS[5], width=0.6)
-                axis.errorbar(place, estimate.mean, yerr=np.nan_to_num(estimate.half_width), color="black", capsize=3)
-                axis.scatter(place + np.linspace(-0.15, 0.15, len(own)), own, s=7, color=COLOURS[0], zorder=3)
+        for place, values in enumerate(found.values()):
+            if own := values.get(kind):
+                bar(axis, place, own, width=0.6, spread=0.15)
         axis.axhline(1.0, color=COLOURS[7], linestyle="--", linewidth=1)
         axis.set_title(kind)
         axis.set_xticks(range(len(found)), list(found), rotation=30, ha="right", fontsize=7)

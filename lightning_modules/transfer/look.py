@@ -32,8 +32,11 @@ def matrix_page(
     """
     sources = [*tasks, RANDOM, HARD]
     plain = {
-        n: [[_number(v) for v in row] + [None] * (len(sources) - len(row)) for row in _rows(m)]
-        for n, m in matrices.items()
+        measure: [
+            [round(v, 5) if v == v else None for v in row] + [None] * (len(sources) - len(row))
+            for row in torch.as_tensor(matrix).tolist()
+        ]
+        for measure, matrix in matrices.items()
     }
     kinds = [[kind(target, source, skills) for source in sources] for target in tasks]
     away: dict[str, list[float]] = {k: [] for k in KINDS}
@@ -77,11 +80,3 @@ def nearest_words(backbone: Backbone, prompt_PH: Tensor, *, most: int = 5) -> li
 def without_text(found: Mapping[str, Any]) -> dict[str, Any]:
     """A page's part of a study, the words nearest to its prompts left out."""
     return {**found, "words": {}}
-
-
-def _rows(matrix: Any) -> list[list[float]]:
-    return torch.as_tensor(matrix).tolist()
-
-
-def _number(value: float) -> float | None:
-    return round(value, 5) if value == value else None

@@ -3,13 +3,13 @@
 Shape legend: N prompts, P prompt tokens, H hidden width of the source, G of the target.
 """
 
+import itertools
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from datamodules.tasks.datamodule import TaskDataModule
 from lightning_modules.common.bounds import Count, Positive
@@ -17,10 +17,10 @@ from lightning_modules.common.choices import check_choice
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import word_embedding
 from lightning_modules.training.inner import inner_trainer, seeded
-from lightning_modules.transfer.stacked import stacked_accuracy
 
 VARIANTS = ("flat", "per_token")
 OBJECTIVES = ("distance", "task")
+WAYS = tuple(itertools.product(VARIANTS, OBJECTIVES))
 
 
 class Projector(nn.Module):
@@ -98,7 +98,7 @@ class ProjectorTraining(pl.LightningModule):
         self.register_buffer("prompts_NPH", prompts_NPH, persistent=False)
         self.register_buffer("targets_NPG", targets_NPG, persistent=False)
 
-    def training_step(self, batch: Tensor, step: int) -> Tensor:
+    def training_step(self, batch: Any, step: int) -> Tensor:
         if self.objective == "distance":
             return nn.functional.mse_loss(self.projector(self.prompts_NPH), self.targets_NPG)
         pair, turn = step % len(self.tasks), step // len(self.tasks)
@@ -110,9 +110,10 @@ class ProjectorTraining(pl.LightningModule):
         return torch.optim.AdamW(self.projector.parameters(), lr=self.lr, weight_decay=0.0)
 
 
-def train_projector(*, steps: Count, seed: int, **settings: Any) -> Projector:
-    """`settings` are `ProjectorTraining`'s but for the projector, and `variant` and `hidden` of the projector."""
-    variant, hidden = settings.pop("variant", "flat"), settings.pop("hidden", 64)
+def train_projector(
+    *, steps: Count, seed: int, variant: str = "flat", hidden: Count = 64, **settings: Any
+) -> Projector:
+    """A frozen one. variant, hidden: of the projector; `settings` are `ProjectorTraining`'s but for it."""
     source, target = settings["prompts_NPH"], settings["backbone"]
     # What the embedding gives, which in some families it scales.
     scale = float(target.words(torch.arange(len(word_embedding(target.model).weight))).float().std())
@@ -126,14 +127,5 @@ def train_projector(*, steps: Count, seed: int, **settings: Any) -> Projector:
             scale=scale,
         )
         module = ProjectorTraining(projector=projector, **settings)
-        # Any sequence is a data set to a DataLoader.
-        numbers = cast("Dataset[Tensor]", torch.arange(steps))
-        loader = DataLoader(numbers, batch_size=None, generator=torch.Generator())
-        inner_trainer(max_steps=steps, gradient_clip_val=1.0).fit(module, loader)
-    return projector.eval()
-
-
-@torch.no_grad()
-def projected_accuracy(projector: Projector, backbone: Backbone, data: TaskDataModule, prompts_NPH: Tensor) -> Tensor:
-    """Test accuracy [N] of the target model with the projected prompts."""
-    return stacked_accuracy(backbone, data, projector(prompts_NPH))
+        inner_trainer(max_steps=steps, gradient_clip_val=1.0).fit(module, range(steps))
+    return projector.eval().requires_grad_(False)

@@ -119,9 +119,8 @@ class Transfer(Matrix):
         kinds = [{"source": kind, "relative performance": str(mean_ci(v))} for kind, v in groups.items()]
         desk.table("relative_by_kind", kinds)
         rows = []
-        for control in self.tasks:
+        for i, control in enumerate(self.tasks):
             if control in self.controls:
-                i = self.tasks.index(control)
                 same = [j for j, t in enumerate(self.tasks) if self.skills[t] == self.skills[control] and j != i]
                 from_skill, own = float(scores["tuned"][i, same].mean()), float(scores["tuned"][i, i].mean())
                 rows.append({"target": control, "accuracy from its skill": from_skill, "its own prompt": own})

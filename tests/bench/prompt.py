@@ -62,12 +62,11 @@ def limit(made: Prompts) -> Callable[[], None]:
 def ours(made: Prompts) -> Callable[[], None]:
     """A prompt as studies train it, from the datamodule to the trained prompt, without the file."""
     from lightning_modules.prompt.module import PromptTuning
-    from lightning_modules.prompt.prompts import Loaded
     from lightning_modules.training.inner import inner_trainer, seeded
 
     def work() -> None:
         with seeded(0):
-            module = PromptTuning(backbone=Loaded(made.backbone), tuner=made.soft(seed=0), lr=0.01)
+            module = PromptTuning(backbone=made.backbone, tuner=made.soft(seed=0), lr=0.01)
             inner_trainer(max_steps=STEPS).fit(module, datamodule=made.datamodule(TASK, seed=0))
 
     return work

@@ -11,7 +11,6 @@ from datamodules.scenes.datamodule import PairsDataModule, SceneSource
 from lightning_modules.moe.callbacks.aux_free_bias import AuxFreeBias
 from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequencySync
 from lightning_modules.prompt.module import PromptTuning
-from lightning_modules.prompt.prompts import Loaded
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.module import SVCO
 from lightning_modules.training.checkpoints import CheckedCheckpoints, newest_valid
@@ -56,7 +55,7 @@ def trained(module: Any, count: int, **data: Any) -> list[float]:
 def prompt(place: Place, count: int) -> list[float]:
     with tempfile.TemporaryDirectory() as folder, place.taken(), seeded(0):
         made = toy.prompts(Path(folder))
-        module = PromptTuning(backbone=Loaded(made.backbone), tuner=made.soft(seed=0), lr=0.02)
+        module = PromptTuning(backbone=made.backbone, tuner=made.soft(seed=0), lr=0.02)
         return trained(module, count, datamodule=made.datamodule(TASKS[0], seed=0))
 
 

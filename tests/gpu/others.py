@@ -14,7 +14,7 @@ from datamodules.scenes.reader import Reader
 from datamodules.tasks import Language
 from lightning_modules.prompt.backbones import LanguageBackbone
 from lightning_modules.prompt.module import PromptTuning
-from lightning_modules.prompt.prompts import Loaded, Prompts
+from lightning_modules.prompt.prompts import Prompts
 from lightning_modules.prompt.together import TunedTogether
 from lightning_modules.svco.embedded import build_llava, build_processor
 from lightning_modules.svco.losses import SCORES
@@ -98,9 +98,7 @@ def together(place: Place) -> Iterator[Row]:
         made = prompts(place, folder, 512 if place.large else 64)
 
         def modules(count: int) -> list[PromptTuning]:
-            found = [
-                PromptTuning(backbone=Loaded(made.backbone), tuner=made.soft(seed=s), lr=0.01) for s in range(count)
-            ]
+            found = [PromptTuning(backbone=made.backbone, tuner=made.soft(seed=s), lr=0.01) for s in range(count)]
             for module in found:
                 # Its weights are hashed there, which says nothing of the speed.
                 module.on_fit_start = module.on_fit_end = lambda: None  # type: ignore[method-assign]
@@ -116,7 +114,7 @@ def together(place: Place) -> Iterator[Row]:
         def at_once() -> list[Tensor]:
             found = modules(number)
             training = TunedTogether(found, [made.datamodule(TASK, seed=seed) for seed in range(number)])
-            inner_trainer(max_steps=steps).fit(training, training.steps(steps))
+            inner_trainer(max_steps=steps).fit(training, range(steps))
             return [module.tuner.weight.detach() for module in found]
 
         apart, found = alone(2), at_once()

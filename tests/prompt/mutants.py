@@ -13,7 +13,7 @@ LANGUAGE = "tests/prompt/test_language.py"
 WORDS, WORDS_FILE = "tests/prompt/test_label_words.py", ROOM + "label_words.py"
 
 MUTANTS = (
-    ("a mask a word", WORDS_FILE, "(backbone.tokenizer.mask_token_id,) * (len(word) - 1)", "word[:-1]", WORDS),
+    ("a mask a word", WORDS_FILE, "(mask,) * (len(word) - 1)", "word[:-1]", WORDS),
     (
         "the first words of a class alone",
         WORDS_FILE,
@@ -32,8 +32,8 @@ MUTANTS = (
     (
         "the neuron's own sign where a gate multiplies it",
         ROOM + "feed_forward.py",
-        "== 2 * _width(model, name)",
-        "== 3 * _width(model, name)",
+        "== 2 * width_of(linear[name])",
+        "== 3 * width_of(linear[name])",
         TRANSFER,
     ),
     ("a neuron's mean counts as above it", FINDER, "> baseline_LPF[layer]", ">= baseline_LPF[layer] - 0.01", NEURONS),
@@ -73,8 +73,8 @@ MUTANTS = (
     (
         "hooks stay after an exception",
         HOOKS,
-        "    finally:\n        for handle",
-        "    except ZeroDivisionError:\n        for handle",
+        "hooks.enter_context(site",
+        "(site",
         NEURONS,
     ),
     (

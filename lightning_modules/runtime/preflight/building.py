@@ -25,6 +25,11 @@ class Unknown:
 UNKNOWN = Unknown()
 
 
+def named(*kinds: type) -> dict[str, type]:
+    """`BUILDS` of classes that a config names where they are defined."""
+    return {f"{kind.__module__}.{kind.__name__}": kind for kind in kinds}
+
+
 def is_done(cfg: DictConfig) -> bool:
     """Then nothing is made, and nobody should wait for what making it would say."""
     return not (cfg.fresh or cfg.plan or cfg.replay) and (Path(cfg.hydra.run.dir) / records.RESULT).is_file()

@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from lightning_modules.common.made import made, place_of
 from lightning_modules.common.making import Thing, watcher
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco import figures as draw
-from lightning_modules.svco.mvc.filters import Similarity, verdict
+from lightning_modules.svco.mvc.filters import Filter, Similarity
 from lightning_modules.svco.mvc.rewriting import Rewriter, keeps_contrast
 
 VERSION = 1
@@ -55,35 +55,43 @@ class BuildMVC:
         shown: Count = 12,
         seed: Whole = 0,
     ) -> None:
-        self.candidates, self.semantic, self.visual, self.rewriter = candidates, semantic, visual, rewriter
-        self.cache, self.above, self.below = Path(cache_dir) / "svco" / "mvc", above, below
+        self.candidates, self.rewriter = candidates, rewriter
+        self.filter, self.cache = Filter(semantic, visual, above, below), Path(cache_dir) / "svco" / "mvc"
         self.part, self.workers, self.shown, self.seed = part, workers, shown, seed
 
     def prepare(self) -> None:
         self.candidates.prepare()
 
+    @cached_property
     def key(self) -> dict[str, Any]:
-        parts = dict(candidates=self.candidates, semantic=self.semantic, visual=self.visual, rewriter=self.rewriter)
-        described = {name: thing.description() for name, thing in parts.items()}
-        settings = dict(above=self.above, below=self.below, part=self.part, seed=self.seed, version=VERSION)
-        return json.loads(json.dumps({**described, **settings}))
+        """All that the parts follow from; digests of models' files and weights among it."""
+        described = {"candidates": self.candidates.description(), "rewriter": self.rewriter.description()}
+        settings = dict(part=self.part, seed=self.seed, version=VERSION)
+        return json.loads(json.dumps({**described, **self.filter.description(), **settings}))
 
     def fingerprint(self) -> dict[str, str]:
-        return {"data": digest(self.key()["candidates"]), "pipeline": digest(self.key())}
+        return {"data": digest(self.key["candidates"]), "pipeline": digest(self.key)}
+
+    def starts(self) -> range:
+        """The number of each part's first candidate."""
+        return range(0, len(self.candidates), self.part)
 
     def needs(self) -> list[Thing]:
         """Every part of the candidates, in order."""
-        key = self.key()
-        return [self.thing(key, start) for start in range(0, len(self.candidates), self.part)]
+        return [self.thing(start) for start in self.starts()]
 
-    def thing(self, key: dict[str, Any], start: int) -> Thing:
-        place = place_of(**self.kept(key, start))
+    def thing(self, start: int) -> Thing:
+        place = place_of(**self.kept(start))
         last = min(start + self.part, len(self.candidates))
-        ask = partial(_part, (self, key, start))
+        ask = partial(self.folder_of, start)
         return Thing("part", "pairs", f"{start + 1} to {last}", 0, "filtered and worded once", place, ask)
 
-    def kept(self, key: dict[str, Any], start: int) -> dict[str, Any]:
-        return {"folder": self.cache, "key": {**key, "start": start}}
+    def kept(self, start: int) -> dict[str, Any]:
+        return {"folder": self.cache, "key": {**self.key, "start": start}}
+
+    def folder_of(self, start: int) -> Path:
+        """The folder of one part, which is made where it is not there."""
+        return made(**self.kept(start), make=partial(self.make, start=start), thing=self.thing(start))
 
     def parts(self) -> Iterator[Path]:
         """The folder of every part, in order."""
@@ -91,12 +99,10 @@ class BuildMVC:
         if self.workers == 1:
             yield from (thing.ask() for thing in needs if thing.ask)
             return
-        key = self.key()
-        jobs = [(self, key, start) for start in range(0, len(self.candidates), self.part)]
         # Spawned, not forked: torch's threads do not survive a fork. What another process makes is told here.
         kept = [thing.is_kept for thing in needs]
         with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
-            folders = pool.map(_part, jobs)
+            folders = pool.map(self.folder_of, self.starts())
             for thing, there in zip(needs, kept, strict=True):
                 if there:
                     watcher().found(thing)
@@ -107,18 +113,10 @@ class BuildMVC:
     def make(self, place: Path, start: int) -> None:
         """One part: a line of `rows.jsonl` a candidate, and the pictures."""
         group = list(self.candidates.part(start, start + self.part))
-        ones, others = [c.one for c in group], [c.other for c in group]
-        semantic, visual = self.semantic(ones, others), self.visual(ones, others)
+        verdicts = self.filter([c.one for c in group], [c.other for c in group], [c.flip for c in group])
         rows = []
-        for number, candidate in enumerate(group):
-            found = verdict(
-                semantic=float(semantic[number]),
-                visual=float(visual[number]),
-                flip=candidate.flip,
-                above=self.above,
-                below=self.below,
-            )
-            worded = self.rewriter(candidate, np.random.default_rng([self.seed, start + number]))
+        for number, (candidate, (semantic, visual, found)) in enumerate(zip(group, verdicts, strict=True), start=start):
+            worded = self.rewriter(candidate, np.random.default_rng([self.seed, number]))
             if found.startswith("kept") and not keeps_contrast(candidate, worded):
                 found = "rewording lost the contrast"
             if candidate.one.tobytes() == candidate.other.tobytes():
@@ -130,8 +128,8 @@ class BuildMVC:
                 {
                     "verdict": found,
                     "category": candidate.category,
-                    "semantic": float(semantic[number]),
-                    "visual": float(visual[number]),
+                    "semantic": semantic,
+                    "visual": visual,
                     "images": names,
                     **worded._asdict(),
                 }
@@ -165,8 +163,7 @@ class BuildMVC:
         if not pairs:
             raise ValueError(
                 f"none of {sum(counts.values())} candidates was kept ({dict(counts.most_common(3))}); lower study.above, "
-                "which is "
-                f"{self.above}, or raise study.below, which is {self.below}."
+                f"which is {self.filter.above}, or raise study.below, which is {self.filter.below}."
             )
         mvc.write(target / "mvc.json", pairs)
         mvc.read(target / "mvc.json")  # what we hand out must pass what we ask of others
@@ -187,9 +184,3 @@ class BuildMVC:
             numbers = f"alike {row['semantic']:.2f}, to the eye {row['visual']:.2f}"
             pairs.append((one, other, f"{row['category']} ({row['verdict']}): {numbers}"))
         return draw.contact_sheet(pairs=pairs, title=f"Pairs {name}: {len(group)} in all")
-
-
-def _part(job: tuple[BuildMVC, dict[str, Any], int]) -> Path:
-    study, key, start = job
-    thing = study.thing(key, start)
-    return made(**study.kept(key, start), make=lambda place: study.make(place, start), thing=thing)

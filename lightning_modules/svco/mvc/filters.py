@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -113,6 +113,28 @@ class ModelSimilarity:
 
     def __call__(self, ones: Sequence[Image.Image], others: Sequence[Image.Image]) -> np.ndarray:
         return torch.cosine_similarity(self.features(ones), self.features(others)).numpy()
+
+
+class Filter(NamedTuple):
+    """What is kept: pairs above `above` of the one similarity and below `below` of the other (`verdict`)."""
+
+    semantic: Similarity
+    visual: Similarity
+    above: float
+    below: float
+
+    def description(self) -> dict[str, Any]:
+        return {**self._asdict(), "semantic": self.semantic.description(), "visual": self.visual.description()}
+
+    def __call__(
+        self, ones: Sequence[Image.Image], others: Sequence[Image.Image], flips: Sequence[bool]
+    ) -> list[tuple[float, float, str]]:
+        """Of each pair its two similarities and the verdict."""
+        alike, seen = (map(float, of(ones, others)) for of in (self.semantic, self.visual))
+        return [
+            (a, b, verdict(semantic=a, visual=b, flip=flip, above=self.above, below=self.below))
+            for a, b, flip in zip(alike, seen, flips, strict=True)
+        ]
 
 
 def verdict(*, semantic: float, visual: float, flip: bool, above: float, below: float) -> str:

@@ -38,9 +38,8 @@ def keeps_contrast(candidate: Candidate, worded: Worded) -> bool:
     """Every word that sets a caption apart stands in its own answer and not in the other one."""
     first, second = contrast_words(candidate.caption_one, candidate.caption_other)
     one, other = (set(text.replace(".", " ").split()) for text in (worded.one, worded.other))
-    own = {w for w in first if w.isalpha() or "-" in w} <= one and {
-        w for w in second if w.isalpha() or "-" in w
-    } <= other
+    words_one, words_other = ({w for w in side if w.isalpha() or "-" in w} for side in (first, second))
+    own = words_one <= one and words_other <= other
     return bool(first or second) and own and not first & other and not second & one
 
 
