@@ -26,7 +26,7 @@ def mean_ci(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
     """Student's t interval of the mean over independent seeds."""
     array = np.asarray(values, dtype=float)
     if len(array) < 2:
-        return Estimate(float(array.mean()), float("nan"), len(array))
+        return Estimate(float(array.mean()) if len(array) else float("nan"), float("nan"), len(array))
     # Of scipy.stats, which takes seconds to import, its t.ppf is this function.
     from scipy.special import stdtrit
 

@@ -56,7 +56,7 @@ def _found(name: str, cfg: DictConfig, *, own: Path | None) -> Finished | dict[s
     folder = Path(name).expanduser()
     if (folder / records.JOBS).is_file():
         one = sweep_look.of_folder(folder, text=cfg.look.text)
-    elif known.is_id(name):
+    elif known.is_id(name) and not folder.is_dir():
         client = credentials.client(cfg.logger.tracking_uri)
         run = get_run(client, name, key="look")
         if run.data.tags.get("sweep") != "parent":

@@ -9,13 +9,15 @@ import subprocess
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import pytorch_lightning as pl
-import torch
 
-from lightning_modules.runtime.tracking import Tracker
+# A sweep asks for the commit, and so does each of joblib's workers: none of them trains.
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from lightning_modules.runtime.tracking import Tracker
 
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "hydra-core", "omegaconf", "mlflow", "tokenizers", "numpy")
 
@@ -25,7 +27,7 @@ TRAINED = ("backbone", "base")
 NOT_KEPT = "machine not kept"
 
 
-def log(tracker: Tracker, *, data: Any, module: pl.LightningModule | None = None) -> None:
+def log(tracker: "Tracker", *, data: Any, module: "pl.LightningModule | None" = None) -> None:
     """Tags to filter runs by, the text of the rest, and the data as MLflow's input.
 
     data: a datamodule or a study: its `fingerprint()` is a dictionary of short hashes, `data` among them.
@@ -66,7 +68,7 @@ def refuse_other_data(now: Mapping[str, str], then: Mapping[str, str]) -> None:
         )
 
 
-def parameters(module: pl.LightningModule) -> dict[str, int]:
+def parameters(module: "pl.LightningModule") -> dict[str, int]:
     count = getattr(module, "count_parameters", None)
     return count() if count else {"total": sum(p.numel() for p in module.parameters())}
 
@@ -83,6 +85,8 @@ def head() -> str:
 
 def machine() -> str:
     """Cores, memory, processor, and the GPUs if this process computed on one; without the machine's name."""
+    import torch
+
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())

@@ -255,7 +255,8 @@ def _finish(result: dict[str, Any], *, folder: Path, tracker: tracking.Tracker |
 def clear(folder: Path) -> None:
     """Forget an earlier run of this directory; its record in MLflow stays."""
     told = [path.name for path in folder.glob("failure*.txt")]
-    for name in (records.RESULT, records.BEGUN, records.RUN, "tracking.jsonl", "tracking.done", LOOK, *told):
+    told += [path.name for path in folder.glob("tracking.*")]
+    for name in (records.RESULT, records.BEGUN, records.RUN, LOOK, *told):
         (folder / name).unlink(missing_ok=True)
     for name in ("checkpoints", "figures", "tables", "export"):
         shutil.rmtree(folder / name, ignore_errors=True)

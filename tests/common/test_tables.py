@@ -49,3 +49,8 @@ def test_an_interval_is_that_of_scipy():
     expected = stats.t.interval(0.9, 3, loc=np.mean(values), scale=stats.sem(values))
     assert (mean - half_width, mean + half_width) == pytest.approx(expected, rel=1e-14)
     assert np.isnan(mean_ci(values[:1]).half_width)
+
+
+@pytest.mark.filterwarnings("error")
+def test_of_no_value_there_is_no_mean():
+    assert str(mean_ci([])) == "nan"

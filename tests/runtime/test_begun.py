@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lightning_modules.runtime import begun, records
+from lightning_modules.runtime.run import clear
 from tests.runtime.cli import PLAIN, main
 
 
@@ -160,3 +161,13 @@ def test_runs_of_a_setting_may_differ_in_their_seed_alone(tmp_path):
     assert found.startswith(
         "runs of b are not of one config: optimizer.lr (1.0 in b-s1, 2.0 in 2 runs); the content of data.path ("
     )
+
+
+def test_fresh_forgets_all_that_was_told_of_the_run_before(tmp_path):
+    told = ("result.json", "begun.json", "failure.txt", "failure-1.txt", "look.html")
+    for name in (*told, "tracking.jsonl", "tracking.done", "tracking.refused.jsonl"):
+        (tmp_path / name).touch()
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "console.log").touch()
+    clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["console.log"]

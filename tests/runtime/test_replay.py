@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from lightning_modules.look import page
 from lightning_modules.runtime import config, diff, errors, foreign, known, preflight, replay
+from lightning_modules.runtime import look as looking
 from lightning_modules.runtime.look import look
 from tests.runtime.cli import PROJECT, main
 
@@ -230,3 +231,13 @@ def test_a_plan_trains_nothing(tmp_path):
     assert not (tmp_path / "runs").exists()
     # The tests' own empty database is there, and nothing beside it.
     assert [path.name for path in (tmp_path / "tracking").iterdir()] == ["mlflow.db"]
+
+
+def test_a_folder_with_the_name_of_a_run_is_that_folder(tmp_path, monkeypatch):
+    """A replay's folder is named by the run that it replays."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(looking, "finished", lambda name, **_: f"the folder {name}")
+    monkeypatch.setattr(looking, "get_run", lambda *_, **__: pytest.fail("the tracking server was asked"))
+    Path("f" * 32).mkdir()
+    cfg = OmegaConf.create({"look": {"text": True}, "logger": {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"}})
+    assert looking._found("f" * 32, cfg, own=None) == f"the folder {'f' * 32}"

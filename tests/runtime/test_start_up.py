@@ -106,6 +106,15 @@ def test_what_is_done_is_told_without_torch(tmp_path):
     assert "Already done" in error
 
 
+def test_what_starts_the_jobs_of_a_sweep_loads_neither_torch_nor_mlflow():
+    """Each of joblib's workers imports it too."""
+    code = (
+        "import sys, lightning_modules.runtime.sweep; print(*{'torch', 'pytorch_lightning', 'mlflow'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 def test_libraries_are_loaded_without_what_they_load_for_others_who_still_find_it():
     code = """
 import sys
