@@ -88,9 +88,9 @@ class PairsDataModule(OrderedDataModule[EncodedPairs]):
     ) -> None:
         super().__init__()
         self.source, self.global_batch, self.micro_batch = source, global_batch, micro_batch
-        self.eval_batch, self.pixels, self.cache_dir = eval_batch, pixels, cache_dir
+        self.eval_batch, self.pixels, self.keep = eval_batch, pixels, keep
         self.seed, self.workers, self.eval_workers = seed, workers, workers
-        self._kept: dict[str, Any] = dict(pixels=pixels, keep=keep, cache_dir=cache_dir, gigabytes=encoded_gb)
+        self.cache_dir, self.encoded_gb = cache_dir, encoded_gb
         self._end: Callable[[], None] | None = None
 
     def prepare_data(self) -> None:
@@ -117,7 +117,8 @@ class PairsDataModule(OrderedDataModule[EncodedPairs]):
         """The pairs of a split as the model in training reads them."""
         assert self.trainer is not None
         model: Any = self.trainer.lightning_module
-        return encoded(self.source, split, model.vlm.reader, **self._kept)
+        kept: dict[str, Any] = dict(keep=self.keep, cache_dir=self.cache_dir, gigabytes=self.encoded_gb)
+        return encoded(self.source, split, model.vlm.reader, pixels=self.pixels, **kept)
 
     def tokens_per_step_of(self, module: Any) -> int:
         """About: as many as the first pair has where each of its prompts is followed by either response."""
