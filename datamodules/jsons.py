@@ -68,28 +68,32 @@ def lines(texts: Iterable[str]) -> Iterator[tuple[int, Any]]:
 
 def items(text: str) -> Iterator[tuple[int, Any]]:
     """(line, value) of each item of a list; an error comes as the last value, as nobody knows where the next item begins."""
-    place, line, counted = text.index("[") + 1, 1, 0
+    place, line, counted, first = text.index("[") + 1, 1, 0, True
     while True:
-        place = _behind_blanks(text, place, ",")
+        place = _behind_blanks(text, place)
+        if comma := not first and text[place : place + 1] == ",":
+            place = _behind_blanks(text, place + 1)
         line, counted = line + text.count("\n", counted, place), place
         if place >= len(text):
             yield line, JSONDecodeError("the list has no end: the file is cut off", text, place)
             return
-        if text[place] == "]":
+        if text[place] == "]" and not comma:
             if (more := _behind_blanks(text, place + 1)) < len(text):
                 error = JSONDecodeError("more stands behind the list", text, more)
                 yield error.lineno, error
             return
         try:
+            if not first and not comma:
+                raise JSONDecodeError("no comma stands between two items", text, place)
             found, place = value_at(text, place)
         except JSONDecodeError as error:
             yield error.lineno, error
             return
+        first = False
         yield line, found
 
 
-def _behind_blanks(text: str, place: int, more: str = "") -> int:
-    blank = f" \t\r\n{more}"
-    while place < len(text) and text[place] in blank:
+def _behind_blanks(text: str, place: int) -> int:
+    while place < len(text) and text[place] in " \t\r\n":
         place += 1
     return place

@@ -160,13 +160,12 @@ class OrderedDataModule(pl.LightningDataModule, Generic[B]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the saved forward. ValueError when the text, split, tokenizer or order is another one."""
-        now = self.fingerprint()
-        changed = [name for name, value in state_dict["fingerprint"].items() if now.get(name) != value]
-        if changed:
+        then, now = state_dict["fingerprint"], self.fingerprint()
+        if changed := [name for name, value in then.items() if now.get(name) != value]:
+            parted = ", ".join(f"{then[name]} then, {now.get(name, 'none')} now" for name in changed)
             raise ValueError(
                 f"this run was started on other data: the fingerprint of {', '.join(changed)} has changed "
-                f"({', '.join(state_dict['fingerprint'][c] + ' then, ' + now[c] + ' now' for c in changed)}). Restore it, "
-                "or start anew with fresh=true."
+                f"({parted}). Restore it, or start anew with fresh=true."
             )
         self._done = state_dict["forwards"]
         self.__dict__.pop("sampler", None)

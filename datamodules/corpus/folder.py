@@ -51,11 +51,13 @@ class FolderSource:
             self.warnings.append(f"{told} in no domain's folder of {self.path}: not read.")
         domains = {}
         for folder in folders:
-            inside = sorted(folder.rglob("*"))
+            # What an editor or a notebook puts away is no text of the user's.
+            every = sorted(folder.rglob("*"))
+            inside = [p for p in every if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
             self._tell_of_links(folder, [p for p in inside if not p.is_file()])
-            every = [p for p in inside if p.is_file() and not p.name.startswith(".")]
-            domains[folder.name] = [p for p in every if p.name.lower().endswith(READ)]
-            others = Counter(p.suffix or p.name for p in every if not p.name.lower().endswith(READ))
+            files = [p for p in inside if p.is_file()]
+            domains[folder.name] = [p for p in files if p.name.lower().endswith(READ)]
+            others = Counter(p.suffix or p.name for p in files if not p.name.lower().endswith(READ))
             if others:
                 told = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
                 self.warnings.append(f"of {folder} {told} not read; read are {', '.join(READ)}.")

@@ -3,6 +3,7 @@
 import glob
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -131,10 +132,12 @@ class Kept:
         self.count, self.size, self.stream = 0, 0, dict[str, Any]()
         folder.mkdir(parents=True, exist_ok=True)
         found = json.loads((folder / MARK).read_text()) if (folder / MARK).is_file() else {}
-        if found.get("origin") == origin:
+        documents = folder / DOCUMENTS
+        # Where the power went, a mark may be there without all that it speaks of.
+        if found.get("origin") == origin and documents.is_file() and documents.stat().st_size >= found["size"]:
             self.count, self.size, self.stream = found["count"], found["size"], found["stream"]
         # What was written behind the mark is read again.
-        self._file = open(folder / DOCUMENTS, "ab")  # noqa: SIM115
+        self._file = open(documents, "ab")  # noqa: SIM115
         self._file.truncate(self.size)
 
     def add(self, text: str, stream: Any) -> None:
@@ -146,6 +149,7 @@ class Kept:
     def mark(self, stream: Any) -> None:
         """Remember where the stream stands."""
         self._file.flush()
+        os.fsync(self._file.fileno())
         about = {"origin": self.origin, "count": self.count, "size": self.size, "stream": stream.state_dict()}
         write_atomically(self.folder / MARK, json.dumps(about))
 

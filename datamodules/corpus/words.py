@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.common.digests import digest
+from lightning_modules.common.say import reason
 
 END = "<|endoftext|>"
 # Texts that are read, and told to a tokenizer, at once.
@@ -41,7 +42,7 @@ def loaded(name: str, *, revision: str | None) -> Any:
         )
     except Exception as error:
         raise ValueError(
-            f"data.tokenizer={name}: not loaded ({str(error).splitlines()[0]}). Expected a folder that holds a tokenizer, "
+            f"data.tokenizer={name}: not loaded ({reason(error)}). Expected a folder that holds a tokenizer, "
             "or a hub name with the network or its cache at hand; data.tokenizer=OTHER names another one than the model's."
         ) from None
     if tokenizer.is_fast:

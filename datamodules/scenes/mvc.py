@@ -46,11 +46,11 @@ class Pair:
         return open_image(self.chosen_image, pixel_limit=limit), open_image(self.rejected_image, pixel_limit=limit)
 
     def record(self, *, beside: Path) -> dict[str, Any]:
-        """As a record of a file in `beside`; images under it by relative path."""
+        """As a record of a file in `beside`; images under it by relative path, others by their whole path."""
 
         def name(path: Path) -> str:
             inside = path.resolve().is_relative_to(beside.resolve())
-            return str(path.resolve().relative_to(beside.resolve()) if inside else path)
+            return str(path.resolve().relative_to(beside.resolve()) if inside else path.absolute())
 
         return {
             "system_prompt": self.system,
@@ -190,7 +190,7 @@ def _pair(record: Any, images: Path, limit: int) -> Pair:
         rejected_image=images / rejected,
         chosen=record["chosen_response"],
         rejected=record["rejected_response"],
-        category=str(record.get("category", "all")),
+        category=category_of(record),
         pixel_limit=limit,
     )
     answers = {"chosen_response": found.chosen, "rejected_response": found.rejected}
@@ -199,6 +199,11 @@ def _pair(record: Any, images: Path, limit: int) -> Pair:
     if one.size == other.size and one.tobytes() == other.tobytes():
         raise ValueError("fields 'chosen_images' and 'rejected_images' hold the same picture; expected a contrast.")
     return found
+
+
+def category_of(row: dict[str, Any]) -> str:
+    """`all` where a row has none, or null."""
+    return "all" if row.get("category") is None else str(row["category"])
 
 
 def check_texts(*, answers: dict[str, str], asked: dict[str, str]) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 from PIL import Image
 
 from datamodules.files import TABLES, kind_of, rows
-from datamodules.scenes.mvc import PIXEL_LIMIT, Pair, check_texts, open_image, opened, usable
+from datamodules.scenes.mvc import PIXEL_LIMIT, Pair, category_of, check_texts, open_image, opened, usable
 from lightning_modules.common.files import sha256
-from lightning_modules.common.say import say
+from lightning_modules.common.say import reason, say
 
 FIELDS = ("prompt", "chosen", "rejected", "images")
 
@@ -112,9 +112,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             found = datasets.load_dataset("parquet", data_files=str(path), split="train")
     except Exception as error:
         cause = error.__cause__ or error
-        raise ValueError(
-            f"{path}: not read ({str(cause).splitlines()[0]}); expected rows of {', '.join(FIELDS)}."
-        ) from None
+        raise ValueError(f"{path}: not read ({reason(cause)}); expected rows of {', '.join(FIELDS)}.") from None
     table = _one_split(path, found) if isinstance(found, datasets.DatasetDict) else found
     kept = datasets.Image(decode=False)
     for name, feature in table.features.items():
@@ -173,7 +171,7 @@ def _preference(row: dict[str, Any], images: Path, where: str, limit: int) -> Pr
         rejected=rejected[0][1].strip(),
         picture=_picture(row, images),
         system=" ".join(text for role, text in prompt if role == "system"),
-        category=str(row.get("category", "all")),
+        category=category_of(row),
         pixel_limit=limit,
         where=f"{where}, field 'images'",
     )

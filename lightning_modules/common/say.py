@@ -13,3 +13,8 @@ def say(text: str) -> None:
         return
     # A console of its own each time: stderr is not the same during a run as at import.
     Console(stderr=True).print(text, soft_wrap=True, markup=False)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error says; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from lightning_modules.common.attention_ways import AttentionError, known
 from lightning_modules.common.choices import check_choice
+from lightning_modules.common.say import reason
 from lightning_modules.moe.attention import CAUSAL, narrower
 from lightning_modules.moe.families import LOADED_DTYPES
 from lightning_modules.moe.head import Head
@@ -88,7 +89,7 @@ def _found(kind: Any, key: str, name: str, revision: str | None, **settings: Any
         raise
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ValueError(
-            f"{key}={name}: not loaded ({str(error).splitlines()[0]}). Expected a folder written by save_pretrained, such "
+            f"{key}={name}: not loaded ({reason(error)}). Expected a folder written by save_pretrained, such "
             "as the export/ folder of a finished run, or a hub name with the network or its cache at hand."
         ) from None
 

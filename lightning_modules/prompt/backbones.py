@@ -22,6 +22,7 @@ from lightning_modules.common.choices import check_choice
 from lightning_modules.common.files import model_files
 from lightning_modules.common.made import adopt, made, place_of
 from lightning_modules.common.making import Thing
+from lightning_modules.common.say import reason
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import down_projections, has_head, kind_of
 from lightning_modules.prompt.load_check import VERSION as CHECK
@@ -186,7 +187,7 @@ class HubBackbone:
             return load(self.name, revision=self.revision, trust_remote_code=False, **settings)
         except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(
-                f"backbone.name={self.name}: not loaded ({str(error).splitlines()[0]}). Expected a folder written by "
+                f"backbone.name={self.name}: not loaded ({reason(error)}). Expected a folder written by "
                 "save_pretrained, or a hub name with the network or its cache at hand."
             ) from None
 

@@ -6,6 +6,7 @@ import torch
 
 from datamodules.tasks.words import pad_of
 from lightning_modules.common.machine import OF_THE_MACHINE
+from lightning_modules.common.say import reason
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import start_token, word_embedding
 
@@ -56,8 +57,7 @@ def check(backbone: Backbone, name: str) -> float:
     except OF_THE_MACHINE:
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{family} cannot be asked with a prompt in its words' place: {reason}.") from error
+        raise ValueError(f"{family} cannot be asked with a prompt in its words' place: {reason(error)}.") from error
     if not found <= LIMIT:
         raise ValueError(
             f"{family} with a prompt in its words' place differs from its own forward by {found:.2g} of the largest logit; "

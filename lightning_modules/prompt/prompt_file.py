@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_modules.common import credentials
+from lightning_modules.common.say import reason
 from lightning_modules.prompt import peft_folder
 from lightning_modules.prompt.backbone import Backbone
 
@@ -68,9 +69,8 @@ class PromptFile:
                 MlflowClient(credentials.real(tracking_uri)).download_artifacts(str(run_id), f"export/{NAME}")
             )
         except (MlflowException, OSError) as error:
-            reason = str(error).splitlines()[0]
             raise ValueError(
-                f"prompt.from_run={run_id}: no exported prompt found ({reason}). Expected the id of a finished "
+                f"prompt.from_run={run_id}: no exported prompt found ({reason(error)}). Expected the id of a finished "
                 "experiment=prompt/tune run with tuner=soft_prompt."
             ) from None
 
@@ -100,12 +100,11 @@ def _unpickled(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if zipfile.is_zipfile(path):
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"prompt file {path}: holds more than tensors ({reason}); expected one tensor.") from None
+            told = f"holds more than tensors ({reason(error)}); expected one tensor"
+            raise ValueError(f"prompt file {path}: {told}.") from None
         raise ValueError(f"prompt file {path}: damaged or not saved by torch; expected one tensor.") from None
     except (RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"prompt file {path}: damaged or not saved by torch ({reason}).") from None
+        raise ValueError(f"prompt file {path}: damaged or not saved by torch ({reason(error)}).") from None
 
 
 def _bare(path: Path, found: Any) -> Tensor:

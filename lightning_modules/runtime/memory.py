@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from torch.utils.weak import WeakIdKeyDictionary
 
+from lightning_modules.common.say import reason
 from lightning_modules.runtime import devices
 
 MIB = 2**20
@@ -250,7 +251,7 @@ def _needed(cfg: DictConfig, module: nn.Module | None, error: BaseException) -> 
     elif module is not None:
         yield f"needed are {need(cfg, module, activations=0).told()} and the activations"
     asked = re.search(r"Tried to allocate [\d.]+ \w+", str(error))
-    yield f"t{asked[0][1:]}" if asked else str(error).splitlines()[0].rstrip(".")
+    yield f"t{asked[0][1:]}" if asked else reason(error).rstrip(".")
     if torch.cuda.is_available():
         yield f"the device has {torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / MIB:,.0f} MiB"
     yield f"less is needed with {', '.join(lowering(cfg))}"

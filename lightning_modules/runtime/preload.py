@@ -9,9 +9,11 @@ lean.prepare()
 gc.disable()
 quiet.hush()
 
-import mlflow  # noqa: E402, F401
+import matplotlib.backends.backend_agg  # noqa: E402, F401
+import mlflow.store.tracking.sqlalchemy_store  # noqa: E402, F401
 import pytorch_lightning  # noqa: E402, F401
-import transformers  # noqa: E402, F401
+import sqlalchemy.dialects.sqlite  # noqa: E402, F401
+import transformers.modeling_utils  # noqa: E402, F401
 
 import lightning_modules.runtime.run  # noqa: E402, F401
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from lightning_modules.common.bounds import Count, Positive, Whole
 from lightning_modules.common.choices import nearest
+from lightning_modules.common.say import reason
 from lightning_modules.runtime import hints, signatures, system, trust
 
 CUTOFF = 0.8
@@ -147,7 +148,7 @@ def _value(*, full: str, node: DictConfig, key: str, signature: signatures.Signa
         # The key that is missing is reported where it stands.
         return []
     except OmegaConfBaseException as error:
-        return [f"{full} cannot be resolved: {str(error).splitlines()[0]}"]
+        return [f"{full} cannot be resolved: {reason(error)}"]
     if isinstance(value, DictConfig) and "_target_" in value:
         return []
     plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

@@ -173,6 +173,14 @@ def test_resuming_the_datamodule_continues_its_order(data):
     assert torch.equal(next(iter(resumed.train_dataloader()))["input_ids"], next(stream)["input_ids"])
 
 
+def test_a_run_of_other_data_is_told_what_has_changed(data):
+    then = {**data.fingerprint(), "split": "another", "filter": "none any more"}
+    with pytest.raises(
+        ValueError, match=r"of split, filter has changed \(another then, \w+ now, none any more then, none"
+    ):
+        corpus(data.cache_dir).load_state_dict({"forwards": 3, "fingerprint": then})
+
+
 def test_a_corrupted_token_file_is_named(tmp_path):
     folder = corpus(tmp_path).folder
     file = folder / "train-hard.bin"

@@ -112,6 +112,18 @@ def test_a_reading_that_was_stopped_goes_on_there_and_ends_in_the_same_corpus(
     assert not list((tmp_path / "cache" / "tokens").glob("*.reading")), "the corpus is made: nothing is kept beside it"
 
 
+def test_documents_that_did_not_reach_the_disk_are_read_again(shards, tmp_path, monkeypatch):
+    with monkeypatch.context() as stopping:
+        stopped_at(stopping, 75)
+        with pytest.raises(KeyboardInterrupt):
+            corpus(shards, tmp_path).prepare_data()
+    (kept,) = (tmp_path / "cache" / "tokens").glob(f"*.reading/*/{hub.DOCUMENTS}")
+    os.truncate(kept, kept.stat().st_size - 1)
+    data = corpus(shards, tmp_path)
+    data.prepare_data()
+    assert sum(data.manifest["documents"]["law"].values()) == DOCUMENTS
+
+
 def test_a_dataset_that_has_changed_is_read_from_its_beginning(shards, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as stopping:
         stopped_at(stopping, 75)

@@ -34,6 +34,17 @@ def test_a_folder_of_domain_folders(own, tmp_path):
     assert changed.folder != before, "a changed file is another corpus"
 
 
+def test_what_a_notebook_puts_away_in_a_domains_folder_is_no_document(own, tmp_path):
+    (own / "letters" / "more").mkdir()
+    (own / "letters" / "more" / "one.txt").write_text("dear friend, one more")
+    (own / "letters" / ".ipynb_checkpoints").mkdir()
+    (own / "letters" / ".ipynb_checkpoints" / "1-checkpoint.txt").write_text("dear friend, as it was before")
+    source = FolderSource(path=str(own))
+    texts = list(source.documents()["letters"])
+    assert len(texts) == 61 and "dear friend, one more" in texts
+    assert source.warnings == []
+
+
 def test_a_missing_folder_an_empty_domain_and_no_domains(own, tmp_path):
     with pytest.raises(ValueError, match=r"data.path=.*nowhere is no folder"):
         FolderSource(path=str(own / "nowhere")).documents()

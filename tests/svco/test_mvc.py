@@ -1,6 +1,8 @@
 """The MVC file: written and read back; every malformed record answered by line and field."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageFile
@@ -46,6 +48,21 @@ def test_a_file_comes_back_as_it_was_written(folder, lines):
     again, _ = mvc.read(mvc.write(folder / "again.json", pairs))
     assert again == pairs
     assert json.loads((folder / "again.json").read_text())[0] == {**GOOD, "category": "all"}
+
+
+def test_a_category_that_is_null_is_none(folder):
+    (pair,), _ = mvc.read(write(folder, {**GOOD, "category": None}))
+    assert pair.category == "all"
+
+
+def test_pictures_elsewhere_are_found_from_wherever_their_file_is_read(folder, tmp_path_factory, monkeypatch):
+    pairs, _ = mvc.read(write(folder, GOOD))
+    monkeypatch.chdir(folder)
+    here = [dataclasses.replace(p, chosen_image=Path("a.png"), rejected_image=Path("b.png")) for p in pairs]
+    written = mvc.write(tmp_path_factory.mktemp("elsewhere") / "pairs.json", here)
+    monkeypatch.chdir("/")
+    (again,), _ = mvc.read(written)
+    assert (again.chosen_image, again.rejected_image) == (folder / "a.png", folder / "b.png")
 
 
 BAD = [

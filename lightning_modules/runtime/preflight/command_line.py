@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.common.choices import nearest
+from lightning_modules.common.say import reason
 from lightning_modules.runtime import schema
 from lightning_modules.runtime.config import roots
 from lightning_modules.runtime.preflight.composing import composed, options
@@ -35,7 +36,7 @@ def parse(overrides: list[str]) -> tuple[list[str], list[Override]]:
         try:
             parsed.append(parser.parse_override(text))
         except Exception as error:
-            hint = "expected KEY=VALUE" if "=" not in text else str(error).splitlines()[0]
+            hint = "expected KEY=VALUE" if "=" not in text else reason(error)
             errors.append(f"{text}: cannot be read; {hint}.")
     given = defaultdict(list)
     for override in parsed:
