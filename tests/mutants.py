@@ -103,6 +103,27 @@ MUTANTS = (
         "scores_LT = stats.selected_scores_LT()",
         "tests/moe/test_specialization.py",
     ),
+    Mutant(
+        "what a notebook puts away is text",
+        "datamodules/corpus/folder.py",
+        'part.startswith(".")',
+        'part.startswith("..")',
+        "tests/datamodules/test_sources.py",
+    ),
+    Mutant(
+        "a list whose commas are anywhere",
+        "datamodules/jsons.py",
+        "if not first and not comma:",
+        "if False:",
+        "tests/datamodules/test_jsons.py",
+    ),
+    Mutant(
+        "a mark counts without its documents",
+        "datamodules/corpus/hub.py",
+        ' and documents.is_file() and documents.stat().st_size >= found["size"]',
+        "",
+        "tests/datamodules/test_hub_corpus.py",
+    ),
     *(Mutant(*fault) for fault in svco.MUTANTS + prompt.MUTANTS + claims.MUTANTS + runtime.MUTANTS),
 )
 

@@ -93,4 +93,18 @@ MUTANTS = (
         "if report",
         "tests/runtime/test_sweep_report.py",
     ),
+    (
+        "a replay's folder is looked at as the run it replays",
+        "lightning_modules/runtime/look.py",
+        "known.is_id(name) and not folder.is_dir()",
+        "known.is_id(name)",
+        "tests/runtime/test_replay.py",
+    ),
+    (
+        "a figure of the dots that matplotlib thinks of",
+        "lightning_modules/common/style.py",
+        '"figure.dpi": 150',
+        '"savefig.dpi": 150',
+        "tests/common/test_style.py",
+    ),
 )
