@@ -9,9 +9,11 @@ from typing import Any, BinaryIO, cast
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
-from lightning_modules.common.files import sha256
+from lightning_modules.common.files import sha256, stamp
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+# What this process wrote, and read back for its checksum: to read gigabytes once more at the next save shows nothing new.
+_known_whole: dict[Path, list[int]] = {}
 
 
 class CheckedCheckpoints(CheckpointIO):
@@ -50,7 +52,8 @@ def keep(beside: Path, path: Path, digest: str | None = None) -> None:
     A kill between any two lines leaves one of the two whole, and the next save does not mind.
     """
     digest = digest or _digest(beside)
-    if path.name == LAST and not damage(path):
+    known = path in _known_whole and path.exists() and stamp(path) == _known_whole[path]
+    if path.name == LAST and (known or not damage(path)):
         previous = path.with_name(PREVIOUS)
         _sum_of(previous).unlink(missing_ok=True)
         if _sum_of(path).is_file():
@@ -60,6 +63,7 @@ def keep(beside: Path, path: Path, digest: str | None = None) -> None:
     _rename(beside, path)
     _sum_of(path).write_text(digest)
     _flush_folder(path.parent)
+    _known_whole[path] = stamp(path)
 
 
 def newest_valid(folder: Path, *, say: Any = print) -> Path | None:

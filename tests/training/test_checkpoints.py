@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_modules.training import checkpoints
 from lightning_modules.training.checkpoints import LAST, PREVIOUS, CheckedCheckpoints, damage, keep, newest_valid
 from tests import forks
 from tests.robustness.runs import PROJECT, assert_equal
@@ -50,6 +51,8 @@ def flip(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+    # Later than it was saved, also by the clock of a file system whose ticks are milliseconds.
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
 
 
 def empty(path):
@@ -131,6 +134,17 @@ def test_a_harmed_one_does_not_take_the_place_of_the_one_before(two):
     CheckedCheckpoints().save_checkpoint(content(3), two / LAST)
     assert CheckedCheckpoints().load_checkpoint(two / PREVIOUS)["step"] == 1
     assert read(two) == 3
+
+
+def test_what_this_process_saved_is_not_read_once_more_at_the_next_save(two, monkeypatch):
+    looked = []
+    monkeypatch.setattr(checkpoints, "damage", lambda path: looked.append(path) or damage(path))
+    CheckedCheckpoints().save_checkpoint(content(3), two / LAST)
+    assert looked == []
+    monkeypatch.setattr(checkpoints, "_known_whole", {})  # as of another process
+    CheckedCheckpoints().save_checkpoint(content(4), two / LAST)
+    assert looked == [two / LAST]
+    assert (read(two), CheckedCheckpoints().load_checkpoint(two / PREVIOUS)["step"]) == (4, 3)
 
 
 def test_a_kill_during_a_write_leaves_a_whole_one(tmp_path):
