@@ -64,7 +64,7 @@ def theirs(axis: Axes, place: float, value: float, *, mark: str = "o") -> None:
 
 
 def new(columns: int, title: str, *, widths: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:
-    with matplotlib.rc_context({**RC, "font.size": 11, "axes.titlesize": 11}):
+    with matplotlib.rc_context({**RC, "font.size": 11}):
         figure = Figure(figsize=(11, 4.6), layout="constrained")
         axes = figure.subplots(1, columns, squeeze=False, width_ratios=widths)
         figure.suptitle(title, fontsize=13, fontweight="bold")

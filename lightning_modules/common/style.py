@@ -20,15 +20,13 @@ LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 SEQUENTIAL = "Blues"
 RC: dict[Any, Any] = {
     "font.size": 9,
-    "axes.titlesize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.color": "#E6E6E6",
     "axes.axisbelow": True,
-    # Read when a figure is made; what is said of saving would be read when it is saved.
+    # Read when figure and axes are made: what is read later, of titles, legends or saving, is said where it is drawn.
     "figure.dpi": 150,
-    "legend.frameon": False,
 }
 
 
