@@ -220,7 +220,7 @@ def main(argv: Sequence[str]) -> int:
     )
     given = parser.parse_args(argv)
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    client = MlflowClient(credentials.real(credentials.keep(given.uri)))
+    client = credentials.client(credentials.keep(given.uri))
     try:
         claims, runs = load_all(), finished(client)
         old = kept.load(RESULTS / "claims.json", claims) if given.keep else {}

@@ -61,13 +61,10 @@ class PromptFile:
     @classmethod
     def of_run(cls, run_id: str | None, tracking_uri: str | None) -> "PromptFile":
         """The prompt that MLflow run `run_id` exported."""
-        from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         try:
-            return cls.load(
-                MlflowClient(credentials.real(tracking_uri)).download_artifacts(str(run_id), f"export/{NAME}")
-            )
+            return cls.load(credentials.client(tracking_uri).download_artifacts(str(run_id), f"export/{NAME}"))
         except (MlflowException, OSError) as error:
             raise ValueError(
                 f"prompt.from_run={run_id}: no exported prompt found ({reason(error)}). Expected the id of a finished "

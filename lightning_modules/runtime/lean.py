@@ -1,4 +1,4 @@
-"""Libraries without what they load for others: a third of the seconds until a training begins.
+"""Libraries without what they load for others, which takes seconds before a training begins.
 
 Lightning imports torchmetrics, and that scipy.signal, matplotlib and transformers for metrics and plots that nothing here
 asks for. While torchmetrics is imported, and for it alone, these count as not installed, a state that it is made for.

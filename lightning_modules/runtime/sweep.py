@@ -29,14 +29,25 @@ from rich.markup import escape
 from lightning_modules.common import credentials
 from lightning_modules.common.files import write_atomically
 from lightning_modules.common.lock import held
-from lightning_modules.runtime import begun, devices, errors, forks, naming, outcome, provenance, records, slurm, sync
+from lightning_modules.runtime import (
+    begun,
+    devices,
+    errors,
+    forks,
+    naming,
+    outcome,
+    provenance,
+    records,
+    slurm,
+    sweep_report,
+    sync,
+)
 from lightning_modules.runtime.cluster import Cluster, Job, SilentError
 from lightning_modules.runtime.courier import Delivery
 from lightning_modules.runtime.journal import Journal
 from lightning_modules.runtime.load import cores
 from lightning_modules.runtime.outcome import SWEEP
 from lightning_modules.runtime.owner import PARENT_RUN, owner, reap
-from lightning_modules.runtime.sweep_report import counts, jobs, mixed, not_done, settings
 
 PROJECT = Path(__file__).parents[2]
 console = Console(stderr=True)
@@ -216,7 +227,7 @@ def page(cfg: DictConfig, folder: Path) -> Path | None:
     from lightning_modules.runtime import sweep_look
 
     wanted = (cfg.get("look") or {}).get("page", True) and can_be_drawn()
-    if not (wanted and counts(folder)["done"]):
+    if not (wanted and sweep_report.counts(folder)["done"]):
         return None
     data, cache = {"runs": [sweep_look.of_folder(folder)]}, Path(cfg.paths.cache)
     return write(folder / LOOK, kind=sweep_look.KIND, title=sweep_look.TITLE, data=data, cache=cache)
@@ -227,7 +238,7 @@ def finish(cfg: DictConfig) -> int:
     asked to stop."""
     folder = Path(os.environ[SWEEP])
     mine = outcome.of_this_command(folder)
-    undone = not_done(folder)
+    undone = sweep_report.not_done(folder)
     left = [entry for entry in undone if entry["folder"] in mine]
     for entry in left:
         console.print(
@@ -237,9 +248,9 @@ def finish(cfg: DictConfig) -> int:
         console.print(f"{len(left)} of the sweep's jobs not done; the same command runs them again.")
     if earlier := len(undone) - len(left):
         console.print(f"Of earlier commands {earlier} not done either, which {folder}/report.md names.", soft_wrap=True)
-    for sentence in mixed(folder, settings(folder)):
+    for sentence in sweep_report.mixed(folder, sweep_report.settings(folder)):
         console.print(escape(f"No mean of these: {sentence}"), style="red", soft_wrap=True)
-    if jobs(folder):
+    if sweep_report.jobs(folder):
         outcome.catch_up(cfg, folder)
     look = None if wish.told else page(cfg, folder)
     if PARENT_RUN in os.environ:

@@ -52,7 +52,8 @@ def keep(beside: Path, path: Path, digest: str | None = None) -> None:
     A kill between any two lines leaves one of the two whole, and the next save does not mind.
     """
     digest = digest or _digest(beside)
-    known = path in _known_whole and path.exists() and stamp(path) == _known_whole[path]
+    # Of a folder, whose own time says nothing of the files in it, each is read.
+    known = path.is_file() and stamp(path) == _known_whole.get(path)
     if path.name == LAST and (known or not damage(path)):
         previous = path.with_name(PREVIOUS)
         _sum_of(previous).unlink(missing_ok=True)

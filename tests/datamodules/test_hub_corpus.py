@@ -43,6 +43,13 @@ def stopped_at(monkeypatch, number):
     return seen
 
 
+def stop(shards, tmp_path, monkeypatch):
+    with monkeypatch.context() as stopping:
+        stopped_at(stopping, 75)
+        with pytest.raises(KeyboardInterrupt):
+            corpus(shards, tmp_path).prepare_data()
+
+
 def tokens_in(data):
     return {path.name: path.read_bytes() for path in data.folder.glob("*.bin")}
 
@@ -113,10 +120,7 @@ def test_a_reading_that_was_stopped_goes_on_there_and_ends_in_the_same_corpus(
 
 
 def test_documents_that_did_not_reach_the_disk_are_read_again(shards, tmp_path, monkeypatch):
-    with monkeypatch.context() as stopping:
-        stopped_at(stopping, 75)
-        with pytest.raises(KeyboardInterrupt):
-            corpus(shards, tmp_path).prepare_data()
+    stop(shards, tmp_path, monkeypatch)
     (kept,) = (tmp_path / "cache" / "tokens").glob(f"*.reading/*/{hub.DOCUMENTS}")
     os.truncate(kept, kept.stat().st_size - 1)
     data = corpus(shards, tmp_path)
@@ -125,10 +129,7 @@ def test_documents_that_did_not_reach_the_disk_are_read_again(shards, tmp_path, 
 
 
 def test_a_dataset_that_has_changed_is_read_from_its_beginning(shards, tmp_path, monkeypatch, capsys):
-    with monkeypatch.context() as stopping:
-        stopped_at(stopping, 75)
-        with pytest.raises(KeyboardInterrupt):
-            corpus(shards, tmp_path).prepare_data()
+    stop(shards, tmp_path, monkeypatch)
     os.utime(shards / "part-0.jsonl", (1, 1))
     data = corpus(shards, tmp_path)
     data.prepare_data()

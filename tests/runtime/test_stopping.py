@@ -16,7 +16,7 @@ from lightning_modules.runtime import sweep
 from lightning_modules.training.resume_point import ResumePoint
 from lightning_modules.training.stop import Preempted
 
-NOT_DONE = "lightning_modules.runtime.sweep.not_done"
+NOT_DONE = "lightning_modules.runtime.sweep_report.not_done"
 TELL = f"import os, signal, time; signal.signal(signal.SIGTERM, lambda *_: os._exit({128 + signal.SIGTERM})); "
 FROM_WITHIN = TELL + f"os.kill({os.getpid()}, signal.{{}}); time.sleep(60)"
 

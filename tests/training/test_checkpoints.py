@@ -147,6 +147,18 @@ def test_what_this_process_saved_is_not_read_once_more_at_the_next_save(two, mon
     assert (read(two), CheckedCheckpoints().load_checkpoint(two / PREVIOUS)["step"]) == (4, 3)
 
 
+def test_of_a_folder_that_was_harmed_inside_the_one_before_stays(tmp_path):
+    for number in (1, 2, 3):
+        beside = tmp_path / "beside"
+        beside.mkdir()
+        (beside / "part.bin").write_bytes(bytes([number]) * 100)
+        if number == 3:
+            flip(tmp_path / LAST / "part.bin")
+        keep(beside, tmp_path / LAST)
+    found = {name: (tmp_path / name / "part.bin").read_bytes()[0] for name in (PREVIOUS, LAST)}
+    assert found == {PREVIOUS: 1, LAST: 3}
+
+
 def test_a_kill_during_a_write_leaves_a_whole_one(tmp_path):
     code = f"""
 import torch
