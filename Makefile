@@ -3,9 +3,10 @@
 comma := ,
 SHELL := /bin/bash
 PYTHON ?= $(or $(firstword $(foreach p,python3.11 python3.12 python3.13,$(shell $(p) -c "print('$(p)')" 2>/dev/null))),python3)
-# Faster where there is one; it is told of a folder of wheels as pip is (PIP_FIND_LINKS, PIP_NO_INDEX).
+# Faster where there is one; it is told of a folder of wheels as pip is (PIP_FIND_LINKS, PIP_NO_INDEX), and to compile what it
+# installs, as pip does: where PYTHONDONTWRITEBYTECODE is set, as in many containers, each command would compile it anew.
 UV := $(shell command -v uv)
-INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(PIP_NO_INDEX),--no-index),$(BIN)/python -m pip install --quiet --disable-pip-version-check)
+INSTALL = $(if $(UV),$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(PIP_NO_INDEX),--no-index),$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 BIN := .venv/bin
 READY := .venv/.ready
 E ?= moe/scope
