@@ -153,6 +153,7 @@ class CorpusDataModule(OrderedDataModule[Windows]):
     def setup(self, stage: str) -> None:
         # What analyses a model asks for no validation.
         self._refuse_empty("val")
+        self._refuse_untrained()
         super().setup(stage)
 
     def _refuse_empty(self, split: str) -> None:
@@ -164,6 +165,16 @@ class CorpusDataModule(OrderedDataModule[Windows]):
                     f"domain {domain!r} has {tokens} tokens of {documents} documents in the {split} split, and no window of "
                     f"data.seq_len={self.seq_len}: nothing would be measured. Expected more documents of it, as one in "
                     f"twenty is for that split{nearest}."
+                )
+
+    def _refuse_untrained(self) -> None:
+        for domain, windows in self._windows_of("train").items():
+            if windows < self.micro_batch:
+                lower = f", or data.micro_batch={windows} at most" if windows else ""
+                raise ValueError(
+                    f"domain {domain!r} has {windows} windows of data.seq_len={self.seq_len} to train on, fewer than "
+                    f"data.micro_batch, which is {self.micro_batch}: a micro-batch is of one domain, so nothing of it would "
+                    f"be trained on. Expected more text of it{lower}."
                 )
 
     def _windows_of(self, split: str) -> dict[str, int]:
@@ -213,9 +224,13 @@ class CorpusDataModule(OrderedDataModule[Windows]):
 
         return AutoTokenizer.from_pretrained(self.folder / "tokenizer")
 
+    @property
+    def end(self) -> int | None:
+        """The token behind each document, where a token sees its own document alone."""
+        return self.tokenizer.eos_token_id if self.documents == "apart" else None
+
     def read(self, split: str) -> Windows:
-        end = self.tokenizer.eos_token_id if self.documents == "apart" else None
-        return Windows(folder=self.folder, split=split, seq_len=self.seq_len, end=end)
+        return Windows(folder=self.folder, split=split, seq_len=self.seq_len, end=self.end)
 
     def fixed(self, split: str) -> DataLoader:
         """Evenly spaced windows, domain by domain."""

@@ -46,7 +46,12 @@ class HubSource:
     def __init__(self, *, domains: dict[str, dict[str, Any]]) -> None:
         if not domains:
             raise ValueError("data.hub is empty; expected one entry per domain, e.g. 'data.hub={wiki: {path: NAME}}'.")
-        self.domains = {name: dict(entry) for name, entry in domains.items()}
+        # A year is a whole number in YAML, and no longer one when the manifest is read.
+        self.domains = {str(name): dict(entry) for name, entry in domains.items()}
+        if wrong := [name for name in self.domains if not name or "/" in name]:
+            raise ValueError(
+                f"data.hub has a domain called {wrong[0]!r}; expected a name that a file can have, without a slash."
+            )
         self.budgets = {name: {k: entry[k] for k in BUDGETS if k in entry} for name, entry in self.domains.items()}
         for name, budget in self.budgets.items():
             for key, most in budget.items():

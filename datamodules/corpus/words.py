@@ -3,11 +3,13 @@
 import itertools
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning_modules.common.digests import digest
+from lightning_modules.common.files import sha256
 from lightning_modules.common.say import reason
 
 END = "<|endoftext|>"
@@ -59,8 +61,17 @@ def loaded(name: str, *, revision: str | None) -> Any:
 
 def digest_of(tokenizer: Any) -> str:
     """Of all that decides which ids a text becomes."""
-    backend = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
-    return digest([type(tokenizer).__name__, backend, tokenizer.eos_token_id])
+    backend = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else _written(tokenizer)
+    # Whether a mark within a text is a token of its own stands in no backend.
+    split = [True] * bool(tokenizer.split_special_tokens)
+    return digest([type(tokenizer).__name__, backend, tokenizer.eos_token_id, *split])
+
+
+def _written(tokenizer: Any) -> dict[str, str]:
+    """The files of a tokenizer in Python: its words alone tell neither its merges nor what it does to a text before."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved(tokenizer, Path(folder))
+        return {path.name: sha256(path) for path in sorted(Path(folder).iterdir())}
 
 
 def encoded(tokenizer: Any, texts: Iterable[str]) -> Iterator[list[int]]:

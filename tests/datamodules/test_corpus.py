@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.corpus import CorpusDataModule, SyntheticSource
+from datamodules.corpus import CorpusDataModule, SyntheticSource, words
 from datamodules.corpus import cache as token_cache
 from datamodules.corpus.sources import EmbeddedSource
 from datamodules.corpus.words import END
@@ -161,6 +161,43 @@ def test_a_tokenizer_saved_with_truncation_and_padding_is_the_one_without(data, 
     used = corpus(tmp_path, tokenizer=str(tmp_path / "used"))
     assert json.loads((tmp_path / "used" / "tokenizer.json").read_text())["truncation"]
     assert used.folder.name == plain.folder.name and used.domains == data.domains
+
+
+@pytest.mark.parametrize("kind", ["marks", "python"])
+def test_tokenizers_that_cut_otherwise_have_caches_of_their_own(data, tmp_path, kind):
+    """Of equal words: one that takes no mark within a text, and one in Python that does not lower it."""
+    from transformers import AutoTokenizer, BertJapaneseTokenizer
+
+    (tmp_path / "vocab.txt").write_text("\n".join(["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]", "a", "A"]))
+    found = []
+    for otherwise in (False, True):
+        if kind == "marks":
+            tokenizer = AutoTokenizer.from_pretrained(data.folder / "tokenizer", split_special_tokens=otherwise)
+        else:
+            how = dict(word_tokenizer_type="basic", subword_tokenizer_type="wordpiece", do_lower_case=otherwise)
+            tokenizer = BertJapaneseTokenizer(str(tmp_path / "vocab.txt"), eos_token="[SEP]", **how)
+        tokenizer.save_pretrained(tmp_path / f"{otherwise}")
+        loaded, again = (words.loaded(str(tmp_path / f"{otherwise}"), revision=None) for _ in range(2))
+        assert words.digest_of(loaded) == words.digest_of(again)
+        found.append((words.digest_of(loaded), list(words.encoded(loaded, [f"A a {END}"]))))
+    (one, its_ids), (other, other_ids) = found
+    assert its_ids != other_ids and one != other
+
+
+def test_a_domain_of_which_nothing_would_be_trained_on_is_refused(data):
+    sizes = data.training.sizes
+    least = sizes.index(min(sizes))
+    few = CorpusDataModule(
+        source=data.source, cache_dir=str(data.cache_dir), **SMALL | {"micro_batch": sizes[least] + 1}
+    )
+    few.prepare_data()
+    told = (
+        f"domain '{data.domains[least]}' has {sizes[least]} windows of data.seq_len=16 to train on, fewer than "
+        f"data.micro_batch, which is {sizes[least] + 1}.*data.micro_batch={sizes[least]} at most"
+    )
+    with pytest.raises(ValueError, match=told):
+        few.setup("fit")
+    data.setup("fit")
 
 
 def test_resuming_the_datamodule_continues_its_order(data):

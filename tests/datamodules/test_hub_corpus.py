@@ -178,3 +178,16 @@ def test_a_file_that_was_edited_is_another_corpus(named, shards, tmp_path):
     assert corpus(shards, tmp_path, **entry).source.description() != before
     plain = hub.HubSource(domains={"law": {"path": "somebody/law", "revision": "main"}}).description()
     assert plain == {"source": "hub", "domains": {"law": {"path": "somebody/law", "revision": "main"}}}
+
+
+def test_a_domain_that_no_file_can_be_called_by_is_refused():
+    with pytest.raises(ValueError, match="data.hub has a domain called 'en/law'; expected a name that a file can have"):
+        hub_corpus(hub={"en/law": {"path": "json"}}, cache_dir="unused")
+
+
+def test_a_domain_may_be_a_year(shards, tmp_path):
+    """YAML reads a whole number, which is a name in the manifest."""
+    entry = {"path": "json", "data_files": str(shards / "*.jsonl")}
+    data = hub_corpus(hub={2023: entry}, cache_dir=str(tmp_path / "cache"), **SMALL)
+    data.prepare_data()
+    assert [(row["domain"], row["documents"]) for row in data.datasheet()] == [("2023", DOCUMENTS)]
