@@ -50,3 +50,22 @@ def test_a_choice_is_scored_by_its_mean_log_probability_after_the_prompt():
                 text = torch.cat([prompts[item], choices[item, choice]])
                 logp = [float(module(text[None, :end])[0, -1].log_softmax(-1)[text[end]]) for end in range(4, 9)]
                 assert float(found[item, choice]) == pytest.approx(sum(logp) / 5, abs=1e-5)
+
+
+def test_a_choice_of_documents_apart_is_what_each_document_says_alone():
+    end = 63
+    _, module, _ = fit(steps=2)
+    module.eval()
+    draw = torch.Generator().manual_seed(0)
+    prompts, choices = torch.randint(0, 63, (2, 4), generator=draw), torch.randint(0, 63, (2, 2, 5), generator=draw)
+    prompts[1, 1], choices[0, 1, 2], choices[1, 0, 4] = end, end, end
+    with torch.no_grad():
+        found = score_choices(module=module, prompt_NP=prompts, choices_NCW=choices, end=end)
+        for item in range(2):
+            for choice in range(2):
+                logp, document = [], []
+                for place, token in enumerate(torch.cat([prompts[item], choices[item, choice]]).tolist()):
+                    if document and place >= 4:
+                        logp.append(float(module(torch.tensor([document]))[0, -1].log_softmax(-1)[token]))
+                    document = [] if token == end else [*document, token]
+                assert float(found[item, choice]) == pytest.approx(sum(logp) / len(logp), abs=1e-5)

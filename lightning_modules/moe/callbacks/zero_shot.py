@@ -24,8 +24,9 @@ class ZeroShotChoice(pl.Callback):
         if not len(items["answer"]):
             return
         parts = (items[name].to(pl_module.device).split(self.batch) for name in ("prompt_ids", "choices_ids"))
+        end = getattr(trainer.datamodule, "end", None)
         chosen = [
-            score_choices(module=pl_module, prompt_NP=prompt_NP, choices_NCW=choices_NCW).argmax(1)
+            score_choices(module=pl_module, prompt_NP=prompt_NP, choices_NCW=choices_NCW, end=end).argmax(1)
             for prompt_NP, choices_NCW in zip(*parts, strict=True)
         ]
         right_N = (torch.cat(chosen).cpu() == items["answer"]).double()
@@ -36,11 +37,19 @@ class ZeroShotChoice(pl.Callback):
         pl_module.log_dict(values, rank_zero_only=True)
 
 
-def score_choices(*, module: pl.LightningModule, prompt_NP: Tensor, choices_NCW: Tensor) -> Tensor:
-    """Mean log-probability per token of each of C continuations of W tokens after its prompt of P: [N, C]."""
-    items, choices, width = choices_NCW.shape
+def score_choices(
+    *, module: pl.LightningModule, prompt_NP: Tensor, choices_NCW: Tensor, end: int | None = None
+) -> Tensor:
+    """Mean log-probability per token of each of C continuations of W tokens after its prompt of P: [N, C].
+
+    end: the token behind each document, where a token sees its own alone; what follows one then counts for nothing.
+    """
+    items, choices, _ = choices_NCW.shape
     prompt = prompt_NP.shape[1]
     text = torch.cat([prompt_NP[:, None].expand(-1, choices, -1), choices_NCW], 2).flatten(0, 1)
-    logits = module(text)[:, prompt - 1 : -1]
+    ends = torch.zeros_like(text, dtype=torch.bool) if end is None else text == end
+    apart = {} if end is None else {"document": ends.cumsum(1) - ends.long()}
+    logits = module(text, **apart)[:, prompt - 1 : -1]
     logp = logits.float().log_softmax(-1).gather(-1, text[:, prompt:, None]).squeeze(-1)
-    return (logp.sum(1) / width).view(items, choices)
+    told = ~ends[:, prompt - 1 : -1]
+    return ((logp * told).sum(1) / told.sum(1).clamp(min=1)).view(items, choices)
