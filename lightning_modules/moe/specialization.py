@@ -110,6 +110,20 @@ def balance_over(
     return float(lbl_LG.mean()), float(max_violation(counts_LE=counts_LGE).mean())
 
 
+def micro_batches(*, domain_N: Tensor, size: int) -> Tensor:
+    """The micro-batch of each sequence, int64 [N]: `size` of one domain, in their order, as in training.
+
+    -1 for those that fill none, but a domain that fills none at all is one of its own.
+    """
+    group_N, made = torch.full_like(domain_N, -1), 0
+    for domain in domain_N.unique():
+        own = (domain_N == domain).nonzero()[:, 0]
+        whole = own[: max(len(own) // size * size, min(size, len(own)))]
+        group_N[whole] = made + torch.arange(len(whole)) // size
+        made = int(group_N.max()) + 1
+    return group_N
+
+
 def total_variation_L(*, share_DLE: Tensor) -> Tensor:
     """Mean over pairs of domains of the total-variation distance between their routing, per layer: 0 to 1."""
     domains = share_DLE.shape[0]

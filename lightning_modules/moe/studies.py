@@ -92,14 +92,17 @@ class RoutingAnalysis:
     ) -> dict[str, float]:
         domains, domain_N, counts_NLE = self.data.domains, tally["domain_N"], tally["counts_NLE"]
         order_N = torch.arange(len(domain_N))
-        # The domain of a micro-batch is that of its sequences, as in training.
-        micro_N = torch.unique(domain_N * len(domain_N) + order_N // self.data.micro_batch, return_inverse=True)[1]
         present_N = torch.unique(domain_N, return_inverse=True)[1]
+        micro_N = measure.micro_batches(domain_N=domain_N, size=self.data.micro_batch)
         scopes = {"sequence": order_N, "micro": micro_N, "domain": present_N, "global": torch.zeros_like(order_N)}
         rows, metrics = [], {}
         for scope, group_N in scopes.items():
+            in_N = group_N >= 0
             lbl, violation = measure.balance_over(
-                counts_NLE=counts_NLE, prob_sums_NLE=prob_sums_NLE, tokens_N=tally["tokens_N"], group_N=group_N
+                counts_NLE=counts_NLE[in_N],
+                prob_sums_NLE=prob_sums_NLE[in_N],
+                tokens_N=tally["tokens_N"][in_N],
+                group_N=group_N[in_N],
             )
             rows.append({"scope": scope, "groups": int(group_N.max()) + 1, "lbl": lbl, "maxvio": violation})
             metrics[f"test/lbl_{scope}"] = lbl

@@ -200,3 +200,16 @@ def test_every_figure_draws_at_any_size(layers, experts, domains, tmp_path):
     panels = [a for a in figures["selection"].axes if a.images and a.get_title()]
     assert [a.get_title() for a in panels] == titles
     assert torch.equal(torch.from_numpy(panels[0].images[0].get_array().data), share[0])
+
+
+@pytest.mark.parametrize("sizes", [(4, 8), (6, 5, 4), (3, 9), (1, 2)])
+def test_a_micro_batch_is_of_one_domain_and_whole(sizes):
+    """Whatever the domains before it hold; one that fills none is measured by what it has."""
+    domain_N = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    group_N = measure.micro_batches(domain_N=domain_N, size=4)
+    for domain, size in enumerate(sizes):
+        own = group_N[domain_N == domain]
+        expected = [4] * (size // 4) or [size]
+        assert own[own >= 0].unique(return_counts=True)[1].tolist() == expected
+        assert (own >= 0).int().diff().le(0).all(), "the first ones, in their order"
+    assert group_N[group_N >= 0].unique().tolist() == list(range(int(group_N.max()) + 1))
