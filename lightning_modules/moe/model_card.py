@@ -37,8 +37,8 @@ def card(
         f"A mixture of experts trained by Facet for {steps:,} steps. It generates and is fine-tuned as any causal language "
         "model of transformers; its end-of-text token stands between documents and is also the padding.",
         "`router_aux_loss_coef` is the weight of the run's load-balancing loss divided by the experts a token goes to, as "
-        "transformers' loss is that many times as large; it is added where `output_router_logits=True` is asked for, over "
-        "the micro-batch and over all layers at once.",
+        "transformers' loss is that many times as large, and times the layers where the run's is their sum; it is added "
+        "where `output_router_logits=True` is asked for, over the micro-batch and over all layers at once.",
         "## Training",
         markdown(["setting", "value"], [[name, value] for name, value in training.items()]),
         "## Text",

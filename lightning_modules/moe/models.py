@@ -121,11 +121,21 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     return {"total": total, "active": total - idle}
 
 
+def check_words(model: Any, tokenizer: Any) -> None:
+    """ValueError for a tokenizer that has ids beyond the model's words."""
+    has, needed = model.config.get_text_config().vocab_size, max(tokenizer.get_vocab().values()) + 1
+    if needed > has:
+        raise ValueError(
+            f"the tokenizer of the text (data.tokenizer) has {needed} words, and the model is made for {has}; expected "
+            f"data.vocab_size={needed}, or model=pretrained with the model that the tokenizer is of."
+        )
+
+
 def export(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, *, weight: float = 0.0) -> Path:
     """Write `folder` for AutoModelForCausalLM and AutoTokenizer; logits after loading are bitwise equal.
 
-    Generation stops at the tokenizer's end of text and keeps a cache. weight: of the load-balancing loss, kept for whoever
-    trains on; transformers' own loss is `top_k` times as large as ours.
+    Generation stops at the tokenizer's end of text and keeps a cache. weight: of the mean over layers of the load-balancing
+    loss, kept for whoever trains on; transformers' own loss is `top_k` times as large as ours.
     """
     folder = Path(folder)
     config, how = model.config.get_text_config(), model.generation_config

@@ -18,8 +18,9 @@ from lightning_modules.moe.compiled import compiled
 from lightning_modules.moe.head import Head
 from lightning_modules.moe.losses import Frequency, load_balancing_loss, router_z_loss
 from lightning_modules.moe.model_card import card
-from lightning_modules.moe.models import count_parameters, export
+from lightning_modules.moe.models import check_words, count_parameters, export
 from lightning_modules.moe.routing import ExpertFrequency, RouterStats, RouterTap
+from lightning_modules.moe.targets import MASKS, mean_targets, valid
 
 
 class MoELM(pl.LightningModule):
@@ -41,6 +42,8 @@ class MoELM(pl.LightningModule):
     # Of transformers' pipelines, the one that runs an export.
     pipeline = "text-generation"
     _read_step = 0
+    # `targets.mean_targets` of this optimizer step; None where all its forwards have as many.
+    _mean_targets: Tensor | None = None
 
     def __init__(
         self,
@@ -116,9 +119,23 @@ class MoELM(pl.LightningModule):
         self.hidden(batch)
         return self.routing(batch).frequency
 
+    def setup(self, stage: str) -> None:
+        if (tokenizer := getattr(self.trainer.datamodule, "tokenizer", None)) is not None:
+            check_words(self.model, tokenizer)
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        steps, ranks = self.trainer.accumulate_grad_batches, self.trainer.world_size
+        if steps * ranks > 1 and MASKS & set(batch) and batch_idx % steps == 0:
+            read = self.trainer.datamodule.train_batch
+            others = [read(index) for index in range(batch_idx + 1, batch_idx + steps)]
+            self._mean_targets = mean_targets([batch, *others], ranks=ranks, device=self.device)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
         hidden_TH = self.hidden(batch).flatten(0, 1)
-        ce = self.head.loss(hidden_TH, batch["targets"].flatten(), _valid(batch).flatten())
+        valid_BS = valid(batch)
+        ce = self.head.loss(hidden_TH, batch["targets"].flatten(), valid_BS.flatten())
+        if self._mean_targets is not None:
+            ce = ce * (valid_BS.sum() / self._mean_targets.clamp(min=1e-9))
         stats = self.routing(batch)
         # With the frequencies that `expert_frequency`, or a callback's hook on it, hands back.
         lbl = self.lbl(stats, self.expert_frequency(stats))
@@ -146,7 +163,7 @@ class MoELM(pl.LightningModule):
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         """Per-sequence summed negative log-likelihood [B] in nats and tokens [B], with the routing by sequence."""
         hidden_TH = self.hidden(batch).flatten(0, 1)
-        valid_BS = _valid(batch)
+        valid_BS = valid(batch)
         nll_BS = self.head.nll(hidden_TH, batch["targets"].flatten()).view_as(batch["targets"])
         nll_BS = torch.where(valid_BS, nll_BS, nll_BS.new_zeros(()))
         return {"nll_B": nll_BS.sum(1), "tokens_B": valid_BS.sum(1), "stats": self.routing(batch, block=1)}
@@ -161,7 +178,9 @@ class MoELM(pl.LightningModule):
 
     def export(self, folder: Path, *, datamodule: Any) -> Path:
         """A directory for AutoModelForCausalLM and AutoTokenizer, with a model card."""
-        export(self.model, datamodule.tokenizer, folder, weight=self.weight)
+        # transformers' loss is of all layers together, which a sum over them is that many times of.
+        layers = len(self.tap.routers) if self.layer_reduction == "sum" else 1
+        export(self.model, datamodule.tokenizer, folder, weight=self.weight * layers)
         trainer = self._trainer
         metrics = {n: float(v) for n, v in trainer.callback_metrics.items()} if trainer else {}
         about = {"load-balancing weight": self.weight, "z-loss weight": self.z_weight, **self.optimizer_args}
@@ -174,16 +193,3 @@ class MoELM(pl.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         steps = int(self.trainer.estimated_stepping_batches)
         return adamw_with_schedule(module=self.model, total_steps=steps, **self.optimizer_args)
-
-
-def _valid(batch: dict[str, Tensor]) -> Tensor:
-    """Targets that count, bool [B, S]: `target_mask`, or neither read from padding nor padding themselves, or all.
-
-    Position s predicts s + 1; of the last one's target no mask tells, so it counts when its own position does.
-    """
-    if "target_mask" in batch:
-        return batch["target_mask"].bool()
-    if "attention_mask" in batch:
-        mask_BS = batch["attention_mask"].bool()
-        return mask_BS & torch.cat([mask_BS[:, 1:], mask_BS[:, -1:]], 1)
-    return torch.ones_like(batch["targets"], dtype=torch.bool)

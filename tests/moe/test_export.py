@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lightning_modules.moe.module import MoELM
 from tests.moe.test_models import tokenizer  # noqa: F401
 from tests.moe.toy import fit, tiny_model
 
@@ -52,8 +53,6 @@ def test_the_coefficient_of_the_balance_is_that_of_the_run(exported):
     ids = torch.arange(16).view(2, 8)
     one_layer = AutoModelForCausalLM.from_pretrained(exported, num_hidden_layers=1)
     found = one_layer(input_ids=ids, output_router_logits=True)
-    from lightning_modules.moe.module import MoELM
-
     module = MoELM(model=one_layer, micro_batch=2, weight=1.0)
     module.hidden({"input_ids": ids})
     stats = module.routing({"input_ids": ids})
@@ -91,3 +90,10 @@ def test_its_card_and_its_config(exported):
     assert "2 steps" in card and "| moe/lbl |" in card
     config = json.loads((exported / "config.json").read_text())
     assert config.get("pad_token_id") is None, "an embedding takes no gradient at padding"
+
+
+def test_the_coefficient_of_a_sum_over_layers_is_as_many_times_as_large(tokenizer, tmp_path):  # noqa: F811
+    """transformers' loss is one of all layers, and a run's is their sum."""
+    module = MoELM(model=tiny_model(layers=3), micro_batch=2, weight=0.02, layer_reduction="sum")
+    module.export(tmp_path, datamodule=SimpleNamespace(tokenizer=tokenizer))
+    assert json.loads((tmp_path / "config.json").read_text())["router_aux_loss_coef"] == pytest.approx(3 * 0.02 / 2)

@@ -9,7 +9,7 @@ from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequenc
 from lightning_modules.moe.families import FAMILIES
 from lightning_modules.training.finite_loss import FiniteLoss, NonFiniteLossError
 from lightning_modules.training.whole_windows import WholeWindows
-from tests.moe.toy import ToyData, fit, fit_rank, tiny_model
+from tests.moe.toy import Documents, ToyData, fit, fit_rank, tiny_model
 from tests.ranks import run_ranks
 
 
@@ -23,6 +23,31 @@ def test_two_ranks_equal_one_rank_with_twice_the_micro_batches(mode, accumulate)
     torch.testing.assert_close(mean_of_ranks, one["loss"], rtol=0, atol=1e-6)
     for name, value in one["state"].items():
         torch.testing.assert_close(two[0]["state"][name], value, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "accumulate"), [(1, 4), (2, 1), (2, 2)])
+def test_a_step_of_documents_apart_is_one_mean_however_it_is_dealt(ranks, accumulate):
+    """Forwards that hold more ends of documents have fewer targets."""
+    whole = fit_rank(0, 1, "two_pass", 1, Documents)
+    asked = ("two_pass", accumulate, Documents)
+    parts = run_ranks(fit_rank, ranks, *asked) if ranks > 1 else [fit_rank(0, 1, *asked)]
+    dealt = torch.tensor([part["loss"] for part in parts]).view(ranks, -1, accumulate).mean((0, 2))
+    torch.testing.assert_close(dealt, torch.tensor(whole["loss"]), rtol=0, atol=1e-5)
+    for name, value in whole["state"].items():
+        torch.testing.assert_close(parts[0]["state"][name], value, rtol=0, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_text_of_more_words_than_the_model_has_is_refused():
+    class Words:
+        @staticmethod
+        def get_vocab():
+            return {"a": 0, "far": 70}
+
+    data = ToyData(steps=2)
+    data.tokenizer = Words()
+    with pytest.raises(ValueError, match="has 71 words, and the model is made for 64; expected data.vocab_size=71, or"):
+        fit(steps=2, data=data)
 
 
 def test_scope_changes_the_curve_on_one_process():

@@ -63,6 +63,24 @@ class ToyData(pl.LightningDataModule):
         return loader([self.train_batch(0, epoch=9)])
 
 
+class Documents(ToyData):
+    """Of documents apart, the shorter the later they stand in a global batch, so that forwards differ in their targets."""
+
+    END = 63
+
+    def train_batch(self, index, epoch=0):
+        batch = super().train_batch(index, epoch)
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        # Of the whole global batch, of which this is a part.
+        often = torch.linspace(0, 0.7, self.sequences).view(accumulate, ranks, -1)[index % accumulate, rank][:, None]
+        draw = torch.Generator().manual_seed(index // accumulate)
+        drawn = torch.rand(self.sequences, LENGTH, generator=draw)
+        ends = drawn.view(accumulate, ranks, -1, LENGTH)[index % accumulate, rank] < often
+        ids = batch["input_ids"].masked_fill(ends, self.END)
+        return {**batch, "input_ids": ids, "target_mask": ~ends, "document": ends.cumsum(1) - ends.long()}
+
+
 class Curve(pl.Callback):
     """Loss and LBL of every micro-step, and the gradient just before the optimizer step."""
 
@@ -127,10 +145,10 @@ def fit(
     return curve, module, trainer
 
 
-def fit_rank(rank, ranks, mode, accumulate):
+def fit_rank(rank, ranks, mode, accumulate, data=None):
     """One DDP rank of a 20-step fit, for `tests.ranks.run_ranks`."""
     from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequencySync
 
     callbacks = [ExpertFrequencySync(mode=mode)] if mode else []
-    curve, module, _ = fit(callbacks=callbacks, ranks=ranks, accumulate=accumulate)
+    curve, module, _ = fit(callbacks=callbacks, ranks=ranks, accumulate=accumulate, data=data and data())
     return {"loss": curve.loss, "lbl": curve.lbl, "state": {k: v.clone() for k, v in module.state_dict().items()}}
