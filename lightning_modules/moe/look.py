@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules.files import text as whole
 from lightning_modules.common.attention_ways import AttentionError
 from lightning_modules.look.finished import Finished
 from lightning_modules.moe.preferences import (
@@ -274,7 +275,7 @@ def page(run: Finished) -> dict[str, Any]:
 
 def _own_text(path: Path, module: Any, data: Any) -> Held:
     """The user's text in windows of the run's length; what is left over at its end is left out unless it is all."""
-    ids = data.tokenizer(path.read_text(encoding="utf-8"), return_tensors="pt", add_special_tokens=False).input_ids[0]
+    ids = data.tokenizer(whole(path), return_tensors="pt", add_special_tokens=False).input_ids[0]
     if not len(ids):
         raise ValueError(f"look.text={path} holds no text.")
     length = min(data.seq_len, len(ids))

@@ -1,6 +1,7 @@
 """What the page of a run says of its experts: what is planted is found, and where nothing is, nothing is said."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from scipy.stats import binom
 from lightning_modules.look import page
 from lightning_modules.moe import look
 from lightning_modules.moe.look import SHOWN, Pieces, experts_page
+from lightning_modules.moe.module import MoELM
 from lightning_modules.moe.preferences import as_many, companions, domain_preference, word_preference
 from lightning_modules.moe.routing import RouterStats
 from lightning_modules.moe.specialization import count_pairs
 from lightning_modules.moe.token_routing import TokenRouting
+from tests.moe.toy import tiny_model
 
 LAYERS, SEQUENCES, LENGTH, EXPERTS, TOP_K, WORDS = 2, 60, 32, 8, 2, 40
 DOMAINS = ["code", "maths", "news"]
@@ -261,3 +264,18 @@ def test_the_chance_of_as_many_is_the_binomial_tail():
     k, p = (generator.random(2000) * (n + 1)).astype(int), generator.random(2000) ** 3
     p[:20], p[20:40] = 0, 1
     assert (as_many(k, n, p) == binom.sf(k - 1, n, p)).all()
+
+
+def test_a_text_of_ones_own_is_read_as_a_corpus_is(tmp_path):
+    module = MoELM(model=tiny_model(), micro_batch=1).eval()
+
+    def letters(text, **_):
+        return SimpleNamespace(input_ids=torch.tensor([[ord(letter) - 32 for letter in text.replace("\n", "?")]]))
+
+    data, path = SimpleNamespace(tokenizer=letters, seq_len=4), tmp_path / "own.txt"
+    path.write_bytes(b"\xef\xbb\xbfA\r\nBC")
+    with torch.inference_mode():
+        assert look._own_text(path, module, data).tokens_NS.tolist() == [[33, 31, 34, 35]]
+    path.write_bytes("café".encode("latin-1"))
+    with pytest.raises(ValueError, match="own.txt is not UTF-8: byte 0xe9 at offset 3 .* iconv -f latin1 -t utf-8"):
+        look._own_text(path, module, data)
