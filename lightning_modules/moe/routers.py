@@ -109,31 +109,33 @@ def when_told(experts: nn.Module, take: Callable[[tuple[Tensor, Tensor] | None],
     return experts.register_forward_pre_hook(told, with_kwargs=True)
 
 
-def scoring_of(choices: Sequence[Choice]) -> tuple[str, float]:
-    """The name in `SCORES` that the routers' weights agree with best, and by how much they differ, relatively.
+def scoring_of(choices: Sequence[Choice]) -> tuple[str, float, float]:
+    """The name in `SCORES` that the routers' weights agree with best, by how much they differ, relatively, and by how much
+    from the next best.
 
     A family may scale a token's weights to sum to 1 or to something else: with two experts or more a token, only their
-    proportions count. Where weights are equal though logits are not, they tell no score: the difference is infinite.
+    proportions count. Where weights are equal though no score of the logits is, they tell none: the difference is infinite.
     """
     if any(isinstance(choice.logits_TE, FakeTensor) for choice in choices):
         # A plan's, which have shapes and no values: its counts are the same for every score.
-        return "softmax", 0.0
+        return "softmax", 0.0, float("inf")
     if all(_are_shares(choice.logits_TE) for choice in choices):
         # Already a softmax. Gemma-4 then scales an expert's weight by a number of its own, so weights would not tell.
-        return "given", 0.0
-    differences = dict.fromkeys(SCORES, 0.0)
+        return "given", 0.0, float("inf")
+    differences, all_equal = dict.fromkeys(SCORES, 0.0), False
     for choice in choices:
         # On the CPU: a device may have no float64.
         logits_TE, weights_TK, indices_TK = (part.detach().cpu() for part in choice)
         logits_TE, own_TK = logits_TE.double(), _proportions(weights_TK.double())
-        if bool((own_TK == own_TK[:1, :1]).all()) and not bool((logits_TE == logits_TE[:1, :1]).all()):
-            return "softmax", float("inf")
+        all_equal = all_equal or bool((own_TK == own_TK[:1, :1]).all())
         for name, score in SCORES.items():
             theirs_TK = _proportions(score(logits_TE).gather(-1, indices_TK))
             found = float((theirs_TK - own_TK).abs().max() / own_TK.abs().max())
             differences[name] = max(differences[name], found)
-    best = min(differences, key=lambda name: differences[name])
-    return best, differences[best]
+    best, second = sorted(differences, key=lambda name: differences[name])[:2]
+    if all_equal and differences[best] > tolerance(choices[0].logits_TE.dtype, choices[0].weights_TK.dtype):
+        return best, float("inf"), float("inf")
+    return best, differences[best], differences[second]
 
 
 def _are_shares(values_TE: Tensor) -> bool:

@@ -17,9 +17,9 @@ class RouterTap:
     """Forward hooks on every router of a model.
 
     Reading the indices, not a second top-k, keeps groups, correction biases and hashed routes exact. How the routers score
-    is found at the first forward, from the weights that they give their experts (`routers.scoring_of`). A recomputation
-    under activation checkpointing calls the hooks again after `read()`; `read()` and `clear()` bracket the first forward,
-    so nothing is counted twice.
+    is found at the first forward that tells, from the weights that they give their experts (`routers.scoring_of`). A
+    recomputation under activation checkpointing calls the hooks again after `read()`; `read()` and `clear()` bracket the
+    first forward, so nothing is counted twice.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -28,6 +28,7 @@ class RouterTap:
         self.routers = [mixture.router for mixture in self.mixtures]
         self.top_k = self.mixtures[0].top_k
         self.scoring: str | None = None
+        self._is_sure = False
         self._layers: dict[int, Choice] = {}
         self._handles = [
             router.register_forward_hook(lambda _m, _i, out, layer=layer: self._record(layer, out))
@@ -73,7 +74,7 @@ class RouterTap:
         if len(widths) > 1:
             told = ", ".join(f"{k} of {e}" for e, k in sorted(widths))
             raise ValueError(f"{self.family}: its layers choose {told} experts; expected the same in every layer.")
-        if self.scoring is None:
+        if not self._is_sure:
             self.scoring = self._scoring(choices)
         # Layers may lie on several devices.
         place = choices[0].logits_TE.device
@@ -81,8 +82,10 @@ class RouterTap:
         return torch.stack(logits), torch.stack(indices)
 
     def _scoring(self, choices: list[Choice]) -> str:
-        name, difference = scoring_of(choices)
+        name, difference, second = scoring_of(choices)
         limit = tolerance(choices[0].logits_TE.dtype, choices[0].weights_TK.dtype)
+        # Routers that begin even agree with every score, and are asked again until they tell.
+        self._is_sure = second > limit
         router = type(self.routers[0]).__name__
         if difference == float("inf"):
             raise ValueError(

@@ -13,7 +13,9 @@ from lightning_modules.moe.losses import (
     router_probabilities,
     router_z_loss,
 )
+from lightning_modules.moe.module import MoELM
 from lightning_modules.moe.routing import RouterStats
+from tests.moe.toy import tiny_model
 
 LAYERS, EXPERTS, TOP_K = 3, 8, 2
 
@@ -224,3 +226,18 @@ def test_z_loss_ignores_padding():
 def test_bias_moves_towards_the_idle_experts():
     counts = torch.tensor([[[10, 0, 4, 2]], [[4, 4, 4, 4]]])
     assert bias_step(counts_LME=counts).tolist() == [[-1, 1, 0, 1], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("family", "scoring"), [("deepseek_v3", "sigmoid"), ("qwen3_moe", "softmax")])
+def test_how_routers_score_is_asked_again_until_they_tell(family, scoring, dtype):
+    """Routers that begin at zero, as in a mixture made of a dense model, agree with every score, and so do weights that
+    rounding makes equal."""
+    module = MoELM(model=tiny_model(family=family, dtype=dtype), micro_batch=1)
+    batch = {"input_ids": torch.arange(8)[None]}
+    with torch.no_grad():
+        for spread in (0.0, 1e-4, 1.0):
+            for router in module.tap.routers:
+                router.weight.normal_().mul_(spread)
+            module.counts(batch)
+    assert module.tap.scoring == scoring
