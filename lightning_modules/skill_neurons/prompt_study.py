@@ -253,9 +253,8 @@ def accuracy(
 ) -> float:
     """Share of `split` answered right, with `see` on the neurons when given; of its first `examples` when given."""
     right, seen = torch.zeros((), dtype=torch.long, device=backbone.device), 0
-    for batch in backbone.batches(data.fixed(split)):
-        if examples is not None and seen >= examples:
-            break
+    there = data.examples(split)
+    for batch in backbone.batches(data.each_once(there, range(len(there))[:examples])):
         with hooked(backbone.sites(), see) if see else contextlib.nullcontext():
             scores_BC = backbone.scores(batch, prompt)
         right += (scores_BC.argmax(1) == batch["labels"]).sum()

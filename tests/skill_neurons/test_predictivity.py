@@ -302,3 +302,8 @@ def test_accuracy_counts_every_example_once(prompts, monkeypatch):
     # ALBERT has none that are its layers' own: where nothing is looked at nobody asks for them.
     monkeypatch.setattr(Backbone, "sites", None)
     assert accuracy(prompts.backbone, data, prompt) == pytest.approx(float(right))
+    # As many as asked for, whatever goes into a forward.
+    scores = prompts.backbone.scores(data.examples("test")[:10], prompt)
+    ten = (scores.argmax(1) == batch["labels"][:10]).float().mean()
+    for data.eval_batch in (7, 64):
+        assert accuracy(prompts.backbone, data, prompt, examples=10) == pytest.approx(float(ten))
