@@ -93,8 +93,8 @@ def word_embedding(model: "PreTrainedModel") -> Any:
 def start_token(model: "PreTrainedModel") -> int:
     """What a decoder begins with. ValueError where its config names nothing."""
     generation = getattr(model, "generation_config", None)
-    for config in (model.config, generation, model.config.get_text_config(decoder=True)):
-        for name in ("decoder_start_token_id", "bos_token_id"):
+    for name in ("decoder_start_token_id", "bos_token_id"):
+        for config in (model.config, generation, model.config.get_text_config(decoder=True)):
             if isinstance(found := getattr(config, name, None), int):
                 return found
     raise ValueError(

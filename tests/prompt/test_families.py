@@ -267,3 +267,16 @@ def test_firing_neurons_are_those_with_a_positive_gate_or_activation(case):
     assert active.shape == (len(case.backbone.sites()), case.backbone.sites()[0].weight.numel() // case.backbone.width)
     assert 0 < active.float().mean() < 1
     assert case.hooks() == 0 and not any(m._forward_hooks for m in case.backbone.modules())
+
+
+def test_a_decoder_begins_as_it_does_when_it_generates():
+    """Where the token stands in the generation config alone, BOS is not it."""
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    shape = dict(d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2)
+    model = BartForConditionalGeneration(
+        BartConfig(**shape, encoder_ffn_dim=24, decoder_ffn_dim=24, vocab_size=26, bos_token_id=0)
+    )
+    model.config.decoder_start_token_id, model.generation_config.decoder_start_token_id = None, 2
+    said = model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=1)
+    assert start_token(model) == int(said[0, 0]) == 2
