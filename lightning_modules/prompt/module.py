@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lightning_modules.common import metric_names as names
@@ -63,6 +64,9 @@ class PromptTuning(SavesWhatTrains):
         # Before a checkpoint is restored: whoever goes on, or loads what was trained, scores by the same phrases.
         # A datamodule of a user's own may have no `common`: phrases are embedded with the first batch then.
         self.backbone.embed_phrases(getattr(getattr(self.trainer, "datamodule", None), "common", {}))
+        if isinstance(strategy := self.trainer.strategy, DDPStrategy) and not isinstance(self.tuner, SoftPrompt):
+            # Others train what no answer reads, too: a pooler, attention to an encoder that is not there.
+            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def forward(self, batch: Batch) -> Tensor:
         """Class scores [B, C]."""
@@ -73,6 +77,12 @@ class PromptTuning(SavesWhatTrains):
         lean = isinstance(self.tuner, SoftPrompt)
         scores_BC = self.backbone.scores(batch, self.tuner.prompt(), lean=lean)
         loss = nn.functional.cross_entropy(scores_BC, batch["labels"])
+        if not loss.requires_grad:
+            raise ValueError(
+                f"tuner: the answer of {type(self.backbone.model).__name__} depends on nothing that "
+                f"{type(self.tuner).__name__} trains ({', '.join(list(self.trained())[:3])}); expected another tuner, "
+                "such as soft_prompt."
+            )
         if logs_are_read(self):
             right = (scores_BC.detach().argmax(1) == batch["labels"]).float().mean()
             self.log_dict({names.TRAIN_LOSS: loss.detach(), names.TRAIN_ACCURACY: right}, prog_bar=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lightning_modules.common.bounds import Count, Positive
 from lightning_modules.common.choices import check_choice
 from lightning_modules.common.digests import digest_of_weights
+from lightning_modules.common.say import reason
 from lightning_modules.prompt import peft_folder
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import word_embedding
@@ -222,7 +223,11 @@ class Adapter(Hooked):
 
 
 class LoRA(Tuner):
-    """PEFT's low-rank adapters on every linear layer but the head (Hu et al. 2022)."""
+    """PEFT's low-rank adapters on every linear layer but the head and routers (Hu et al. 2022).
+
+    Of a mixture with shared experts (DeepSeek-V3) PEFT takes the experts, which are parameters, in place of the linear
+    layers of the same names.
+    """
 
     def __init__(self, *, rank: Count = 8, alpha: Positive = 16.0) -> None:
         super().__init__()
@@ -233,8 +238,14 @@ class LoRA(Tuner):
         from transformers.pytorch_utils import Conv1D
 
         body, head = backbone.model.base_model, backbone.model.get_output_embeddings()
-        # T5's body is the whole model, head included.
-        targets = [n for n, m in body.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+        # T5's body is the whole model, head included. Routers that are linear layers answer with what they chose, too.
+        targets = [
+            name
+            for name, module in body.named_modules()
+            if isinstance(module, nn.Linear | Conv1D)
+            and module is not head
+            and not type(module).__name__.endswith("Router")
+        ]
         conv = any(isinstance(m, Conv1D) for m in body.modules())
         config = LoraConfig(
             r=self.rank,
@@ -243,16 +254,25 @@ class LoRA(Tuner):
             lora_dropout=0.0,
             fan_in_fan_out=conv,
         )
-        inject_adapter_in_model(config, body)
+        try:
+            inject_adapter_in_model(config, body)
+        except (NotImplementedError, ValueError) as error:
+            raise ValueError(
+                f"tuner=lora: PEFT does not take {type(backbone.model).__name__} ({reason(error)}); the nearest is "
+                "tuner=soft_prompt."
+            ) from None
         for weight in self.trained(backbone).values():
             weight.data = weight.data.float()
         self._config = config
 
     def save_for_peft(self, folder: Path, backbone: Backbone) -> None:
-        weights = self.trained(backbone)
+        from peft.tuners.lora.layer import ParamWrapper
+
+        weights, modules = self.trained(backbone), dict(backbone.model.named_modules())
         config = copy.copy(self._config)
-        # PEFT shortens the names it is given, and ours count from the body.
-        config.target_modules = sorted({name.partition(".lora_")[0] for name in weights})
+        # PEFT shortens the names it is given, and ours count from the body. Experts stand in its target_parameters.
+        names = {name.partition(".lora_")[0] for name in weights}
+        config.target_modules = sorted(n for n in names if not isinstance(modules[n], ParamWrapper))
         peft_folder.save_lora(weights, folder, config=config, model=backbone.model)
 
     def trained(self, backbone: Backbone) -> dict[str, nn.Parameter]:

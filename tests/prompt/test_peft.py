@@ -1,8 +1,11 @@
 """Prompts and LoRA go to PEFT and come from it with equal scores; where PEFT has no place for a prompt, a line says so."""
 
+import copy
+
 import pytest
 import torch
 
+from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.backbones import HubBackbone
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.prompt_file import PromptFile
@@ -72,6 +75,32 @@ def test_lora_of_ours_scores_the_same_in_peft(family, tmp_path):
     torch.testing.assert_close(
         theirs(adapted(KINDS_OF_LORA[family], tmp_path), batch, length=0), ours, rtol=1e-4, atol=1e-5
     )
+
+
+@torch.no_grad()
+def test_lora_of_experts_scores_the_same_in_peft(tmp_path):
+    """PEFT takes experts, which are parameters, by names of its own, where shared experts have linear layers."""
+    import transformers
+    from peft import PeftModel
+
+    shape = dict(hidden_size=16, intermediate_size=24, moe_intermediate_size=8, num_hidden_layers=2)
+    heads = dict(num_attention_heads=2, num_key_value_heads=2, q_lora_rank=8, kv_lora_rank=8, v_head_dim=8)
+    experts = dict(n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1, first_k_dense_replace=1)
+    rope = dict(qk_rope_head_dim=4, qk_nope_head_dim=4, vocab_size=len(tiny.WORDS), initializer_range=0.3)
+    config = transformers.DeepseekV3Config(**shape, **heads, **experts, **rope, pad_token_id=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = transformers.DeepseekV3ForCausalLM(config).eval()
+    ids, draw = torch.tensor([[5, 6, 7, 8]]), torch.Generator().manual_seed(2)
+    backbone, tuner = Backbone(copy.deepcopy(plain), tiny.tokenizer()), LoRA(rank=2)
+    tuner.attach(backbone)
+    for weight in tuner.trained(backbone).values():
+        weight.copy_(torch.randn(weight.shape, generator=draw) * 0.3)
+    ours = backbone.model(input_ids=ids).logits
+    tuner.save_for_peft(tmp_path, backbone)
+    assert any(".mlp.experts." in name for name in tuner.trained(backbone))
+    found = PeftModel.from_pretrained(plain, str(tmp_path)).eval()(input_ids=ids).logits
+    torch.testing.assert_close(found, ours, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

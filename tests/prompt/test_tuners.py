@@ -9,6 +9,7 @@ from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.tuners import Adapter, BitFit, LoRA, SoftPrompt
 from lightning_modules.training.inner import inner_trainer
 from tests.prompt import tiny
+from tests.ranks import run_ranks
 
 NO_BIAS = ("llama", "t5", "t5_gated")
 
@@ -160,3 +161,49 @@ def test_bitfit_refuses_biases_of_other_modules_by_name():
         ValueError, match="tuner=bitfit: ConvBertForMaskedLM has the bias of a .* at .*; expected those"
     ):
         BitFit().attach(backbone)
+
+
+def test_lora_leaves_a_router_alone():
+    """One that is a linear layer answers with what it chose, to which nothing can be added."""
+    experts = dict(name="Phimoe", num_local_experts=4, num_experts_per_tok=2, num_key_value_heads=2)
+    backbone, tuner = of_config("PhimoeForCausalLM", experts), LoRA(rank=2)
+    tuner.attach(backbone)
+    assert tuner.trained(backbone) and not any("router" in name for name in tuner.trained(backbone))
+    assert backbone.model(input_ids=torch.tensor([[5, 6]])).logits.isfinite().all()
+
+
+def test_lora_refuses_what_peft_refuses():
+    with pytest.raises(ValueError, match="tuner=lora: PEFT does not take MambaForCausalLM .*tuner=soft_prompt"):
+        LoRA().attach(Backbone(tiny.network("mamba"), tiny.tokenizer()))
+
+
+def test_a_tuner_on_which_no_answer_depends_is_refused(tmp_path):
+    """SqueezeBERT's layers are convolutions: of linear layers it has its pooler alone."""
+    of_config("SqueezeBertForMaskedLM", dict(name="SqueezeBert", embedding_size=32)).model.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    spec = tiny.HubBackbone(name=str(tmp_path))
+    module = PromptTuning(backbone=spec, tuner=LoRA())
+    with pytest.raises(ValueError, match="the answer of SqueezeBertForMaskedLM depends on nothing that LoRA trains"):
+        inner_trainer(max_steps=1).fit(module, datamodule=tiny.data(spec, prompt_length=0))
+
+
+def tuned_on_a_rank(rank, ranks, folder, name):
+    """What tuning of a bare encoder changes, its weights and an adapter's start drawn alike on every rank."""
+    spec = tiny.HubBackbone(name=folder, head="none")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = PromptTuning(backbone=spec, tuner=tiny.TUNERS[name](), lr=0.01)
+    more = dict(devices=ranks, strategy="ddp") if ranks > 1 else {}
+    tiny.trainer(3, **more).fit(module, datamodule=tiny.data(spec, prompt_length=0))
+    return {n: p.detach().clone() for n, p in module.trained().items()}
+
+
+@pytest.mark.parametrize("name", ["lora", "bitfit", "full"])
+def test_two_processes_tune_an_encoder_whose_pooler_nobody_reads(name, tmp_path):
+    folder = tiny.save("bert", tmp_path)
+    expected = tuned_on_a_rank(0, 1, folder, name)
+    for found in run_ranks(tuned_on_a_rank, 2, folder, name):
+        for weight, value in expected.items():
+            # What a key's bias adds is the same for all keys: its gradient is rounding, which Adam makes a step of.
+            if "key" not in weight or "lora" in weight or weight.endswith("weight"):
+                torch.testing.assert_close(found[weight], value, rtol=0, atol=1e-3, msg=weight)
