@@ -27,6 +27,20 @@ def pad_of(tokenizer: Any) -> int:
     )
 
 
+def refuse_beyond(tokenizer: Any, *, rows: int, model: str) -> None:
+    """ValueError where words of the tokenizer, or marks that Facet puts, have no row among the `rows` of a model's table.
+
+    Marks that stand in no text may lie beyond it.
+    """
+    put = {getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "mask", "bos", "cls", "sep", "eos")}
+    unused = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special} - put
+    if beyond := sorted(w for w, number in tokenizer.get_vocab().items() if number >= rows and number not in unused):
+        raise ValueError(
+            f"backbone: its tokenizer has {len(beyond)} tokens ({beyond[0]!r} is one) beyond the {rows} rows of the word "
+            f"embedding of {model}; expected a model that was made larger with its tokenizer (resize_token_embeddings)."
+        )
+
+
 def tokens_of(
     words: Sequence[Sequence[str]], tokenizer: Any, *, task: str, single: bool
 ) -> tuple[tuple[Tokens, ...], ...]:

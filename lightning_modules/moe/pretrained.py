@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from lightning_modules.common.attention_ways import AttentionError, known
 from lightning_modules.common.choices import check_choice
+from lightning_modules.common.drawn import refuse_drawn
 from lightning_modules.common.say import reason
 from lightning_modules.moe.attention import CAUSAL, narrower
 from lightning_modules.moe.families import LOADED_DTYPES
@@ -62,7 +63,7 @@ def pretrained_moe(
                 f"data.tokenizer={tokenizer} has {has} words but model.pretrained={pretrained} has {words}; use the model's "
                 f"own: data.tokenizer={pretrained}."
             )
-    model = _found(
+    model, told = _found(
         AutoModelForCausalLM,
         "model.pretrained",
         pretrained,
@@ -72,7 +73,9 @@ def pretrained_moe(
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
         device_map=device_map,
         use_safetensors=True,
+        output_loading_info=True,
     )
+    refuse_drawn(model, told["missing_keys"], said=f"model.pretrained={pretrained}")
     check(model, name=pretrained)
     if gradient_checkpointing:
         checkpoint_activations(model)

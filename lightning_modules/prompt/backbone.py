@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datamodules.tasks.words import refuse_beyond
 from lightning_modules.common.body import body_of
 from lightning_modules.common.digests import digest_of_weights
 from lightning_modules.prompt.families import down_projections, kind_of, start_token, word_embedding
@@ -47,7 +48,9 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         super().__init__()
         self.model, self.tokenizer, self.kind = model.eval(), tokenizer, kind_of(model)
-        self.width: int = word_embedding(model).weight.shape[-1]
+        table_VH = word_embedding(model).weight
+        self.width: int = table_VH.shape[-1]
+        refuse_beyond(tokenizer, rows=len(table_VH), model=type(model).__name__)
         self.requires_grad_(False)
         # RoBERTa, M2M100 and others number positions by which tokens are not padding: an ordinary word holds the place.
         config: Any = model.config

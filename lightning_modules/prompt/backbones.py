@@ -4,6 +4,7 @@ A backbone is named by a small object that knows its tokenizer, kind and positio
 """
 
 import copy
+import os
 import zipfile
 from functools import cached_property
 from importlib.metadata import version
@@ -19,7 +20,9 @@ from datamodules.tasks.language import SPECIAL, Language
 from datamodules.tasks.pretraining import PretrainingDataModule
 from lightning_modules.common.bounds import Count, Positive, Whole
 from lightning_modules.common.choices import check_choice
+from lightning_modules.common.drawn import refuse_drawn
 from lightning_modules.common.files import model_files
+from lightning_modules.common.machine import OF_THE_MACHINE
 from lightning_modules.common.made import adopt, made, place_of
 from lightning_modules.common.making import Thing
 from lightning_modules.common.say import reason
@@ -173,7 +176,7 @@ class HubBackbone:
         cache: str | None = None,
     ) -> None:
         check_choice("backbone.dtype", dtype, DTYPES)
-        self.name, self.revision, self.head, self.random_init = name, revision, head, random_init
+        self.name, self.revision, self.head, self.random_init = os.path.expanduser(name), revision, head, random_init
         self.dtype, self.cache = dtype, Path(cache) if cache else None
 
     @cached_property
@@ -185,9 +188,14 @@ class HubBackbone:
     def _found(self, load: Any, **settings: Any) -> Any:
         try:
             return load(self.name, revision=self.revision, trust_remote_code=False, **settings)
-        except (OSError, ValueError, SafetensorError) as error:
+        except OF_THE_MACHINE:
+            raise
+        except Exception as error:
+            # What a file lacks is a KeyError of one name; a package that it needs, or weights of other sizes, have words.
+            plain = isinstance(error, OSError | ValueError | SafetensorError | ImportError | RuntimeError)
+            told = reason(error) if plain else f"{type(error).__name__}: {reason(error)}"
             raise ValueError(
-                f"backbone.name={self.name}: not loaded ({reason(error)}). Expected a folder written by "
+                f"backbone.name={self.name}: not loaded ({told}). Expected a folder written by "
                 "save_pretrained, or a hub name with the network or its cache at hand."
             ) from None
 
@@ -230,7 +238,18 @@ class HubBackbone:
 
     def _model(self, dtype: str) -> nn.Module:
         if not self.random_init:
-            return self._found(self._class.from_pretrained, use_safetensors=True, dtype=getattr(torch, dtype))
+            load, asked = self._class.from_pretrained, getattr(torch, dtype)
+            found, told = self._found(load, use_safetensors=True, dtype=asked, output_loading_info=True)
+            lacks = set(told["missing_keys"])
+            instead = ", or backbone.head=none, which asks its encoder without a head"
+            if self.head == "none":
+                # A bare encoder's pooler, which nothing here reads, would be another at each load.
+                for name in [name for name in lacks if "pooler" in name.split(".")]:
+                    nn.init.zeros_(found.get_parameter(name))
+                    lacks.discard(name)
+                instead = ""
+            refuse_drawn(found, lacks, said=f"backbone.name={self.name}", instead=instead)
+            return found
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return self._untrained(dtype)
@@ -247,7 +266,16 @@ class HubBackbone:
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        return self._found(AutoTokenizer.from_pretrained)
+        found, folder = self._found(AutoTokenizer.from_pretrained), Path(self.name)
+        files = {"tokenizer.json", *getattr(found, "vocab_files_names", {}).values()}
+        # Of the files that it lacks transformers makes a tokenizer without a word. ByT5's has none of its own.
+        there = [f.name for f in folder.iterdir()] if folder.is_dir() and len(files) > 1 else ["tokenizer.json"]
+        if not any(name in files or name.endswith(".model") for name in there):
+            raise ValueError(
+                f"backbone.name={self.name}: no tokenizer there; expected one beside the weights, as its save_pretrained "
+                f"writes it ({', '.join(sorted(files))})."
+            )
+        return found
 
     def key(self) -> dict[str, Any]:
         """All that what it computes depends on; of a hub name the commit, as a branch moves on."""

@@ -38,7 +38,7 @@ class PromptFile:
 
         ValueError naming the file when it is not there, damaged, or holds something else.
         """
-        place = Path(path or "")
+        place = Path(path or "").expanduser()
         if (place / peft_folder.CONFIG).is_file() and not (place / NAME).is_file():
             return cls(_usable(place, peft_folder.prompt_of(place)), {}, str(place))
         place = place / NAME if place.is_dir() else place

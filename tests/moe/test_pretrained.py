@@ -109,6 +109,10 @@ def test_what_is_no_mixture_or_not_read_is_refused_in_true_words(tmp_path):
     built(*families()["jetmoe"]).save_pretrained(tmp_path / "jetmoe")
     with pytest.raises(ValueError, match="JetMoeForCausalLM: its JetMoeTopKGating hands out neither the numbers"):
         pretrained_moe(pretrained=str(tmp_path / "jetmoe"))
+    headless = built(*families()["mixtral"])
+    headless.model.save_pretrained(tmp_path / "headless")
+    with pytest.raises(ValueError, match="holds MixtralModel, without 1 of the weights .*lm_head.weight.* at random"):
+        pretrained_moe(pretrained=str(tmp_path / "headless"))
 
 
 def test_a_way_that_differs_is_refused_with_the_difference(olmoe, monkeypatch):

@@ -1,5 +1,7 @@
 """What a user can get wrong about a backbone, its words or its template: one clear error each."""
 
+import json
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -174,6 +176,62 @@ def test_weights_that_are_damaged(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"not tensors")
     with pytest.raises(ValueError, match="backbone.name=.*: not loaded"):
         tiny.HubBackbone(name=name).load()
+
+
+def test_weights_that_would_be_drawn_at_random(tmp_path):
+    """A head that the checkpoint lacks is refused; a pooler that nothing reads is the same at each load."""
+    network = tiny.network("bert")
+    network.bert.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds BertModel, without 5 .* of BertForMaskedLM .* backbone.head=none"):
+        tiny.HubBackbone(name=str(tmp_path)).load()
+    bare = tiny.HubBackbone(name=str(tmp_path), head="none")
+    first, second = bare.load(), bare.load()
+    assert first.kind == "encoder" and first.fingerprint() == second.fingerprint()
+    (tmp_path / "config.json").write_text(network.config.to_json_string().replace('layers": 3', 'layers": 4'))
+    with pytest.raises(ValueError, match=r"BertModel \(encoder.layer.3.* drawn at random; expected .* all of them\."):
+        bare = tiny.HubBackbone(name=str(tmp_path), head="none").load()
+
+
+@pytest.mark.parametrize("family", ["bert", "t5", "gpt2"])
+def test_a_folder_without_a_tokenizer(family, tmp_path):
+    tiny.network(family).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="backbone.name=.*: no tokenizer there; expected one beside the weights"):
+        tiny.HubBackbone(name=str(tmp_path)).load()
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "optimum"),
+        ({"intermediate_size": 48}, "ignore_mismatched_sizes"),
+        ({"hidden_act": "none_such"}, "KeyError: 'none_such'"),
+    ],
+)
+def test_a_config_that_this_machine_cannot_load(changed, told, tmp_path):
+    name, config = tiny.save("bert", tmp_path), tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changed))
+    with pytest.raises(ValueError, match=f"backbone.name=.*: not loaded .*{told}"):
+        tiny.HubBackbone(name=name).load()
+
+
+def test_words_beyond_the_embedding(tmp_path):
+    name, grown = tiny.save("bert", tmp_path), tiny.tokenizer()
+    grown.add_tokens(["<unread>"], special_tokens=True)
+    grown.save_pretrained(tmp_path)
+    tiny.HubBackbone(name=name).load()
+    grown.add_tokens(["zebra"])
+    grown.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="its tokenizer has 1 tokens \\('zebra' is one\\) beyond the 26 rows"):
+        tiny.HubBackbone(name=name).load()
+
+
+def test_a_home_directory_is_found(tmp_path, monkeypatch):
+    tiny.save("bert", tmp_path / "bert")
+    torch.save(torch.ones(3, tiny.WIDTH), tmp_path / "prompt.pt")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tiny.HubBackbone(name="~/bert").load().kind == "masked"
+    assert PromptFile.load("~/prompt.pt").weight.shape == (3, tiny.WIDTH)
 
 
 def test_a_feed_forward_structure_that_is_not_known():
