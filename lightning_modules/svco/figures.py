@@ -77,7 +77,7 @@ def dependency_figure(*, dependency: dict[str, float], gain: dict[str, float], t
         axis.plot([dependency[n] for n in names], [gain[n] for n in names], mark, color=colour, label=group)
     for name, x in dependency.items():
         if abs(gain[name]) >= 0.08:  # the others lie on the line and on each other
-            label, at = name.split("/")[1], (x, gain[name])
+            label, at = name.partition("/")[2], (x, gain[name])
             axis.annotate(label, at, xytext=(5, 3), textcoords="offset points", fontsize=7, color="#5A5A5A")
     axis.axhline(0, color="#8A8A8A", linestyle="--", linewidth=1)
     axis.set(xlabel="score with the image - score without it, base model", ylabel="score after - score before")

@@ -98,10 +98,14 @@ def by_condition(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def paired(*, right_w: Sequence[bool], right_l: Sequence[bool], categories: Sequence[str]) -> dict[str, float]:
-    """`all` and each category: share of pairs of which both images are answered rightly."""
+    """`all` and each category: share of pairs of which both images are answered rightly.
+
+    `all` is of all pairs, also where some of them have no category, which is called `all` too.
+    """
     both = np.asarray(right_w, dtype=bool) & np.asarray(right_l, dtype=bool)
     groups = np.asarray(categories)
-    return {"all": float(both.mean())} | {str(c): float(both[groups == c].mean()) for c in dict.fromkeys(categories)}
+    whole = {"all": float(both.mean())}
+    return whole | {str(c): float(both[groups == c].mean()) for c in dict.fromkeys(categories)} | whole
 
 
 def dependency(*, with_image: dict[str, float], without: dict[str, float]) -> dict[str, float]:

@@ -74,7 +74,8 @@ class Compare(Arms):
             for n, f in found.items()
         ]
         desk.table("comparison", rows)
-        categories = [n.rpartition("_")[2] for n in found["base"].metrics if n.startswith("svco/paired_")]
+        begin = "svco/paired_"
+        categories = [n.removeprefix(begin) for n in found["base"].metrics if n.startswith(begin)]
         by_category = [
             {"objective": name, **{c: f.metrics[f"svco/paired_{c}"] for c in categories}} for name, f in found.items()
         ]

@@ -71,6 +71,12 @@ def test_a_pair_counts_only_when_both_are_right():
     assert found == {"all": 0.5, "a": 0.5, "b": 0.5}
 
 
+def test_pairs_without_a_category_are_not_all_pairs():
+    """They are called `all`, too, and the number of every study is `all`."""
+    right = [True, False, False, False]
+    assert grounding.paired(right_w=right, right_l=right, categories=["all", "a", "a", "a"]) == {"all": 0.25, "a": 0.0}
+
+
 def test_dependency_is_what_is_lost_without_the_image():
     found = grounding.dependency(with_image={"a": 0.9, "b": 0.5}, without={"a": 0.3, "b": 0.6})
     assert found == pytest.approx({"a": 0.6, "b": -0.1})
