@@ -15,7 +15,16 @@ from lightning_modules.common.digests import digest_of_weights
 SHARED = {"llava": "language_model", "idefics3": "text_model", "smolvlm": "text_model"}
 
 ADAPTER = "adapter"
-TOWERS = ("vision_tower", "vision_model", "visual.")
+TOWERS = (
+    "vision_tower",
+    "vision_model",
+    "visual.",
+    "vision_encoder",
+    "image_tower",
+    "image_encoder",
+    "video_tower",
+    "vqmodel",
+)
 JOINS = ("projector", "merger", "connector")
 
 
@@ -88,7 +97,7 @@ class VLM(nn.Module):
 
 
 def prepared(*, net: Any, reader: Reader, lora_rank: int, freeze_vision: bool) -> VLM:
-    """Vision weights frozen, LoRA on the decoder's linear layers, both when asked."""
+    """Vision weights frozen, LoRA on the decoder's linear layers, both when asked. ValueError where there are none."""
     if lora_rank:
         from peft import LoraConfig, get_peft_model
 
@@ -107,6 +116,11 @@ def prepared(*, net: Any, reader: Reader, lora_rank: int, freeze_vision: bool) -
         for name, weight in net.named_parameters():
             if any(part in name for part in TOWERS) and not any(part in name for part in JOINS):
                 weight.requires_grad_(False)
+        if all(weight.requires_grad for weight in net.parameters()):
+            raise ValueError(
+                f"model.freeze_vision=true: no weight of {net.config.model_type} has a name of a vision tower; expected one "
+                f"with {', '.join(TOWERS)}. model.freeze_vision=false trains all of it."
+            )
     return VLM(net=net, reader=reader)
 
 

@@ -1,14 +1,19 @@
 """The documented commands on a user's model and pairs: judged on these pairs, and it says so."""
 
+import csv
+import json
 import sys
+from pathlib import Path
 
 import pytest
+import transformers as tf
 
 from datamodules.scenes import MVCSource
 from datamodules.scenes.reader import Reader
 from lightning_modules.look import page
 from lightning_modules.runtime import records
 from lightning_modules.runtime.study import Desk
+from lightning_modules.svco.figures import dependency_figure
 from lightning_modules.svco.loading import load_vlm
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.models import prepared
@@ -81,6 +86,51 @@ def test_a_study_is_judged_on_the_users_pairs_and_says_so(given, study, capsys):
         assert found["svco/paired_base"] <= found["svco/paired_kept_svco"] and found["svco/nats_base"] > 0
         assert "fitting answer" in made.unit
     assert "Judged on 8 test pairs of" in capsys.readouterr().err
+
+
+def test_categories_are_told_by_their_whole_names(given, tmp_path):
+    folder, _ = given
+    records = json.loads(Path(many(tmp_path)).read_text())
+    for number, record in enumerate(records):
+        record["category"] = ("right", "left_right", "left/right")[number % 3]
+    (tmp_path / "mvc.json").write_text(json.dumps(records))
+    made = Compare(
+        model=load_vlm(path=str(folder / "model")),
+        objectives={"sft": Objective(nll={"ww": 1.0})},
+        learning_rates=[1e-3],
+        source=MVCSource(file=str(tmp_path / "mvc.json"), val=6, test=9),
+        cache_dir=str(tmp_path / "cache"),
+        steps=1,
+        global_batch=2,
+    )
+    made.run(Desk(folder=tmp_path))
+    rows = list(csv.DictReader((tmp_path / "tables" / "paired_by_category.csv").open()))
+    assert set(rows[0]) == {"objective", "all", "right", "left_right", "left/right"}
+    figure = dependency_figure(dependency={"pairs/left/right": 0.5}, gain={"pairs/left/right": 0.2})
+    assert [text.get_text() for text in figure.axes[0].texts] == ["left/right"]
+
+
+def test_a_tower_is_frozen_whatever_its_name_or_none_is_known():
+    small = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    text, vision = dict(model_type="llama", vocab_size=32, **small), dict(**small, image_size=16, patch_size=8)
+    pixtral = {name: value for name, value in vision.items() if name != "num_hidden_layers"}
+    video = tf.VideoLlavaForConditionalGeneration(
+        tf.VideoLlavaConfig(text_config=text, vision_config=dict(model_type="clip_vision_model", **vision))
+    )
+    ocr = tf.LightOnOcrForConditionalGeneration(
+        tf.LightOnOcrConfig(
+            text_config=dict(text, model_type="qwen3"),
+            vision_config=dict(model_type="pixtral", num_hidden_layers=1, **pixtral),
+        )
+    )
+    for net, towers in ((video, ("image_tower", "video_tower")), (ocr, ("vision_encoder",))):
+        prepared(net=net, reader=None, lora_rank=0, freeze_vision=True)
+        for name, weight in net.named_parameters():
+            assert weight.requires_grad != any(f".{tower}." in name for tower in towers), name
+    fuyu = tf.FuyuForCausalLM(tf.FuyuConfig(text_config=dict(text, model_type="persimmon"), vocab_size=32, **small))
+    with pytest.raises(ValueError, match=r"model\.freeze_vision=true: no weight of fuyu has a name of a vision tower"):
+        prepared(net=fuyu, reader=None, lora_rank=0, freeze_vision=True)
+    prepared(net=fuyu, reader=None, lora_rank=0, freeze_vision=False)
 
 
 def test_a_projector_is_no_part_of_the_frozen_tower():
