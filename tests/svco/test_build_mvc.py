@@ -6,6 +6,7 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from datamodules.scenes import emoji, mvc
@@ -38,6 +39,7 @@ def study(folder, **changes):
         (0.8, 0.4, False, "kept"),
         (0.7, 0.4, False, "not alike in meaning"),
         (0.8, 0.5, False, "too alike to the eye"),
+        (float("nan"), 0.4, False, "not alike in meaning"),
         (0.1, 0.9, True, "kept: flip"),
     ],
 )
@@ -117,8 +119,15 @@ def test_any_vision_model_by_path(tmp_path, family):
     }[family]
     AutoModel.from_config(config).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    pictures = [c.one for c in SceneCandidates(count=3).part(0, 3)]
+    pictures, others = zip(*((c.one, c.other) for c in SceneCandidates(count=3).part(0, 3)), strict=True)
     assert ModelSimilarity(path=str(tmp_path))(pictures, pictures) == pytest.approx(np.ones(3), abs=1e-5)
+    # Saved in half precision its similarities are those of the same weights in float32.
+    for dtype in (torch.bfloat16, torch.float16):
+        AutoModel.from_pretrained(tmp_path).to(dtype).save_pretrained(tmp_path)
+        found = ModelSimilarity(path=str(tmp_path))(pictures, others)
+        AutoModel.from_pretrained(tmp_path, dtype=torch.float32).save_pretrained(tmp_path)
+        assert found.dtype == np.float32
+        assert found == pytest.approx(ModelSimilarity(path=str(tmp_path))(pictures, others), abs=1e-6)
     before = ModelSimilarity(path=str(tmp_path)).description()
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "image_mean": [0.1, 0.1, 0.1]}))

@@ -97,7 +97,9 @@ class ModelSimilarity:
         from transformers import AutoImageProcessor, AutoModel
 
         given = dict(local_files_only=True, trust_remote_code=False)
-        model = AutoModel.from_pretrained(self.path, use_safetensors=True, **given).eval().to(device())
+        # In float32 whatever it was saved in: similarities are held to thresholds, and pictures come in float32.
+        more = dict(use_safetensors=True, dtype=torch.float32)
+        model = AutoModel.from_pretrained(self.path, **more, **given).eval().to(device())
         return model, AutoImageProcessor.from_pretrained(self.path, **given)
 
     @torch.no_grad()
@@ -106,10 +108,10 @@ class ModelSimilarity:
         inputs = processor(images=list(pictures), return_tensors="pt").to(model.device)
         if hasattr(model, "get_image_features"):
             found = model.get_image_features(**inputs)
-            return getattr(found, "pooler_output", found).cpu()
+            return getattr(found, "pooler_output", found).flatten(1).cpu()
         output = model(**inputs)
         pooled = getattr(output, "pooler_output", None)
-        return (pooled if pooled is not None else output.last_hidden_state[:, 0]).cpu()
+        return (pooled if pooled is not None else output.last_hidden_state[:, 0]).flatten(1).cpu()
 
     def __call__(self, ones: Sequence[Image.Image], others: Sequence[Image.Image]) -> np.ndarray:
         return torch.cosine_similarity(self.features(ones), self.features(others)).numpy()
@@ -141,6 +143,6 @@ def verdict(*, semantic: float, visual: float, flip: bool, above: float, below: 
     """`kept`, `kept: flip`, or why the pair goes."""
     if flip:
         return "kept: flip"
-    if semantic <= above:
+    if not semantic > above:  # nor is what is no number
         return "not alike in meaning"
     return "kept" if visual < below else "too alike to the eye"
