@@ -104,11 +104,15 @@ def captions_of(vlm: VLM, group: Sequence[Scene], *, pixels: int, batch: int, lo
 
 @torch.no_grad()
 def greedy(vlm: VLM, prompts: Sequence[tuple[Tensor, Mapping[str, Tensor]]], *, longest: int) -> list[str]:
-    """Answers of at most `longest` tokens to prompts of one shape, as `Reader.prompt` gives them."""
+    """Answers of at most `longest` tokens to prompts of one shape, as `Reader.prompt` gives them.
+
+    Each token the likeliest, whatever beams or penalties the model's own generation_config.json asks for.
+    """
     ids = torch.stack([ids for ids, _ in prompts]).to(vlm.device)
     inputs = vlm.placed({name: torch.cat([more[name] for _, more in prompts]) for name in prompts[0][1]})
     given = dict(input_ids=ids, attention_mask=torch.ones_like(ids), pad_token_id=vlm.reader.pad, **inputs)
-    made = vlm.core.generate(**given, max_new_tokens=longest, do_sample=False)
+    likeliest = dict(do_sample=False, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0)
+    made = vlm.core.generate(**given, max_new_tokens=longest, **likeliest)
     return [vlm.reader.text(row[ids.shape[1] :]) for row in made]
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+import torch
 
 from datamodules.scenes import benchmarks as files
 from datamodules.scenes.benchmarks import Item
@@ -11,6 +12,7 @@ from datamodules.scenes.pairs import scenes
 from datamodules.scenes.render import render
 from lightning_modules.runtime.study import Desk
 from lightning_modules.svco.benchmarks import PROTOCOLS, Benchmarks
+from lightning_modules.svco.evaluation import greedy
 from lightning_modules.svco.grounding import says_no, yes_no
 from tests.families.vlm import built
 from tests.svco.toy import tiny_vlm
@@ -115,6 +117,22 @@ def test_answers_together_are_answers_alone(folder, family):
     found = together.answers(asked, longest=5)
     assert found == alone.answers(asked, longest=5)
     assert len(set(found)) > 1, "else the order is not tested"
+
+
+@pytest.mark.parametrize("own", [{"repetition_penalty": 1.5}, {"num_beams": 3}, {"no_repeat_ngram_size": 1}])
+def test_greedy_answers_are_of_the_likeliest_tokens_whatever_a_models_folder_asks_for(own):
+    vlm = tiny_vlm()
+    prompts = [vlm.reader.prompt("what do you see ?", render(s)) for s in scenes(count=6, seed=0, stream="unbiased")]
+    expected = []
+    for prompt, inputs in prompts:
+        ids = prompt
+        while len(ids) < len(prompt) + 8 and (len(ids) == len(prompt) or ids[-1] != vlm.reader.tokenizer.eos_token_id):
+            with torch.no_grad():
+                likeliest = vlm.core(input_ids=ids[None], **inputs).logits[0, -1].argmax()
+            ids = torch.cat([ids, likeliest[None]])
+        expected.append(vlm.reader.text(ids[len(prompt) :]))
+    vlm.core.generation_config.update(**own)
+    assert greedy(vlm, prompts, longest=8) == expected
 
 
 def test_pictures_are_as_large_as_the_study_allows_and_there(folder):
