@@ -73,7 +73,9 @@ class SVCO(SavesWhatTrains):
         if self.objective.reference == "cached" and not self._cache:
             for split in ("train", "val"):
                 data = self.trainer.datamodule
-                self._cache[split] = self._scores_of_all(data.examples(split), batch=data.eval_batch)
+                # In the precision of the steps that they are held against.
+                with self.trainer.precision_plugin.val_step_context():
+                    self._cache[split] = self._scores_of_all(data.examples(split), batch=data.eval_batch)
         # A model comes from transformers in evaluation; dropout and checkpointing are of training.
         self.vlm.train()
         here = self.device

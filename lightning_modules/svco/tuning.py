@@ -76,6 +76,8 @@ class Arm(NamedTuple):
             # Sums in another order.
             **({} if self.settings.accumulate == 1 else {"accumulate": self.settings.accumulate}),
             **({} if precision() == "32-true" else {"precision": precision()}),
+            # Once in float32, now in the precision of the steps.
+            **({"reference": 2} if precision().endswith("-mixed") else {}),
         }
         return {"folder": Path(self.settings.cache_dir) / "svco" / "tuned", "key": key}
 

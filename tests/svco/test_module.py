@@ -54,8 +54,10 @@ def fit(*, steps=6, reference="cached", lora_rank=0, resume=None, lr=3e-3, model
     return curve, module, trainer
 
 
-def test_the_first_loss_is_four_log_2_and_training_moves_it():
-    curve, _, trainer = fit()
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_first_loss_is_four_log_2_and_training_moves_it(precision):
+    """Also where the steps, and so the reference, are in mixed precision."""
+    curve, _, trainer = fit(precision=precision)
     assert curve.loss[0] == pytest.approx(4 * 0.693147, abs=1e-4)
     assert abs(curve.loss[-1] - curve.loss[0]) > 1e-3
     assert {"val/loss", "val/paired_accuracy", "svco/loss_attend"} <= set(trainer.callback_metrics)
