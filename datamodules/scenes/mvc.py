@@ -90,7 +90,10 @@ def opened(file: Path | BinaryIO, *, name: str, limit: int, key: str = "data.sou
     try:
         with Image.open(file) as image:
             if not (refused := _refused(image, limit, key)):
-                return ImageOps.exif_transpose(image).convert("RGB")
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+                # For whoever refuses it later.
+                upright.info["file"] = name
+                return upright
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{name} is too large an image ({error}); expected at most {limit:,} pixels ({key}.pixel_limit)."

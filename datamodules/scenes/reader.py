@@ -118,7 +118,15 @@ class Reader:
         if self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token):
             # As transformers' own apply_chat_template: the template has written the first token already.
             given["add_special_tokens"] = False
-        found = dict(self.processor(text=[text], return_tensors="pt", **given))
+        try:
+            found = dict(self.processor(text=[text], return_tensors="pt", **given))
+        except ValueError as error:
+            if image is None:
+                raise
+            name = image.info.get("file", "a picture")
+            raise ValueError(
+                f"{name}, of {image.width} x {image.height} pixels, is not taken by the model's {self.kind}: {error}."
+            ) from None
         ids = found.pop("input_ids")[0]
         found.pop("attention_mask", None)
         found.pop("labels", None)

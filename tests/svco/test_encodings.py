@@ -104,6 +104,17 @@ def test_what_is_kept_is_what_is_encoded(tmp_path, family):
                 assert all(torch.equal(found[n], value[n]) for n in value), name
 
 
+def test_a_picture_that_a_model_does_not_take_is_named(tmp_path):
+    reader = Reader(processor=parts("qwen2_vl")[1], max_response=12)
+    file = many(tmp_path, count=6)
+    for n in range(6):
+        Image.new("RGB", (500, 1), (n, 0, 0)).save(tmp_path / f"{n}-1.png")
+    with pytest.raises(
+        ValueError, match=r"/\d-1\.png, of 500 x 1 pixels, is not taken by the model's Qwen2VLProcessor: abs"
+    ):
+        split(file, tmp_path / "cache", reader)[0]
+
+
 def test_pairs_of_one_picture_are_kept_too(tmp_path):
     for n in range(6):
         Image.new("RGB", (8, 8), (n * 9, 0, 40)).save(tmp_path / f"{n}.png")
