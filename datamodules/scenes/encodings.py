@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from datamodules.ordered import Batches
@@ -55,9 +56,14 @@ class EncodedPairs(Batches):
             self._kept[number] = found
         return found
 
-    def cut(self) -> int:
-        """Responses longer than the reader's limit; no picture is opened for it."""
-        return sum(self.reader.response(text)[1] for pair in self.pairs for text in (pair.chosen, pair.rejected))
+    def cut_and_alike(self) -> tuple[int, int]:
+        """Responses longer than the reader's limit, and pairs whose two are the same tokens; no picture is opened for it."""
+        cut = alike = 0
+        for pair in self.pairs:
+            (one, first), (other, second) = (self.reader.response(text) for text in (pair.chosen, pair.rejected))
+            cut += first + second
+            alike += torch.equal(one, other)
+        return cut, alike
 
     def __getitems__(self, numbers: list[int]) -> Numbered:
         return Numbered(list(numbers), [self[n] for n in numbers])

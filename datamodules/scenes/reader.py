@@ -161,7 +161,13 @@ class Reader:
             return ("", text) if self.pali else ("ASSISTANT:", f" {text}")
         if self._form is None:
             return "", text
-        return self._form[0], self._told("?", text, image=False)[len(self._form[0]) :]
+        begin, told = self._form[0], self._told("?", text, image=False)
+        if not told.startswith(begin):
+            raise ValueError(
+                f"the chat template of {self.kind} does not put the response {text[:40]!r} behind the end of a prompt, "
+                f"{begin[-20:]!r}; take out of the text what the template writes itself, such as a thought."
+            )
+        return begin, told[len(begin) :]
 
     def conversation(self, question: str, answer: str, image: Image.Image | None) -> tuple[Tensor, dict[str, Tensor]]:
         """(ids, other tensors) of a whole conversation as the processor itself reads it: what `prompt` followed by

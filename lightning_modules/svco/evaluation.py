@@ -106,8 +106,15 @@ def captions_of(vlm: VLM, group: Sequence[Scene], *, pixels: int, batch: int, lo
 def greedy(vlm: VLM, prompts: Sequence[tuple[Tensor, Mapping[str, Tensor]]], *, longest: int) -> list[str]:
     """Answers of at most `longest` tokens to prompts of one shape, as `Reader.prompt` gives them.
 
-    Each token the likeliest, whatever beams or penalties the model's own generation_config.json asks for.
+    Each token the likeliest, whatever beams or penalties the model's own generation_config.json asks for. ValueError where
+    a prompt opens a thought: what is written first is no answer then.
     """
+    if vlm.reader.tokenizer.decode(prompts[0][0]).rstrip().endswith("<think>"):
+        raise ValueError(
+            "the model's chat template opens a thought, <think>, where an answer begins, so the first "
+            f"{longest} tokens would be read as an answer that they are not. Expected a template that closes it, or nothing "
+            "that is written: study.pope_answers=likelier, study.mmhal=null, judged_on=pairs."
+        )
     ids = torch.stack([ids for ids, _ in prompts]).to(vlm.device)
     inputs = vlm.placed({name: torch.cat([more[name] for _, more in prompts]) for name in prompts[0][1]})
     given = dict(input_ids=ids, attention_mask=torch.ones_like(ids), pad_token_id=vlm.reader.pad, **inputs)

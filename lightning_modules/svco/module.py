@@ -53,19 +53,22 @@ class SVCO(SavesWhatTrains):
                     f"{source.name} have one: no field 'rejected_images'. Expected an objective of one picture, such as "
                     "objective=dpo or sft, or pairs of two (data=mvc)."
                 )
-            splits = [self.trainer.datamodule.examples(name) for name in ("train", "val")]
             if self.trainer.is_global_zero and not isinstance(self.trainer, InnerTrainer):
                 of = self.count_parameters()
                 print(f"{of['total'] - of['trained']:,} of {of['total']:,} parameters are frozen ({self.decided_by}).")
-            cuts = {name: split.cut() for name, split in zip(("train", "val"), splits, strict=True)}
-            self.cut = sum(cuts.values())
+            counts = {name: self.trainer.datamodule.examples(name).cut_and_alike() for name in ("train", "val")}
+            self.cut, alike = map(sum, zip(*counts.values(), strict=True))
+            if alike and self.trainer.is_global_zero:
+                print(
+                    f"Warning: {alike} pairs have one response twice to the model: of words that it knows not, or cut."
+                )
             if self.cut and self.trainer.is_global_zero:
                 print(
                     f"{self.cut} responses are longer than model.max_response={self.vlm.reader.max_response} tokens and "
                     "are cut."
                 )
                 if intake := getattr(source, "intake", None):
-                    intake.cut.update(cuts)
+                    intake.cut.update({name: cut for name, (cut, _) in counts.items()})
                     intake.tell()
 
     def on_fit_start(self) -> None:

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from datamodules.scenes.reader import Reader
+from lightning_modules.svco.evaluation import greedy
+from lightning_modules.svco.models import VLM
 from tests.families.vlm import SAMPLE, built, parts, pictures, verdict
 
 
@@ -32,6 +34,42 @@ def test_an_answer_is_the_templates_own_turn_and_a_prompt_begins_once(family):
     assert reader.tokenizer.decode(prompt).startswith(begins)
     assert prompt.tolist().count(reader.tokenizer.bos_token_id) == 1
     assert reader.tokenizer.decode(reader.response("it is red .")[0]) == answer.replace(" . </s>", " .</s>")
+
+
+def thinking(prompt_ends, answer_begins):
+    """A model whose template writes thoughts: one of an answer's text, or an empty one."""
+    net, processor = parts("qwen2_vl")
+    opened = "{{ '<|im_start|>assistant\\n' }}"
+    said = "{% set t = m['content'][0]['text'] %}{{ " + answer_begins + " + t.split('</think>')[-1] }}<|im_end|>"
+    processor.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}" + opened + said + "{% else %}<|im_start|>user\n"
+        "{% for c in m['content'] %}{% if c['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+        "{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}" + opened + prompt_ends + "{% endif %}"
+    )
+    return VLM(net=net, reader=Reader(processor=processor))
+
+
+THOUGHT = "'<think>' + (t.split('</think>')[0].split('<think>')[-1] if '</think>' in t else '') + '</think>'"
+
+
+def test_a_thought_of_an_answer_and_one_of_the_prompt_are_not_mixed():
+    vlm = thinking("<think></think>", THOUGHT)
+    assert vlm.reader.tokenizer.decode(vlm.reader.response("it is red .")[0]) == "it is red .<|im_end|>"
+    with pytest.raises(
+        ValueError,
+        match=r"does not put the response '<think>a star</think>red' behind the end of a prompt, '.*<think></think>'",
+    ):
+        vlm.reader.response("<think>a star</think>red")
+
+
+def test_the_first_tokens_of_a_thought_are_no_answer():
+    vlm = thinking("<think>", THOUGHT)
+    assert (
+        vlm.reader.tokenizer.decode(vlm.reader.response("<think>a star</think>red")[0]) == "a star</think>red<|im_end|>"
+    )
+    with pytest.raises(ValueError, match="opens a thought, <think>, where an answer begins.*pope_answers=likelier"):
+        greedy(vlm, [vlm.reader.prompt("?", pictures()[0])], longest=4)
 
 
 def test_what_follows_a_prompt_has_what_its_tokens_need():

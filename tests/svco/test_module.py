@@ -73,6 +73,13 @@ def test_cached_reference_scores_equal_live_ones(lora_rank):
         assert torch.allclose(a, b, atol=1e-4), name
 
 
+def test_pairs_that_the_model_reads_as_one_response_are_told(capsys):
+    fit(steps=1, model=tiny_vlm(max_response=2))
+    assert "Warning: 20 pairs have one response twice to the model" in capsys.readouterr().out
+    fit(steps=1)
+    assert "one response twice" not in capsys.readouterr().out
+
+
 def test_frozen_weights_do_not_move_and_are_not_saved(tmp_path):
     before = {n: p.clone() for n, p in tiny_vlm().named_parameters()}
     _, module, trainer = fit()
