@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import annotated_types
 from pydantic import ConfigDict, TypeAdapter
 
+from lightning_modules.runtime import trust
+
 PLAIN: dict[str, Any] = {
     **{"any": Any, "none": NoneType, "callable": collections.abc.Callable, "path": Path, "timedelta": timedelta},
     **{kind.__name__: kind for kind in (bool, int, float, str, bytes, list, dict, tuple, set)},
@@ -26,12 +28,19 @@ CONTAINERS: dict[str, Any] = {
 
 def adapter(hint: Any) -> TypeAdapter[Any] | None:
     """What checks a value against `hint`; None of one that pydantic cannot read, which is no reason to stop a run."""
+    if _is_ours_to_make(hint):
+        hint = type(hint.__qualname__, (), {})
     try:
         made = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
     except Exception:
         return None
     # One that names what is not there to be looked up is made, and raises at the first value.
     return made if made.pydantic_complete else None
+
+
+def _is_ours_to_make(hint: Any) -> bool:
+    """A protocol of ours, as a source of data: what fulfils it is made by a `_target_`, and no plain value does."""
+    return getattr(hint, "_is_protocol", False) is True and hint.__module__.startswith(trust.OURS)
 
 
 def write(hint: Any) -> Any:

@@ -50,11 +50,12 @@ def test_power_is_the_share_of_simulated_series(rule, n, alpha, spread):
     assert power.power(spread, n, rule=rule, margin=0.1, alpha=alpha) == pytest.approx(expected, abs=0.025)
 
 
-@pytest.mark.parametrize("spread", [1e-3, 1e-6, 1e-9])
-def test_an_equivalence_whose_seeds_hardly_differ_is_seen(spread):
+@pytest.mark.parametrize("spread", [1e-3, 1e-6, 1e-9, 1e-12, 0.0])
+@pytest.mark.parametrize("rule", RULES)
+def test_where_seeds_hardly_differ_the_margin_is_seen(rule, spread):
     """The integral's peak lies far below its end there, and was passed over."""
-    assert power.power(spread, 5, rule="equivalence", margin=0.01, alpha=0.05) == pytest.approx(1.0, abs=1e-6)
-    assert power.seeds_for(spread, rule="equivalence", margin=0.01, alpha=0.05) == 5
+    assert power.power(spread, 5, rule=rule, margin=0.01, alpha=0.05) == pytest.approx(1.0, abs=1e-6)
+    assert power.seeds_for(spread, rule=rule, margin=0.01, alpha=0.05) == 5
 
 
 @pytest.mark.parametrize("rule", RULES)

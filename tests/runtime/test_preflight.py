@@ -119,6 +119,9 @@ MALFORMED = [
     (["objective_metric=ppl"], ["objective_metric is 'ppl'", "val/ppl"]),
     (["experiment_name=../../escape"], ["experiment_name is '../../escape'", "none of them '..'"]),
     (["experiment_name=/tmp/escape"], ["experiment_name is '/tmp/escape'", "names a folder under paths.runs"]),
+    # In the place of what a group makes.
+    (["data.source=5"], ["data.source is 5; expected an instance of Source"]),
+    (["experiment=prompt/tune", "data.source=agnews"], ["data.source is 'agnews'; expected an instance of Source"]),
     # Not a command line at all.
     (["seed"], ["seed: cannot be read", "KEY=VALUE"]),
     (["data.hub={a: "], ["data.hub={a: : cannot be read"]),
