@@ -124,6 +124,12 @@ MUTANTS = (
         "",
         "tests/datamodules/test_hub_corpus.py",
     ),
+    Mutant(
+        "a mean of means over documents apart",
+        MODULE,
+        "if self._mean_targets is not None:",
+        "if False:",
+    ),
     *(Mutant(*fault) for fault in svco.MUTANTS + prompt.MUTANTS + claims.MUTANTS + runtime.MUTANTS),
 )
 

@@ -113,7 +113,7 @@ def view(row: Row, discussion: str, *, later: bool = False) -> dict[str, Any]:
         "half": _short(strength.sensitivity["0.5"], row.verdict) if strength else "–",
         "twice": _short(strength.sensitivity["2"], row.verdict) if strength else "–",
         "minutes": f"{row.minutes:.0f}" if found else "–",
-        "planned": f"{row.planned.minutes:,.0f}" if row.planned else "–",
+        "planned": f"{row.planned.minutes:,.0f}" if row.planned else "not measured",
         "planned_on": row.planned.machine if row.planned else "",
         "origin": row.origin,
         "settled_by": settled_by(row, later=later),

@@ -218,4 +218,11 @@ MUTANTS = (
         "return RobertaForMaskedLM",
         LANGUAGE,
     ),
+    (
+        "weights drawn at random",
+        "lightning_modules/common/drawn.py",
+        "if name in missing",
+        "if name in missing and False",
+        "tests/prompt/test_bad_inputs.py",
+    ),
 )

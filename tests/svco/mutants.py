@@ -107,4 +107,18 @@ MUTANTS = (
         'return "scenes"',
         "tests/svco/test_user_model.py",
     ),
+    (
+        "pairs without a category are all pairs",
+        "lightning_modules/svco/grounding.py",
+        "for c in dict.fromkeys(categories)} | whole",
+        "for c in dict.fromkeys(categories)}",
+        "tests/svco/test_grounding.py",
+    ),
+    (
+        "greedy by the penalty of a model's folder",
+        "lightning_modules/svco/evaluation.py",
+        "repetition_penalty=1.0, ",
+        "",
+        "tests/svco/test_benchmarks.py",
+    ),
 )
