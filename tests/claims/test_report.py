@@ -144,7 +144,8 @@ def test_a_claim_without_runs_says_so(tmp_path, tables):
     files = written(tmp_path / "out", [row], client, tmp_path / "none.yaml")
     text = files[next(p for p in files if p.name == "claims.md")].decode()
     assert (
-        "| a beats b | real, small | 0 of 5 | – | – | `make claims C=moe/a_beats_b` |" in text.split("Not run here:")[1]
+        "| a beats b | real, small | 0 of 5 | not measured | – | `make claims C=moe/a_beats_b` |"
+        in text.split("Not run here:")[1]
     )
     files = written(tmp_path / "out", [row._replace(planned=Planned(90.4, "a GPU"))], client, tmp_path / "none.yaml")
     text = files[next(p for p in files if p.name == "claims.md")].decode()
