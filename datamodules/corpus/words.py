@@ -59,6 +59,11 @@ def loaded(name: str, *, revision: str | None) -> Any:
     return tokenizer
 
 
+def rows_of(tokenizer: Any) -> int:
+    """Rows that an embedding of its words has at least: there may be more than words, where numbers are left out."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
 def digest_of(tokenizer: Any) -> str:
     """Of all that decides which ids a text becomes."""
     backend = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else _written(tokenizer)

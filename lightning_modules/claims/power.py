@@ -36,14 +36,12 @@ def power(spread: float, n: int, *, rule: st.Rule, margin: float, alpha: float) 
     """
     if n < 2:
         return math.nan
-    if spread == 0:
+    if spread * SEEN <= margin * math.sqrt(n):
         return 1.0
     df = n - 1
     distance = margin / spread * math.sqrt(n)
     critical = float(stats.t.isf(alpha, df))
     if rule != "equivalence":
-        if distance > SEEN:
-            return 1.0
         return float(stats.nct.sf(critical, df, distance))
 
     def both(chi: float) -> float:

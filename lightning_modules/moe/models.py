@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from datamodules.corpus.words import rows_of
 from lightning_modules.common.bounds import Count, Share, Whole
 from lightning_modules.common.choices import check_choice
 from lightning_modules.moe.families import DTYPES, check_shape
@@ -123,7 +124,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 def check_words(model: Any, tokenizer: Any) -> None:
     """ValueError for a tokenizer that has ids beyond the model's words."""
-    has, needed = model.config.get_text_config().vocab_size, max(tokenizer.get_vocab().values()) + 1
+    has, needed = model.config.get_text_config().vocab_size, rows_of(tokenizer)
     if needed > has:
         raise ValueError(
             f"the tokenizer of the text (data.tokenizer) has {needed} words, and the model is made for {has}; expected "

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lightning_modules.common.attention_ways import AttentionError, known
+from datamodules.corpus.words import loaded, rows_of
+from lightning_modules.common.attention_ways import AttentionError
 from lightning_modules.common.choices import check_choice
-from lightning_modules.common.drawn import refuse_drawn
-from lightning_modules.common.say import reason
+from lightning_modules.common.load import in_words, model_of
 from lightning_modules.moe.attention import CAUSAL, narrower
 from lightning_modules.moe.families import LOADED_DTYPES
 from lightning_modules.moe.head import Head
@@ -23,6 +22,7 @@ from lightning_modules.moe.routers import when_told
 from lightning_modules.moe.routing import RouterTap
 
 SAME = 1e-4
+EXPORT = ", such as the export/ folder of a finished run"
 
 
 def pretrained_moe(
@@ -44,57 +44,43 @@ def pretrained_moe(
     Raises ValueError for what is not there, no mixture of experts, more words than the model has, a way of attention or of
     experts that it lacks, and where Facet would not compute what the model computes (`check`).
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     import lightning_modules.moe.experts  # noqa: F401, registers the `sorted` backend
 
     check_choice("model.dtype", dtype, LOADED_DTYPES)
-    config = _found(AutoConfig, "model.pretrained", pretrained, revision)
+    said = f"model.pretrained={pretrained}"
+    place: dict[str, Any] = dict(revision=revision, local_files_only=Path(pretrained).is_dir())
+    with in_words(said, such=EXPORT):
+        config = AutoConfig.from_pretrained(pretrained, trust_remote_code=False, **place)
     if attention == CAUSAL and (otherwise := narrower(config)):
         raise AttentionError(
-            f"model.attention={CAUSAL}: model.pretrained={pretrained} has {otherwise}, which attention without a mask does "
-            "not keep to. Expected full attention in every layer; the nearest is model.attention=sdpa."
+            f"model.attention={CAUSAL}: {said} has {otherwise}, which attention without a mask does not keep to. Expected "
+            "full attention in every layer; the nearest is model.attention=sdpa."
         )
     words = config.get_text_config().vocab_size
     if tokenizer is not None:
-        has = len(_found(AutoTokenizer, "data.tokenizer", tokenizer, revision if tokenizer == pretrained else None))
+        has = rows_of(loaded(tokenizer, revision=revision if tokenizer == pretrained else None))
         if has > words:
             raise ValueError(
-                f"data.tokenizer={tokenizer} has {has} words but model.pretrained={pretrained} has {words}; use the model's "
-                f"own: data.tokenizer={pretrained}."
+                f"data.tokenizer={tokenizer} has {has} words but {said} has {words}; use the model's own: "
+                f"data.tokenizer={pretrained}."
             )
-    model, told = _found(
-        AutoModelForCausalLM,
-        "model.pretrained",
+    model = model_of(
+        AutoModelForCausalLM.from_pretrained,
         pretrained,
-        revision,
-        attn_implementation=attention,
+        said=said,
+        such=EXPORT,
+        attention=attention,
         experts_implementation=experts_implementation,
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
         device_map=device_map,
-        use_safetensors=True,
-        output_loading_info=True,
+        **place,
     )
-    refuse_drawn(model, told["missing_keys"], said=f"model.pretrained={pretrained}")
     check(model, name=pretrained)
     if gradient_checkpointing:
         checkpoint_activations(model)
     return model
-
-
-def _found(kind: Any, key: str, name: str, revision: str | None, **settings: Any) -> Any:
-    try:
-        with known(settings.get("attn_implementation", "")):
-            return kind.from_pretrained(
-                name, revision=revision, trust_remote_code=False, local_files_only=Path(name).is_dir(), **settings
-            )
-    except AttentionError:
-        raise
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise ValueError(
-            f"{key}={name}: not loaded ({reason(error)}). Expected a folder written by save_pretrained, such "
-            "as the export/ folder of a finished run, or a hub name with the network or its cache at hand."
-        ) from None
 
 
 @torch.no_grad()

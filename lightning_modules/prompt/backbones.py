@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from datamodules.fetch import MINILM, fetch
@@ -20,12 +19,10 @@ from datamodules.tasks.language import SPECIAL, Language
 from datamodules.tasks.pretraining import PretrainingDataModule
 from lightning_modules.common.bounds import Count, Positive, Whole
 from lightning_modules.common.choices import check_choice
-from lightning_modules.common.drawn import refuse_drawn
 from lightning_modules.common.files import model_files
-from lightning_modules.common.machine import OF_THE_MACHINE
+from lightning_modules.common.load import in_words, model_of
 from lightning_modules.common.made import adopt, made, place_of
 from lightning_modules.common.making import Thing
-from lightning_modules.common.say import reason
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.families import down_projections, has_head, kind_of
 from lightning_modules.prompt.load_check import VERSION as CHECK
@@ -185,19 +182,9 @@ class HubBackbone:
 
         return self._found(AutoConfig.from_pretrained)
 
-    def _found(self, load: Any, **settings: Any) -> Any:
-        try:
-            return load(self.name, revision=self.revision, trust_remote_code=False, **settings)
-        except OF_THE_MACHINE:
-            raise
-        except Exception as error:
-            # What a file lacks is a KeyError of one name; a package that it needs, or weights of other sizes, have words.
-            plain = isinstance(error, OSError | ValueError | SafetensorError | ImportError | RuntimeError)
-            told = reason(error) if plain else f"{type(error).__name__}: {reason(error)}"
-            raise ValueError(
-                f"backbone.name={self.name}: not loaded ({told}). Expected a folder written by "
-                "save_pretrained, or a hub name with the network or its cache at hand."
-            ) from None
+    def _found(self, load: Any) -> Any:
+        with in_words(f"backbone.name={self.name}"):
+            return load(self.name, revision=self.revision, trust_remote_code=False)
 
     def needs(self) -> list[Thing]:
         """Nothing is made: it is trained already."""
@@ -238,18 +225,16 @@ class HubBackbone:
 
     def _model(self, dtype: str) -> nn.Module:
         if not self.random_init:
-            load, asked = self._class.from_pretrained, getattr(torch, dtype)
-            found, told = self._found(load, use_safetensors=True, dtype=asked, output_loading_info=True)
-            lacks = set(told["missing_keys"])
-            instead = ", or backbone.head=none, which asks its encoder without a head"
-            if self.head == "none":
-                # A bare encoder's pooler, which nothing here reads, would be another at each load.
-                for name in [name for name in lacks if "pooler" in name.split(".")]:
-                    nn.init.zeros_(found.get_parameter(name))
-                    lacks.discard(name)
-                instead = ""
-            refuse_drawn(found, lacks, said=f"backbone.name={self.name}", instead=instead)
-            return found
+            bare = self.head == "none"
+            return model_of(
+                self._class.from_pretrained,
+                self.name,
+                said=f"backbone.name={self.name}",
+                instead="" if bare else ", or backbone.head=none, which asks its encoder without a head",
+                unread="pooler" if bare else "",
+                revision=self.revision,
+                dtype=getattr(torch, dtype),
+            )
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return self._untrained(dtype)

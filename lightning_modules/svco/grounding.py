@@ -104,8 +104,8 @@ def paired(*, right_w: Sequence[bool], right_l: Sequence[bool], categories: Sequ
     """
     both = np.asarray(right_w, dtype=bool) & np.asarray(right_l, dtype=bool)
     groups = np.asarray(categories)
-    whole = {"all": float(both.mean())}
-    return whole | {str(c): float(both[groups == c].mean()) for c in dict.fromkeys(categories)} | whole
+    by_category = {str(c): float(both[groups == c].mean()) for c in dict.fromkeys(categories) if c != "all"}
+    return {"all": float(both.mean())} | by_category
 
 
 def dependency(*, with_image: dict[str, float], without: dict[str, float]) -> dict[str, float]:

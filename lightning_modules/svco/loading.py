@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from datamodules.scenes.reader import Reader
-from lightning_modules.common.attention_ways import known
 from lightning_modules.common.bounds import Whole
 from lightning_modules.common.choices import check_choice
+from lightning_modules.common.load import in_words, model_of
 from lightning_modules.svco.checking import checked
 from lightning_modules.svco.models import VLM, prepared
 from lightning_modules.training.inner import device
@@ -45,18 +45,23 @@ def load_vlm(
 
     adapter, path = places(path, local_files_only=local_files_only)
     given = dict(local_files_only=local_files_only, trust_remote_code=False)
-    config = AutoConfig.from_pretrained(path, **given)
+    with in_words(said := f"model.path={path}"):
+        config = AutoConfig.from_pretrained(path, **given)
     if type(config) not in AutoModelForImageTextToText._model_mapping:
         raise ValueError(
             f"model.path={path} is a {config.model_type} model, which takes no images; expected an image-text-to-text "
             "model such as llava, idefics3, smolvlm or qwen2_vl."
         )
     check_choice("model.dtype", dtype, DTYPES)
-    more = dict(
-        attn_implementation=attention, dtype=DTYPES[dtype], use_safetensors=True, **quantized(quantize, lora_rank)
+    net = model_of(
+        AutoModelForImageTextToText.from_pretrained,
+        path,
+        said=said,
+        attention=attention,
+        local_files_only=local_files_only,
+        dtype=DTYPES[dtype],
+        **quantized(quantize, lora_rank),
     )
-    with known(attention):
-        net = AutoModelForImageTextToText.from_pretrained(path, **more, **given)
     if adapter:
         from peft import PeftModel
 

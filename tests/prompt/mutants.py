@@ -220,9 +220,9 @@ MUTANTS = (
     ),
     (
         "weights drawn at random",
-        "lightning_modules/common/drawn.py",
-        "if name in missing",
-        "if name in missing and False",
+        "lightning_modules/common/load.py",
+        "    if missing:",
+        "    if False:",
         "tests/prompt/test_bad_inputs.py",
     ),
 )

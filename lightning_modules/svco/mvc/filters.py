@@ -17,6 +17,7 @@ from scipy.ndimage import uniform_filter
 
 from lightning_modules.common.bounds import Count
 from lightning_modules.common.files import model_files
+from lightning_modules.common.load import model_of
 from lightning_modules.svco.models import VLM
 from lightning_modules.training.inner import device
 
@@ -96,11 +97,12 @@ class ModelSimilarity:
     def _parts(self) -> tuple[Any, Any]:
         from transformers import AutoImageProcessor, AutoModel
 
-        given = dict(local_files_only=True, trust_remote_code=False)
         # In float32 whatever it was saved in: similarities are held to thresholds, and pictures come in float32.
-        more = dict(use_safetensors=True, dtype=torch.float32)
-        model = AutoModel.from_pretrained(self.path, **more, **given).eval().to(device())
-        return model, AutoImageProcessor.from_pretrained(self.path, **given)
+        model = model_of(
+            AutoModel.from_pretrained, self.path, said=self.path, local_files_only=True, dtype=torch.float32
+        )
+        processor = AutoImageProcessor.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
+        return model.eval().to(device()), processor
 
     @torch.no_grad()
     def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:

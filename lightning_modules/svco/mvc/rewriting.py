@@ -8,6 +8,7 @@ import numpy as np
 
 from lightning_modules.common.bounds import Count
 from lightning_modules.common.files import model_files
+from lightning_modules.common.load import model_of
 from lightning_modules.svco.mvc.candidates import Candidate
 from lightning_modules.training.inner import device
 
@@ -77,9 +78,9 @@ class LanguageModel:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.path, self.longest = path, longest
-        given = dict(local_files_only=True, trust_remote_code=False)
-        self.tokenizer = AutoTokenizer.from_pretrained(path, **given)
-        self.model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **given).eval()
+        said, load = f"study.rewriter.path={path}", AutoModelForCausalLM.from_pretrained
+        self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        self.model = model_of(load, path, said=said, local_files_only=True).eval()
 
     def description(self) -> dict[str, Any]:
         files = model_files(Path(self.path))
