@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from datamodules.corpus.words import loaded, rows_of
 from lightning_modules.common.attention_ways import AttentionError
@@ -30,6 +30,7 @@ def pretrained_moe(
     pretrained: str,
     revision: str | None = None,
     tokenizer: str | None = None,
+    seq_len: int | None = None,
     dtype: str = "float32",
     device_map: str | None = None,
     attention: str = "sdpa",
@@ -38,11 +39,12 @@ def pretrained_moe(
 ) -> nn.Module:
     """The model of a folder written by save_pretrained, or of a hub name (network or its cache at hand).
 
-    Safetensors alone, and no code of its own. tokenizer: what its text will be cut by, whose words it must have. dtype: of
-    the weights; `auto`: as they were saved. device_map: where transformers puts its layers, `auto` for all devices.
+    Safetensors alone, and no code of its own. tokenizer: what its text will be cut by, whose words it must have. seq_len:
+    tokens of the windows it will read, for which it must have positions. dtype: of the weights; `auto`: as they were saved.
+    device_map: where transformers puts its layers, `auto` for all devices.
 
-    Raises ValueError for what is not there, no mixture of experts, more words than the model has, a way of attention or of
-    experts that it lacks, and where Facet would not compute what the model computes (`check`).
+    Raises ValueError for what is not there, no mixture of experts, more words or positions than the model has, a way of
+    attention or of experts that it lacks, and where Facet would not compute what the model computes (`check`).
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -66,6 +68,12 @@ def pretrained_moe(
                 f"data.tokenizer={tokenizer} has {has} words but {said} has {words}; use the model's own: "
                 f"data.tokenizer={pretrained}."
             )
+    most = positions(config.get_text_config())
+    if most is not None and (seq_len or 0) > most:
+        raise ValueError(
+            f"data.seq_len is {seq_len} tokens; expected at most {most}, the positions of {said}. Beyond them it has "
+            "learned nothing; a longer context stands in its config.json as rope_parameters."
+        )
     model = model_of(
         AutoModelForCausalLM.from_pretrained,
         pretrained,
@@ -81,6 +89,20 @@ def pretrained_moe(
     if gradient_checkpointing:
         checkpoint_activations(model)
     return model
+
+
+def positions(config: PretrainedConfig) -> int | None:
+    """How many its config.json names, also by the factor that stretches rotary ones; None where it names none."""
+    named = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    # A dict of one kind of layer each, in models with two kinds.
+    kinds = [kind for kind in rope.values() if isinstance(kind, dict)] or [rope]
+    stretched = [
+        int(kind["factor"] * (kind.get("original_max_position_embeddings") or named or 0))
+        for kind in kinds
+        if kind.get("factor")
+    ]
+    return max(filter(None, (named, *stretched)), default=None)
 
 
 @torch.no_grad()

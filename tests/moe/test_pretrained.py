@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from datamodules.corpus import CorpusDataModule, SyntheticSource
 from lightning_modules.moe.head import Head
 from lightning_modules.moe.module import MoELM
-from lightning_modules.moe.pretrained import pretrained_moe
+from lightning_modules.moe.pretrained import positions, pretrained_moe
 from tests import hub
 from tests.families.moe import built, families
 from tests.moe.toy import fit
@@ -67,6 +67,35 @@ def test_a_model_is_fed_its_own_words(olmoe, tmp_path):
     model = pretrained_moe(pretrained=str(olmoe), tokenizer=str(olmoe))
     curve = fit(steps=3, model=model, data=data)[0]
     assert curve.loss[-1] < curve.loss[0]
+
+
+def test_windows_beyond_its_positions_are_refused_before_weights_are_read(olmoe):
+    with pytest.raises(ValueError, match=r"data.seq_len is 65 tokens; expected at most 64, .*model.pretrained=.*olmoe"):
+        pretrained_moe(pretrained=str(olmoe), seq_len=65)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 64),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}}, 256),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "yarn",
+                    "rope_theta": 1e4,
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 16,
+                }
+            },
+            64,
+        ),
+    ],
+)
+def test_positions_count_what_a_factor_stretches(settings, expected):
+    from transformers import OlmoeConfig
+
+    assert positions(OlmoeConfig(max_position_embeddings=64, **settings)) == expected
 
 
 def test_a_tokenizer_of_more_words_is_refused_by_name(olmoe, tmp_path):
