@@ -63,9 +63,7 @@ def load_vlm(
         **quantized(quantize, lora_rank),
     )
     if adapter:
-        from peft import PeftModel
-
-        net = PeftModel.from_pretrained(net, adapter).merge_and_unload()
+        net = merged(net, adapter)
     if gradient_checkpointing:
         net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     try:
@@ -85,6 +83,27 @@ def load_vlm(
     reader = Reader(processor=processor, max_response=max_response)
     vlm = prepared(net=net, reader=reader, lora_rank=lora_rank, freeze_vision=freeze_vision)
     return checked(vlm.to(device()), cache_dir=cache_dir)
+
+
+def merged(net: Any, adapter: str) -> Any:
+    """`net` with the weights of PEFT's folder `adapter` added to its own.
+
+    ValueError where some of them have no layer in `net`, or a layer that adapter_config.json names gets none: PEFT goes on.
+    """
+    from peft import PeftModel
+
+    names = getattr(net, "_checkpoint_conversion_mapping", None)
+    with in_words(f"model.path={adapter}"):
+        adapted = PeftModel.from_pretrained(net, adapter)
+        told = adapted.load_adapter(adapter, "default", key_mapping=names)
+    # Where a family has changed its names, weights come under both: those without a layer say nothing then.
+    if wrong := [*told.missing_keys, *([] if names else told.unexpected_keys)]:
+        raise ValueError(
+            f"model.path={adapter}: {len(wrong)} of the adapter's weights stand in its folder or in "
+            f"{type(net).__name__} alone ({wrong[0]} is one), and would be left out; expected an adapter of the model that "
+            "adapter_config.json names."
+        )
+    return adapted.merge_and_unload()
 
 
 def places(path: str, *, local_files_only: bool) -> tuple[str | None, str]:

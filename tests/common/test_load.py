@@ -34,6 +34,25 @@ def test_of_what_tells_pictures_apart(tmp_path):
         ModelSimilarity(path=str(tmp_path))._parts  # noqa: B018, the load
 
 
+def test_a_masked_autoencoder_tells_no_pictures_apart(tmp_path):
+    """It hides three patches of four at random, so one picture was unlike itself."""
+    tf.ViTMAEModel(tf.ViTMAEConfig(**SMALL, image_size=64, patch_size=8)).save_pretrained(tmp_path)
+    tf.ViTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"ViTMAEModel gives one picture other features each time .* SigLIP, CLIP"):
+        ModelSimilarity(path=str(tmp_path))._parts  # noqa: B018, the load
+
+
+def test_of_what_stands_beside_a_model(tmp_path):
+    folder = llama(tmp_path)
+    tf.LlamaForCausalLM.from_pretrained(folder).save_pretrained(folder)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"^study.rewriter.path=.*: not loaded \("):
+        LanguageModel(path=folder)
+    tf.ViTModel(tf.ViTConfig(**SMALL, image_size=16, patch_size=8)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"^/.*: not loaded \(.*Expected a folder written by save_pretrained"):
+        ModelSimilarity(path=folder)._parts  # noqa: B018, the load
+
+
 def test_of_what_sees(tmp_path):
     net, processor = parts("llava")
     net.model.save_pretrained(tmp_path)

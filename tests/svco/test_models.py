@@ -85,6 +85,7 @@ def test_reference_scores_of_two_ranks_are_those_of_one():
 
 def test_lora_is_an_adapter_of_peft_with_equal_scores_and_a_path_of_its_own(path, tmp_path):
     from peft import PeftModel
+    from safetensors.torch import load_file, save_file
     from transformers import AutoModelForImageTextToText
 
     vlm = load_vlm(path=path, lora_rank=2)
@@ -110,8 +111,22 @@ def test_lora_is_an_adapter_of_peft_with_equal_scores_and_a_path_of_its_own(path
         assert not torch.allclose(ours[name], base[name], rtol=1e-3)
         torch.testing.assert_close(theirs[name], ours[name])
         torch.testing.assert_close(again[name], ours[name])
-    # What is refused, and what is not, is known before any weight is read.
+    # Weights that stand in the folder alone, or in the model alone, PEFT leaves out with a warning.
     place = tmp_path / "export" / "adapter"
+    weights = load_file(place / "adapter_model.safetensors")
+    some = next(iter(weights))
+    for others in (
+        {f"another.{name}": weight for name, weight in weights.items()},
+        {name: weight for name, weight in weights.items() if name != some},
+        {**weights, some.replace("layers.0", "layers.7"): weights[some].clone()},
+    ):
+        save_file(others, place / "adapter_model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(
+            ValueError, match=r"adapter: \d+ of the adapter's weights stand in its folder or in .* alone"
+        ):
+            load_vlm(path=str(place))
+    save_file(weights, place / "adapter_model.safetensors", metadata={"format": "pt"})
+    # What is refused, and what is not, is known before any weight is read.
     about = place / "adapter_config.json"
     before = about.read_text()
     builds.of_the_user(path=str(place))

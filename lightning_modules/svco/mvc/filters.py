@@ -17,7 +17,7 @@ from scipy.ndimage import uniform_filter
 
 from lightning_modules.common.bounds import Count
 from lightning_modules.common.files import model_files
-from lightning_modules.common.load import model_of
+from lightning_modules.common.load import in_words, model_of
 from lightning_modules.svco.models import VLM
 from lightning_modules.training.inner import device
 
@@ -101,12 +101,26 @@ class ModelSimilarity:
         model = model_of(
             AutoModel.from_pretrained, self.path, said=self.path, local_files_only=True, dtype=torch.float32
         )
-        processor = AutoImageProcessor.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
-        return model.eval().to(device()), processor
+        with in_words(self.path):
+            processor = AutoImageProcessor.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
+        parts = model.eval().to(device()), processor
+        draw = np.random.default_rng(0)
+        picture = [Image.fromarray(draw.integers(256, size=(224, 224, 3), dtype=np.uint8))]
+        once, again = self._features(picture, parts), self._features(picture, parts)
+        if (once - again).norm() > 1e-5 * once.norm():
+            raise ValueError(
+                f"{self.path}: {type(model).__name__} gives one picture other features each time (a masked autoencoder "
+                "hides patches at random); expected a model that reads the whole picture, such as SigLIP, CLIP or DINOv2."
+            )
+        return parts
 
-    @torch.no_grad()
     def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        model, processor = self._parts
+        return self._features(pictures, self._parts)
+
+    @staticmethod
+    @torch.no_grad()
+    def _features(pictures: Sequence[Image.Image], parts: tuple[Any, Any]) -> torch.Tensor:
+        model, processor = parts
         inputs = processor(images=list(pictures), return_tensors="pt").to(model.device)
         if hasattr(model, "get_image_features"):
             found = model.get_image_features(**inputs)

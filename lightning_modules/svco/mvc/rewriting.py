@@ -8,7 +8,7 @@ import numpy as np
 
 from lightning_modules.common.bounds import Count
 from lightning_modules.common.files import model_files
-from lightning_modules.common.load import model_of
+from lightning_modules.common.load import in_words, model_of
 from lightning_modules.svco.mvc.candidates import Candidate
 from lightning_modules.training.inner import device
 
@@ -79,7 +79,8 @@ class LanguageModel:
 
         self.path, self.longest = path, longest
         said, load = f"study.rewriter.path={path}", AutoModelForCausalLM.from_pretrained
-        self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        with in_words(said):
+            self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         self.model = model_of(load, path, said=said, local_files_only=True).eval()
 
     def description(self) -> dict[str, Any]:
