@@ -65,3 +65,17 @@ def model_of(
             f"checkpoint with all of them{instead}."
         )
     return model
+
+
+def adapted(net: Any, folder: str, **settings: Any) -> tuple[Any, list[str]]:
+    """`net` with PEFT's adapter of a folder, and which of the adapter's weights stand in the folder or in `net` alone.
+
+    PEFT leaves those out and goes on, with a warning at most.
+    """
+    from peft import PeftModel
+
+    names = getattr(net, "_checkpoint_conversion_mapping", None)
+    found = PeftModel.from_pretrained(net, folder, **settings)
+    told = found.load_adapter(folder, "default", key_mapping=names, **settings)
+    # Where a family has changed its names, weights come under both: those without a layer say nothing then.
+    return found, [*told.missing_keys, *([] if names else told.unexpected_keys)]

@@ -155,7 +155,9 @@ class PromptTuning(SavesWhatTrains):
         prompt = self.tuner.prompt()
         if prompt is None:
             save_weights(self.trained(), folder / ADAPTER)
-            self.tuner.save_for_peft(folder / peft_folder.FOLDER, self.backbone)
+            why = self.tuner.save_for_peft(folder / peft_folder.FOLDER, self.backbone)
+            if why and tell:
+                say(f"No adapter for PEFT: {why}.")
             return folder
         saved = self.prompt_file(datamodule).save(folder / NAME)
         kind, parts = self.backbone.kind, datamodule.template.parts()

@@ -4,13 +4,17 @@ Shape legend: P prompt tokens, H hidden width.
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from lightning_modules.common.load import adapted
 
 CONFIG, WEIGHTS, EMBEDDINGS = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
 FOLDER = "peft"
@@ -63,10 +67,21 @@ def save_prompt(prompt: Tensor, folder: Path, *, kind: str, model: Any) -> None:
     _save({EMBEDDINGS: prompt}, folder, config=config, model=model)
 
 
-def save_lora(weights: Mapping[str, Tensor], folder: Path, *, config: Any, model: Any) -> None:
-    """weights: of the adapter `default` by their names in `model`; config: the `LoraConfig` they were made by."""
+def save_lora(weights: Mapping[str, Tensor], folder: Path, *, config: Any, model: Any) -> str:
+    """weights: of the adapter `default` by their names in `model`; config: the `LoraConfig` they were made by.
+
+    It is read back as PEFT reads it, on a model without values. Where PEFT would leave weights out, for it changes names as
+    a family's checkpoints do, there is no folder: the reason.
+    """
     named = {f"base_model.model.{n.replace('.default.', '.')}": weight for n, weight in weights.items()}
     _save(named, folder, config=config, model=model)
+    with torch.device("meta"):
+        plain = type(model)(model.config)
+    lost = adapted(plain, str(folder), low_cpu_mem_usage=True)[1]
+    if lost:
+        shutil.rmtree(folder)
+        return f"of {type(model).__name__} it would leave out {len(lost)} weights ({lost[0]} is one) when it reads them back"
+    return ""
 
 
 def _save(weights: Mapping[str, Tensor], folder: Path, *, config: Any, model: Any) -> None:

@@ -36,8 +36,9 @@ class Tuner(nn.Module):
     def prompt(self) -> Tensor | None:
         return None
 
-    def save_for_peft(self, folder: Path, backbone: Backbone) -> None:
-        """A folder for `PeftModel.from_pretrained`, where PEFT knows this tuner."""
+    def save_for_peft(self, folder: Path, backbone: Backbone) -> str:
+        """A folder for `PeftModel.from_pretrained`, where PEFT knows this tuner; why there is none, where it should be."""
+        return ""
 
     def description(self) -> dict[str, Any]:
         """All that its training depends on beside data, backbone and optimizer."""
@@ -265,7 +266,7 @@ class LoRA(Tuner):
             weight.data = weight.data.float()
         self._config = config
 
-    def save_for_peft(self, folder: Path, backbone: Backbone) -> None:
+    def save_for_peft(self, folder: Path, backbone: Backbone) -> str:
         from peft.tuners.lora.layer import ParamWrapper
 
         weights, modules = self.trained(backbone), dict(backbone.model.named_modules())
@@ -273,7 +274,7 @@ class LoRA(Tuner):
         # PEFT shortens the names it is given, and ours count from the body. Experts stand in its target_parameters.
         names = {name.partition(".lora_")[0] for name in weights}
         config.target_modules = sorted(n for n in names if not isinstance(modules[n], ParamWrapper))
-        peft_folder.save_lora(weights, folder, config=config, model=backbone.model)
+        return peft_folder.save_lora(weights, folder, config=config, model=backbone.model)
 
     def trained(self, backbone: Backbone) -> dict[str, nn.Parameter]:
         return {n: p for n, p in backbone.model.named_parameters() if ".lora_" in n}

@@ -11,7 +11,7 @@ import torch
 from datamodules.scenes.reader import Reader
 from lightning_modules.common.bounds import Whole
 from lightning_modules.common.choices import check_choice
-from lightning_modules.common.load import in_words, model_of
+from lightning_modules.common.load import adapted, in_words, model_of
 from lightning_modules.svco.checking import checked
 from lightning_modules.svco.models import VLM, prepared
 from lightning_modules.training.inner import device
@@ -90,20 +90,15 @@ def merged(net: Any, adapter: str) -> Any:
 
     ValueError where some of them have no layer in `net`, or a layer that adapter_config.json names gets none: PEFT goes on.
     """
-    from peft import PeftModel
-
-    names = getattr(net, "_checkpoint_conversion_mapping", None)
     with in_words(f"model.path={adapter}"):
-        adapted = PeftModel.from_pretrained(net, adapter)
-        told = adapted.load_adapter(adapter, "default", key_mapping=names)
-    # Where a family has changed its names, weights come under both: those without a layer say nothing then.
-    if wrong := [*told.missing_keys, *([] if names else told.unexpected_keys)]:
+        both, wrong = adapted(net, adapter)
+    if wrong:
         raise ValueError(
             f"model.path={adapter}: {len(wrong)} of the adapter's weights stand in its folder or in "
             f"{type(net).__name__} alone ({wrong[0]} is one), and would be left out; expected an adapter of the model that "
             "adapter_config.json names."
         )
-    return adapted.merge_and_unload()
+    return both.merge_and_unload()
 
 
 def places(path: str, *, local_files_only: bool) -> tuple[str | None, str]:

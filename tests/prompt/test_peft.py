@@ -103,6 +103,25 @@ def test_lora_of_experts_scores_the_same_in_peft(tmp_path):
     torch.testing.assert_close(found, ours, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_no_folder_is_left_that_peft_would_read_otherwise(tmp_path):
+    """Of Laguna PEFT turns `shared_experts.` into `shared_experts..` when it reads, and leaves these weights at zero."""
+    import transformers
+
+    shape = dict(hidden_size=16, intermediate_size=24, moe_intermediate_size=8, shared_expert_intermediate_size=8)
+    heads = dict(num_attention_heads=2, num_attention_heads_per_layer=[2, 2], num_key_value_heads=2, head_dim=8)
+    layers = dict(num_hidden_layers=2, layer_types=["full_attention"] * 2, mlp_layer_types=["dense", "sparse"])
+    config = transformers.LagunaConfig(
+        **shape, **heads, **layers, num_experts=4, num_experts_per_tok=2, vocab_size=len(tiny.WORDS), pad_token_id=1
+    )
+    backbone, tuner = Backbone(transformers.LagunaForCausalLM(config), tiny.tokenizer()), LoRA(rank=2)
+    tuner.attach(backbone)
+    why = tuner.save_for_peft(tmp_path / "peft", backbone)
+    assert "of LagunaForCausalLM it would leave out" in why
+    assert "shared_experts" in why
+    assert not (tmp_path / "peft").exists()
+
+
 @pytest.mark.parametrize(
     ("family", "template", "why"),
     [
