@@ -73,6 +73,11 @@ class Hub:
                 f"{KEY}: column {self.label!r} is the label and a text; expected a text that does not tell its class."
             )
         self.sizes = {"train": train, "val": val, "test": test}
+        for role, size in self.sizes.items():
+            if size < len(self.words):
+                raise ValueError(
+                    f"{KEY}.{role} is {size}; expected at least {len(self.words)}: a split has an example of every class."
+                )
 
     def names(self) -> list[str]:
         return [self.name]

@@ -61,13 +61,16 @@ def balanced_split(
     """
     order = sorted(examples, key=lambda example: number_of(f"{name}|{example[0]}"))
     by_class = [[example for example in order if example[1] == c] for c in range(classes)]
-    # What there is of the rarest class is shared among the splits in proportion to their sizes.
-    wanted = sum(size // classes for size in sizes.values())
-    share = min(1.0, min(len(members) for members in by_class) / max(1, wanted))
+    # What there is of the rarest class is shared among the splits in proportion to their sizes, at least one to each.
+    wanted, rarest = sum(size // classes for size in sizes.values()), min(map(len, by_class))
+    share = min(1.0, rarest / max(1, wanted))
+    counts = {split: max(1, int(size // classes * share)) for split, size in sizes.items()}
+    # Small splits that were raised to one would leave the last split fewer of this class than of the others, or none.
+    while sum(counts.values()) > rarest and max(counts.values()) > 1:
+        counts[max(counts, key=counts.__getitem__)] -= 1
     found = {}
     start = 0
-    for split, size in sizes.items():
-        count = max(1, int(size // classes * share))
+    for split, count in counts.items():
         chosen = {example for members in by_class for example in members[start : start + count]}
         found[split] = [example for example in order if example in chosen]
         start += count

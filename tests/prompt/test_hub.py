@@ -190,3 +190,24 @@ def test_every_preset_names_what_the_task_takes():
         tasks = OmegaConf.to_container(compose("config", overrides=chosen).data.source.tasks)
         assert sorted(tasks) == presets
         assert all(tasks[p]["name"] == p and tasks[p]["_target_"] == "datamodules.tasks.Hub" for p in presets)
+
+
+@pytest.mark.parametrize(
+    ("rows_of_a_class", "sizes"), [(9, (4096, 16, 50)), (10, (4096, 3, 3)), (38, (3, 4, 4096)), (60, (7, 4096, 16))]
+)
+def test_small_splits_leave_the_last_one_as_many_of_each_class(tmp_path, rows_of_a_class, sizes):
+    """One row a class that a small split is raised to is taken from the largest split, not from the last."""
+    found = rows(3 * rows_of_a_class) + [{"text": f"more {i}", "other": "", "label": 1} for i in range(9)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    words = {0: "bad", 1: "good", 2: "fine"}
+    task = hub(path, words=words, **dict(zip(SPLITS, sizes, strict=True))).task("mine")
+    for split, size in zip(SPLITS, sizes, strict=True):
+        assert len({task.labels[split].count(c) for c in range(3)}) == 1
+        assert 3 <= len(task.labels[split]) <= size
+    assert sum(map(len, task.labels.values())) <= 3 * rows_of_a_class
+
+
+def test_a_split_smaller_than_its_classes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.source\.val is 1; expected at least 2"):
+        hub(tmp_path, val=1)
