@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import html
 import json
+import math
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -81,12 +82,29 @@ def write(path: Path, *, kind: str, title: str, data: dict[str, Any], cache: Pat
         title=html.escape(title, quote=False),
         style=(ASSETS / "page.css").read_text(),
         charts=charts(cache),
-        data=_packed(json.dumps({"kind": kind, "title": title, **data}, separators=(",", ":"))),
+        data=_packed(_text_of({"kind": kind, "title": title, **data})),
         script=f"{script}\nstart({kind});",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text)
     return path
+
+
+def _text_of(data: dict[str, Any]) -> str:
+    """As JSON, a number that is none as null: a browser reads no NaN and no Infinity, and would show nothing at all."""
+    compact = (",", ":")
+    try:
+        return json.dumps(data, separators=compact, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(data), separators=compact)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -153,6 +153,18 @@ def test_text_is_never_html_and_the_data_come_back(tmp_path):
     assert page.read(path)["runs"] == [json.loads(json.dumps(found, allow_nan=False))]
 
 
+def test_a_number_that_is_none_leaves_the_page_readable(tmp_path):
+    """A study of one skill has no neurons of others; a browser's JSON has no NaN."""
+    found, _ = made()
+    name = found["tasks"][0]["task"]
+    done = {"table": "perturbation", "title": "noise", "columns": ["accuracy"], "rows": [[float("nan")], [0.5]]}
+    found |= {"done": {name: done}}
+    path = page.write(tmp_path / "look.html", kind=look.KIND, title=look.TITLE, data={"runs": [found]})
+    (again,) = page.read(path)["runs"]
+    assert again["done"][name]["rows"] == [[None], [0.5]]
+    assert again["tasks"] == json.loads(json.dumps(found["tasks"]))
+
+
 @pytest.fixture
 def study(tmp_path):
     def make(kind=SkillNeurons, **own):
