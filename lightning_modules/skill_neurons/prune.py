@@ -74,7 +74,7 @@ class Prune(PromptStudy):
 
     def run(self, desk: Desk) -> dict[str, float]:
         found: dict[tuple[str, float], list[float]] = {}
-        left: dict[float, float] = {}
+        left: dict[float, list[float]] = {}
         speed: dict[float, list[float]] = {}
         whole: list[float] = []
         rows: list[dict[str, Any]] = []
@@ -91,7 +91,9 @@ class Prune(PromptStudy):
                     for arm, mask in arms.items():
                         keep = keep_mask(mask, layers=self.top_layers)
                         small = pruned(self.backbone.model, keep_LF=keep, mean_LF=means)
-                        left[share] = parameters_left(self.backbone.model, small)
+                        size = parameters_left(self.backbone.model, small)
+                        # Tasks differ in it where neurons are ranked within the whole model.
+                        left.setdefault(share, []).append(size)
                         smaller = self.backbone.with_model(small)
                         at_once = accuracy(smaller, data, prompt)
                         again = self.retuned(smaller, task, prompt, seed, share=share, arm=arm)
@@ -103,7 +105,7 @@ class Prune(PromptStudy):
                                 "task": task,
                                 "kept": arm,
                                 "share": share,
-                                "parameters left": left[share],
+                                "parameters left": size,
                                 "whole": whole[-1],
                                 "at once": at_once,
                                 "tuned on": after,
@@ -117,7 +119,8 @@ class Prune(PromptStudy):
                 f"random kept {last['random neurons']:.3f}"
             )
         desk.table("pruning", rows, show=False)
-        points = [(arm, share, left[share], values) for (arm, share), values in found.items()]
+        sizes = {share: mean(found) for share, found in left.items()}
+        points = [(arm, share, sizes[share], values) for (arm, share), values in found.items()]
         desk.figure("pruning", draw.pruning_figure(points, whole=whole))
         summary: list[dict[str, Any]] = []
         metrics: dict[str, float] = {"prompt/accuracy_whole": mean(whole)}
@@ -126,13 +129,13 @@ class Prune(PromptStudy):
             summary.append(
                 {
                     "kept": share,
-                    "parameters left": left[share],
+                    "parameters left": sizes[share],
                     "speed-up": mean(speed[share]),
                     **{arm: str(mean_ci(v)) for arm, v in values.items()},
                 }
             )
             metrics |= {
-                f"prompt/parameters_left_{share:g}": left[share],
+                f"prompt/parameters_left_{share:g}": sizes[share],
                 f"prompt/speed_up_{share:g}": mean(speed[share]),
                 f"prompt/pruned_skill_{share:g}": mean(values["skill neurons"]),
                 f"prompt/pruned_random_{share:g}": mean(values["random neurons"]),

@@ -234,6 +234,33 @@ def test_more_layers_than_there_are_are_refused_before_anything_is_tuned(tmp_pat
     assert toy.spec(tmp_path).layers == len(toy.spec(tmp_path).load().sites())
 
 
+def test_parameters_left_are_the_mean_over_tasks_that_keep_different_numbers_in_a_layer(tmp_path, monkeypatch):
+    tasks = ["sentiment_film", "number_film"]
+    study = Prune(
+        prompts=toy.prompts(tmp_path),
+        tasks=tasks,
+        trials=1,
+        permutations=0,
+        keep=[0.1],
+        top_layers=1,
+        retune=1,
+        rounds=1,
+    )
+    # Ranked within the whole model, 2 and 12 of the last layer's 24 neurons may be among the best.
+    kept = {"sentiment_film": 2, "number_film": 12}
+    neurons_LF = torch.arange(24).expand(2, 24)
+    monkeypatch.setattr(study, "skill_neurons", lambda task, share: neurons_LF < kept[task])
+    monkeypatch.setattr(study, "retuned", lambda smaller, task, prompt, *_, **__: prompt)
+    found = study.run(Desk(folder=tmp_path, page=False))
+    whole = sum(p.numel() for p in study.backbone.model.parameters())
+    # A neuron has a row of 16 and a bias above it, and a column of 16 below it.
+    left = [1 - 33 * (24 - count) / whole for count in kept.values()]
+    assert found["prompt/parameters_left_0.1"] == pytest.approx(sum(left) / 2)
+    with open(tmp_path / "tables" / "pruning.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["parameters left"]) for row in rows] == pytest.approx([left[0]] * 2 + [left[1]] * 2)
+
+
 def test_a_pruned_encoder_scores_by_the_whole_ones_phrases(tmp_path, monkeypatch):
     spec = tiny.HubBackbone(name=tiny.save("bert", tmp_path / "bert"), head="none")
     prompts = Prompts(backbone=spec, source=Two(), tuning=toy.TUNING, cache=str(tmp_path), length=3)
