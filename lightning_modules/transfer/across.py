@@ -18,7 +18,7 @@ from lightning_modules.transfer import figures as draw
 from lightning_modules.transfer import projector as pj
 from lightning_modules.transfer.curves import Curve, curve, speed_ups, thing
 from lightning_modules.transfer.stacked import stack, stacked_accuracy
-from lightning_modules.transfer.studies import Matrix
+from lightning_modules.transfer.studies import Matrix, relative_to
 
 
 class Across(Matrix):
@@ -102,7 +102,7 @@ class Project(Across):
 
         def note(variant: str, objective: str, task: str, prompts_KPH: Tensor) -> None:
             scores = stacked_accuracy(self.backbone, self.prompts.data(task), prompts_KPH)
-            accuracy, relative = float(scores.mean()), float((scores / own[task]).mean())
+            accuracy, relative = float(scores.mean()), float(relative_to(own[task], scores).mean())
             about = {"projector": variant, "objective": objective, "task": task, "kind": self.kind(task)}
             rows.append({**about, "accuracy": accuracy, "relative": relative})
             if task not in self.controls:

@@ -48,11 +48,11 @@ def thing(prompts: Prompts, task: str, *, seed: int, cadence: int, arm: str) -> 
 
 
 def curve(prompts: Prompts, task: str, *, seed: int, start: Tensor | None, cadence: int, arm: str) -> Curve:
-    """Step -> validation accuracy of tuning `task` from `start`, or as `experiment=prompt/tune` begins.
+    """Step -> validation accuracy of tuning `task` from `start`, or, where it is None, as its kept prompt begins.
 
     arm: what `start` is, for whoever watches.
     """
-    tuner = prompts.soft(seed=seed)
+    tuner = prompts.started(task, seed=seed)
     watch = Cadence(cadence, prompts.data(task))
     with seeded(seed), watcher().making(thing(prompts, task, seed=seed, cadence=cadence, arm=arm)):
         module = prompts.module(tuner, prompts.tuning)
@@ -65,8 +65,8 @@ def curve(prompts: Prompts, task: str, *, seed: int, start: Tensor | None, caden
 
 
 def reached(found: Curve, score: float) -> int | None:
-    """The first step with at least `score`; None when there is none."""
-    return next((step for step in sorted(found) if found[step] >= score), None)
+    """The first step with at least `score`, up to the rounding of a difference; None when there is none."""
+    return next((step for step in sorted(found) if found[step] >= score - 1e-9), None)
 
 
 def speed_ups(vanilla: Curve, transferred: Curve, *, tolerance: float) -> dict[str, float | None]:

@@ -17,6 +17,9 @@ from lightning_modules.prompt.families import down_projections, reader_of
 from lightning_modules.prompt.feed_forward import gates_read
 from lightning_modules.skill_neurons.hooks import hooked
 
+# A correlation is a mean of quotients: equal ones may differ by rounding, and a tie counts as reached.
+TIE = 1e-9
+
 
 @dataclass
 class Probe:
@@ -65,22 +68,23 @@ def active_LF(backbone: Backbone, data: TaskDataModule, prompt: Tensor) -> Tenso
 
 def e_concat(a: Probe, b: Probe) -> float:
     """1 / (1 + ||P1 - P2||)."""
-    return 1 / (1 + float((a.prompt - b.prompt).norm()))
+    return 1 / (1 + float((a.prompt.double() - b.prompt.double()).norm()))
 
 
 def e_avg(a: Probe, b: Probe) -> float:
     """1 / (1 + mean over token pairs of ||p_i - q_j||)."""
-    return 1 / (1 + float(torch.cdist(a.prompt, b.prompt).mean()))
+    return 1 / (1 + float(torch.cdist(a.prompt.double(), b.prompt.double()).mean()))
 
 
 def c_concat(a: Probe, b: Probe) -> float:
     """Cosine of the flattened prompts."""
-    return float(nn.functional.cosine_similarity(a.prompt.flatten(), b.prompt.flatten(), dim=0))
+    return float(nn.functional.cosine_similarity(a.prompt.double().flatten(), b.prompt.double().flatten(), dim=0))
 
 
 def c_avg(a: Probe, b: Probe) -> float:
     """Mean over token pairs of the cosine."""
-    return float((nn.functional.normalize(a.prompt, dim=1) @ nn.functional.normalize(b.prompt, dim=1).T).mean())
+    x_PH, y_PH = (nn.functional.normalize(each.prompt.double(), dim=1) for each in (a, b))
+    return float((x_PH @ y_PH.T).mean())
 
 
 def overlap(a_N: Tensor, b_N: Tensor) -> float:
@@ -99,7 +103,9 @@ def on_layers(first: float, last: float) -> Callable[[Probe, Probe], float]:
 
     def windowed(a: Probe, b: Probe) -> float:
         x, y = a.need("active"), b.need("active")
-        window = slice(round(first * len(x)), max(round(first * len(x)) + 1, round(last * len(x))))
+        # A window holds a layer, also of a model that has one alone.
+        begin = min(round(first * len(x)), len(x) - 1)
+        window = slice(begin, max(begin + 1, round(last * len(x))))
         return overlap(x[window], y[window])
 
     return windowed
@@ -149,8 +155,8 @@ def correlation(
 ) -> dict[str, float]:
     """Mean over targets of `per_target`, its permutation p-value and 95% bootstrap interval over targets.
 
-    indicator, transfer, chosen: [targets, sources]. A permutation exchanges tasks in rows and columns of the indicator at
-    once (Mantel's test), as cells of one task are not independent.
+    indicator, transfer, chosen: [targets, sources], of the tasks that are exchanged alone. A permutation exchanges tasks in
+    rows and columns of the indicator at once (Mantel's test), as cells of one task are not independent.
     """
     rows = per_target(indicator, transfer, chosen)
     kept = rows[~np.isnan(rows)]
@@ -161,7 +167,7 @@ def correlation(
     for _ in range(draws):
         order = draw.permutation(len(indicator))
         shuffled = per_target(indicator[np.ix_(order, order)], transfer, chosen)
-        above += bool(np.nanmean(shuffled) >= observed) if not np.isnan(shuffled).all() else 1
+        above += bool(np.nanmean(shuffled) >= observed - TIE) if not np.isnan(shuffled).all() else 1
     low, high = np.nan, np.nan
     if len(kept) > 1:
         means = draw.choice(kept, (draws, len(kept))).mean(1)

@@ -31,6 +31,11 @@ def known(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if value == value}
 
 
+def relative_to(own: Tensor, scores: Tensor) -> Tensor:
+    """`scores` over `own`; nan where a target's own prompt is never right, as nothing can be told relative to that."""
+    return torch.where(own > 0, scores / own, torch.nan)
+
+
 class Matrix(PromptStudy):
     """Zero-shot transfer, targets x sources x trials.
 
@@ -69,8 +74,8 @@ class Matrix(PromptStudy):
         scores = self.scores
         own = torch.stack([scores["tuned"][i, i] for i in range(len(self.tasks))])
         return {
-            "tuned": scores["tuned"] / own[:, None],
-            **{kind: scores[kind] / own for kind in ("random", "hard")},
+            "tuned": relative_to(own[:, None], scores["tuned"]),
+            **{kind: relative_to(own, scores[kind]) for kind in ("random", "hard")},
         }
 
     @cached_property
@@ -85,12 +90,12 @@ class Matrix(PromptStudy):
         return {kind: cells & plain for kind, cells in ind.choices(self.skills, self.tasks).items()}
 
     def groups(self, relative: dict[str, Tensor]) -> dict[str, list[float]]:
-        """Relative performance by kind of source: a value per trial, the mean over cells."""
+        """Relative performance by kind of source: a value per trial, the mean over the cells that have one."""
         found = {
-            "within type": relative["tuned"][self.cells["within"]].mean(0),
-            "across types": relative["tuned"][self.cells["across"]].mean(0),
-            "random prompt": relative["random"][self.plain].mean(0),
-            "hard prompt": relative["hard"][self.plain].mean(0),
+            "within type": relative["tuned"][self.cells["within"]].nanmean(0),
+            "across types": relative["tuned"][self.cells["across"]].nanmean(0),
+            "random prompt": relative["random"][self.plain].nanmean(0),
+            "hard prompt": relative["hard"][self.plain].nanmean(0),
         }
         return {kind: values.tolist() for kind, values in found.items()}
 
@@ -173,12 +178,14 @@ class Indicators(Transfer):
         relative = self.relative["tuned"].numpy()
         transfer = relative.mean(2)
         rows, points = [], {}
+        # A control is in no mean, nor in the exchanges that a p-value comes from.
+        plain = np.ix_(self.plain, self.plain)
         probes = [self.probes(trial) for trial in range(self.trials)]
         for name in self.names:
             matrix = np.mean([ind.indicator_matrix(p, name) for p in probes], axis=0)
             points[name] = (matrix, transfer)
             for kind, cells in self.cells.items():
-                found = ind.correlation(matrix, transfer, cells, draws=self.draws, seed=self.seed)
+                found = ind.correlation(matrix[plain], transfer[plain], cells[plain], draws=self.draws, seed=self.seed)
                 rows.append({"indicator": name, "cells": kind, **found})
                 metrics[f"prompt/rho_{name}_{kind}"] = found["rho"]
             desk.say(f"{name}: rho {metrics[f'prompt/rho_{name}_all']:.3f}")

@@ -1,6 +1,7 @@
 """Transfer: many prompts at once equal one at a time, indicators, projectors, and tuning from a transferred start."""
 
 import fnmatch
+import itertools
 import os
 import sys
 
@@ -13,6 +14,8 @@ from omegaconf import OmegaConf
 from lightning_modules.look import page
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.backbones import HubBackbone
+from lightning_modules.prompt.module import PromptTuning
+from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons.hooks import hooked
 from lightning_modules.skill_neurons.prompt_study import accuracy
 from lightning_modules.transfer import checks
@@ -20,7 +23,7 @@ from lightning_modules.transfer import indicators as ind
 from lightning_modules.transfer.curves import curve, speed_ups
 from lightning_modules.transfer.projector import VARIANTS, Projector, ProjectorTraining, train_projector
 from lightning_modules.transfer.stacked import stack, stacked_accuracy, stacked_scores
-from lightning_modules.transfer.studies import Transfer
+from lightning_modules.transfer.studies import Indicators, Transfer, relative_to
 from tests import forks
 from tests.families import text
 from tests.prompt import tiny, toy
@@ -95,6 +98,35 @@ def test_the_embedding_indicators_by_their_formulas():
     assert ind.e_avg(a, b) == pytest.approx(1 / (1 + 2**0.5 / 2))
     assert ind.c_concat(a, b) == pytest.approx(0.5)
     assert ind.c_avg(a, b) == pytest.approx(0.5)
+
+
+def test_prompts_that_hardly_moved_from_one_start_are_told_apart():
+    """Of embeddings as large as T5's, thirty steps of 1e-3 are a thousandth: in float32 rounding ranked the sources."""
+    draw = np.random.default_rng(0)
+    start = 10 * draw.standard_normal((100, 64))
+    target, *sources = ((start + 0.01 * draw.standard_normal(start.shape)).astype("float32") for _ in range(13))
+
+    def by_formula(name, x, y):
+        x, y = x.astype(float), y.astype(float)
+        lengths = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(y, axis=1)
+        return {
+            "e_concat": 1 / (1 + np.linalg.norm(x - y)),
+            "e_avg": 1 / (1 + np.linalg.norm(x[:, None] - y, axis=-1).mean()),
+            "c_concat": (x * y).sum() / (np.linalg.norm(x) * np.linalg.norm(y)),
+            "c_avg": (x @ y.T / lengths).mean(),
+        }[name]
+
+    for name in ("e_concat", "e_avg", "c_concat", "c_avg"):
+        own = ind.Probe("target", torch.tensor(target))
+        found = [ind.INDICATORS[name](own, ind.Probe("source", torch.tensor(source))) for source in sources]
+        expected = [by_formula(name, target, source) for source in sources]
+        assert np.argsort(found).tolist() == np.argsort(expected).tolist(), name
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 5, 12])
+def test_every_window_of_layers_holds_one(layers):
+    probe = ind.Probe("film", torch.zeros(1, 1), torch.ones(layers, 4, dtype=torch.bool))
+    assert [ind.INDICATORS[name](probe, probe) for name in ("on_bottom", "on_middle", "on_top")] == [1.0, 1.0, 1.0]
 
 
 def test_overlap_by_its_formula():
@@ -178,6 +210,38 @@ def test_correlation_finds_a_planted_indicator_and_no_more():
     assert spoiled["rho"] == pytest.approx(1.0)
 
 
+def test_a_p_value_counts_ties_as_reached():
+    """Equal means in another order of the targets differ in their last bit: with few tasks many exchanges are ties."""
+    off = ~np.eye(4, dtype=bool)
+    for seed in (7, 224):
+        draw = np.random.default_rng(seed)
+        near, transfer = draw.integers(0, 4, (4, 4)), draw.integers(0, 3, (4, 4)) / 7
+        near = (near + near.T).astype(float)
+        orders = itertools.permutations(range(4))
+        means = [np.nanmean(ind.per_target(near[np.ix_(order, order)], transfer, off)) for order in orders]
+        expected = np.mean(np.array(means) >= means[0] - 1e-6)
+        assert ind.correlation(near, transfer, off, draws=600)["p"] == pytest.approx(expected, abs=0.06), seed
+
+
+def test_controls_are_not_exchanged_for_a_p_value(prompts, tmp_path, monkeypatch):
+    seen = []
+    found = dict.fromkeys(("rho", "p", "low", "high"), 0.5)
+    monkeypatch.setattr(ind, "correlation", lambda *given, **_: seen.append(given) or found)
+    tasks = ["sentiment_film", "sentiment_flipped", "number_film", "topic_four"]
+    names = ["e_concat", "c_avg"]
+    shared = dict(trials=1, permutations=0, names=names, controls=["sentiment_flipped"])
+    Indicators(prompts=prompts, tasks=tasks, **shared).run(Desk(folder=tmp_path, page=False))
+    assert len(seen) == 6
+    assert {array.shape for given in seen for array in given} == {(3, 3)}
+
+
+def test_what_a_prompt_that_is_never_right_is_relative_to_is_no_number():
+    own, scores = torch.tensor([[0.5], [0.0]]), torch.tensor([[0.25, 0.5], [0.0, 0.5]])
+    found = relative_to(own, scores)
+    assert found[0].tolist() == [0.5, 1.0]
+    assert found[1].isnan().all()
+
+
 def test_sums_by_type_are_of_the_right_cells():
     cells = ind.choices({"a": "x", "b": "x", "c": "y"}, ["a", "b", "c"])
     assert cells["within"].tolist() == [[False, True, False], [True, False, False], [False, False, False]]
@@ -249,6 +313,17 @@ def test_a_tunings_last_accuracy_is_that_of_its_last_step(prompts, cadence, step
     speed_ups(found, found, tolerance=0.01)
 
 
+def test_vanilla_tuning_is_that_of_the_kept_prompt_where_each_task_has_its_own_start(tmp_path):
+    prompts = toy.prompts(tmp_path, starts="own")
+    seen = []
+    put = PromptTuning.on_fit_start
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PromptTuning, "on_fit_start", lambda m: seen.append(m.tuner.weight.detach().clone()) or put(m))
+        curve(prompts, "sentiment_film", seed=2, start=None, cadence=4, arm="vanilla")
+        prompts.prompt("sentiment_film", seed=2)
+    assert torch.equal(*seen)
+
+
 def test_a_cadence_that_no_tuning_reaches_is_refused():
     for cadence, said in ((4, []), (5, ["study.cadence is 5; expected at most tuning.steps, which is 4."])):
         cfg = OmegaConf.create({"study": {"cadence": cadence}, "tuning": {"steps": 4}})
@@ -267,6 +342,15 @@ def test_speed_ups_are_censored_and_never_divide_by_zero():
     }
     worse = speed_ups(vanilla, {0: 0.6, 10: 0.6, 20: 0.6, 30: 0.8}, tolerance=0.0)
     assert worse == {"convergence": 20 / 30, "comparable": None}
+
+
+def test_an_accuracy_that_is_the_tolerance_below_is_within_it():
+    """0.1 - 0.01 and 0.13 - 0.01 are more than 0.09 and 0.12."""
+    for best in range(2, 101):
+        found = {0: 0.0, 10: (best - 1) / 100, 20: best / 100}
+        assert speed_ups(found, found, tolerance=0.01) == {"convergence": 1.0, "comparable": 1.0}
+        late = {0: 0.0, 10: 0.0, 20: (best - 1) / 100}
+        assert speed_ups(found, late, tolerance=0.01)["comparable"] == 0.5
 
 
 HASHED = """
