@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.common.bounds import Count, Positive, Share
-from lightning_modules.common.choices import check_choice
+from lightning_modules.common.choices import check_choice, check_once
 from lightning_modules.common.tables import mean_ci
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.runtime.study import Desk
@@ -46,6 +46,8 @@ class Intervention(PromptStudy):
         check_choice("study.unit", unit, ("std", "absolute"))
         for kind in kinds:
             check_choice("study.kinds", kind, KINDS)
+        check_once("study.kinds", kinds)
+        check_once("study.shares", shares)
         self.shares, self.alpha, self.unit, self.kinds = list(shares), alpha, unit, list(kinds)
         self.draws, self.examples = draws, examples
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from datamodules.tasks.datamodule import TaskDataModule
 from lightning_modules.common.bounds import Count, Share, Whole
+from lightning_modules.common.choices import check_once
 from lightning_modules.common.digests import digest, digest_of_weights, number_of
 from lightning_modules.common.made import made
 from lightning_modules.common.making import Thing
@@ -62,6 +63,7 @@ class PromptStudy:
     ) -> None:
         self.prompts, self.trials, self.seed = prompts, trials, seed
         self.tasks = list(tasks or prompts.source.names())
+        check_once("study.tasks", self.tasks)
         self.share, self.rank_within, self.balanced, self.permutations = share, rank_within, balanced, permutations
         # A backbone itself is in the key: its number in memory would be another's once it is gone.
         self._found: dict[tuple[str, str, Backbone | None], Tensor] = {}
@@ -203,9 +205,16 @@ class PromptStudy:
         return [tuner.weight.detach().cpu() for tuner in tuners]
 
     def skill_neurons(self, task: str, *, share: float | None = None) -> Tensor:
-        """Bool mask [L, F] of the task's most predictive neurons."""
-        share = self.share if share is None else share
-        return sn.select(self.predictivity(task)[0], share=share, rank_within=self.rank_within)
+        """Bool mask [L, F] of the task's most predictive neurons. ValueError for a share, above 0, that is no neuron."""
+        share, pred_LF = self.share if share is None else share, self.predictivity(task)[0]
+        chosen_LF = sn.select(pred_LF, share=share, rank_within=self.rank_within)
+        if share > 0 and not chosen_LF.any():
+            of = pred_LF.shape[1] if self.rank_within == "layer" else pred_LF.numel()
+            raise ValueError(
+                f"study: a share of {share:g} of the {of} neurons of a {self.rank_within} is none; expected at least "
+                f"{1 / of:.2g}."
+            )
+        return chosen_LF
 
     def significance(self, task: str) -> Significance | None:
         """Of the mean predictivity over the trials' prompts, where p-values are asked for."""

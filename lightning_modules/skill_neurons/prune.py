@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.common.bounds import Count, Share
+from lightning_modules.common.choices import check_once
 from lightning_modules.common.making import Thing, watcher
 from lightning_modules.common.tables import mean_ci
 from lightning_modules.prompt.backbone import Backbone
@@ -41,6 +42,7 @@ class Prune(PromptStudy):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
+        check_once("study.keep", keep)
         self.keep, self.top_layers, self.retune, self.rounds = list(keep), top_layers, retune, rounds
 
     def prepare(self) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.common.bounds import Count, Positive, Share
-from lightning_modules.common.choices import check_choice
+from lightning_modules.common.choices import check_choice, check_once
 from lightning_modules.common.making import Thing, watcher
 from lightning_modules.common.tables import mean_ci
 from lightning_modules.prompt.prompts import Prompts
@@ -47,6 +47,7 @@ class Across(Matrix):
             )
         for name in train_tasks:
             check_choice("study.train_tasks", name, self.tasks)
+        check_once("study.train_tasks", train_tasks)
         self.source_prompts, self.train_tasks = source_prompts, list(train_tasks)
         self.hidden, self.projector_lr, self.steps = hidden, projector_lr, steps
 
@@ -153,6 +154,7 @@ class Tpt(Across):
         check_choice("study.variant", variant, pj.VARIANTS)
         for name in targets:
             check_choice("study.targets", name, self.tasks)
+        check_once("study.targets", targets)
         self.targets, self.cadence, self.tolerance = list(targets), cadence, tolerance
         self.other_model, self.variant = other_model, variant
 

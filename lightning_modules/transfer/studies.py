@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.common.bounds import Count
-from lightning_modules.common.choices import check_choice
+from lightning_modules.common.choices import check_choice, check_once
 from lightning_modules.common.making import Thing
 from lightning_modules.common.tables import mean_ci
 from lightning_modules.prompt.prompt_file import PromptFile
@@ -164,6 +164,7 @@ class Indicators(Transfer):
         self.names, self.draws = list(names or ind.INDICATORS), draws
         for name in self.names:
             check_choice("study.names", name, ind.INDICATORS)
+        check_once("study.names", self.names)
 
     def probes(self, trial: int) -> list[ind.Probe]:
         found = []

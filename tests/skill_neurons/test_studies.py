@@ -290,6 +290,34 @@ def test_a_task_without_a_hint_is_named_before_anything_is_tuned(kind, settings,
     SkillNeurons(prompts=prompts, tasks=["second"]).prepare()
 
 
+def test_what_is_named_twice_is_refused(cache):
+    """It was counted twice: a task's own prompt as another one of its skill, a share in an interval of twice as many."""
+    prompts, film = toy.prompts(cache), ["sentiment_film"]
+    for kind, key, given in [
+        (Transfer, "tasks", [*film, *film]),
+        (Perturb, "shares", [0.0, 0.1, 0.0]),
+        (Perturb, "kinds", ["zero", "zero"]),
+        (Prune, "keep", [0.1, 0.1]),
+        (Indicators, "names", ["on", "e_avg", "on"]),
+    ]:
+        with pytest.raises(ValueError, match=rf"study\.{key} names .* twice; expected each once"):
+            kind(prompts=prompts, **{key: given})
+    both = across(cache)
+    for kind, own in ((Project, {"train_tasks": film * 2}), (Tpt, {"targets": film * 2})):
+        with pytest.raises(ValueError, match=rf"study\.{next(iter(own))} names sentiment_film twice"):
+            kind(prompts=prompts, **SHARED | both | own)
+
+
+def test_a_share_that_is_no_neuron_is_refused(cache):
+    """Nothing was perturbed or kept then, and the overlap of no neurons was 0."""
+    study = SkillNeurons(prompts=toy.prompts(cache), tasks=["sentiment_film"], trials=1, permutations=0, p_values=0)
+    assert study.skill_neurons("sentiment_film", share=0.0).sum() == 0
+    with pytest.raises(
+        ValueError, match=r"a share of 0\.02 of the 24 neurons of a layer is none; expected at least 0\.042"
+    ):
+        study.skill_neurons("sentiment_film", share=0.02)
+
+
 def test_what_is_not_there_is_refused(cache):
     with pytest.raises(ValueError, match="target is null"):
         Suggest(prompts=toy.prompts(cache), target=None, **SHARED)
