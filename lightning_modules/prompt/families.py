@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def down_projections(model: "PreTrainedModel") -> dict[str, nn.Module]:
-    """Name -> down-projection of each feed-forward block, in layer order; of an encoder-decoder the encoder's.
+def down_projections(model: "PreTrainedModel", body: nn.Module | None = None) -> dict[str, nn.Module]:
+    """Name -> down-projection of each feed-forward block of `body`, in layer order; None: of `reader_of(model)`.
 
-    The encoder's, because prompt tokens stand there. Found by what they compute, whatever their names (`feed_forward`).
+    Of an encoder-decoder that is the encoder, because prompt tokens stand there. Found by what they compute, whatever their names (`feed_forward`).
     ValueError for a mixture of experts, for layers that share a block, and for a model in which none is found.
     """
     if any("Experts" in type(m).__name__ for m in model.modules()):
@@ -27,7 +27,7 @@ def down_projections(model: "PreTrainedModel") -> dict[str, nn.Module]:
             f"{type(model).__name__} is a mixture of experts: a neuron of an expert is there for the tokens that reach it "
             "alone; expected a dense model. Mixtures are the moe system's."
         )
-    found = {name: model.get_submodule(name) for name in blocks_of(model, reader_of(model))}
+    found = {name: model.get_submodule(name) for name in blocks_of(model, body or reader_of(model))}
     if not found:
         kinds = sorted({re.sub(r"\d+", "N", n) for n, m in model.named_modules() if isinstance(m, nn.Linear)})
         raise ValueError(
@@ -45,6 +45,11 @@ def up_projections(model: "PreTrainedModel", down: str) -> dict[str, nn.Module]:
 def reader_of(model: "PreTrainedModel") -> Any:
     """What reads a text, without a head: an encoder-decoder's encoder."""
     return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else body_of(model)
+
+
+def answerer_of(model: "PreTrainedModel") -> Any:
+    """Where the position stands that answers: as `reader_of`, but of an encoder-decoder the decoder."""
+    return model.get_decoder() if getattr(model.config, "is_encoder_decoder", False) else body_of(model)
 
 
 def has_head(kind: type[nn.Module]) -> bool:

@@ -29,7 +29,8 @@ MOVES = frozenset(
     ("bfloat16", "chunk", "clone", "contiguous", "detach", "dropout", "flatten", "float", "getitem", "half", "narrow")
     + ("permute", "reshape", "split", "squeeze", "to", "transpose", "type", "type_as", "unbind", "unsqueeze", "view")
 )
-_found: "WeakKeyDictionary[nn.Module, dict[str, tuple[str, ...]]]" = WeakKeyDictionary()
+# Of a model by what of it was asked for, an encoder-decoder's two by their own: body's id -> blocks.
+_found: "WeakKeyDictionary[nn.Module, dict[int, dict[str, tuple[str, ...]]]]" = WeakKeyDictionary()
 _normed: "WeakKeyDictionary[nn.Module, dict[str, str]]" = WeakKeyDictionary()
 
 
@@ -67,9 +68,10 @@ def blocks_of(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
     Names are those in `model`. Empty where nothing is found. ValueError where one is read twice, as in layers that share
     their weights, or where blocks differ in width: a neuron has no number of its own there.
     """
-    if model not in _found:
-        _found[model] = _follow(model, body)
-    return _found[model]
+    found = _found.setdefault(model, {})
+    if id(body) not in found:
+        found[id(body)] = _follow(model, body)
+    return found[id(body)]
 
 
 def normed(model: nn.Module) -> dict[str, str]:
@@ -133,9 +135,12 @@ def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
                 f"{type(model).__name__}: its body is not asked with input_ids, so its blocks are not followed."
             )
         with _Follow():
-            body(input_ids=words)
+            if getattr(model.config, "is_encoder_decoder", False) and body is model.get_decoder():
+                model(input_ids=words, decoder_input_ids=words)
+            else:
+                body(input_ids=words)
     found = dict(read)
-    _normed[model] = {down: norms[ups] for down, ups in found.items() if ups in norms}
+    _normed.setdefault(model, {}).update({down: norms[ups] for down, ups in found.items() if ups in norms})
     if len(found) < len(read):
         raise ValueError(
             f"{type(model).__name__}: layers share the feed-forward block {read[0][0]}, so its neurons have no layer of "

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from datamodules.tasks.datamodule import TaskDataModule
 from lightning_modules.prompt.backbone import Backbone
-from lightning_modules.prompt.families import down_projections, reader_of
+from lightning_modules.prompt.families import answerer_of, down_projections
 from lightning_modules.prompt.feed_forward import gates_read
 from lightning_modules.skill_neurons.hooks import hooked
 
@@ -45,6 +45,7 @@ class Probe:
 def active_LF(backbone: Backbone, data: TaskDataModule, prompt: Tensor) -> Tensor:
     """Which neurons fire at the position that answers, with an empty text (section 6.1 of Su et al.).
 
+    Of an encoder-decoder those of the decoder at its first position, as in the authors' code.
     Where a gate multiplies the neuron its sign is the gate's, as the product's may come from the other factor.
     """
     encoded = data.template.encode([""], data.tokenizer)
@@ -56,14 +57,14 @@ def active_LF(backbone: Backbone, data: TaskDataModule, prompt: Tensor) -> Tenso
         "ask": torch.tensor(encoded["ask"]),
     }
     ask = 0 if backbone.kind == "seq2seq" else int(batch["ask"])
-    found: dict[int, Tensor] = {}
+    answers, found = answerer_of(backbone.model), dict[int, Tensor]()
+    blocks = down_projections(backbone.model, answers)
     with (
-        gates_read(backbone.model, reader_of(backbone.model)) as read,
-        hooked(backbone.sites(), lambda layer, x_BTF: found.__setitem__(layer, x_BTF)),
+        gates_read(backbone.model, answers) as read,
+        hooked(list(blocks.values()), lambda layer, x_BTF: found.__setitem__(layer, x_BTF)),
     ):
         backbone.answer(batch, prompt)
-    names = down_projections(backbone.model)
-    return torch.stack([read.get(name, found[n])[0, ask] > 0 for n, name in enumerate(names)]).cpu()
+    return torch.stack([read.get(name, found[n])[0, ask] > 0 for n, name in enumerate(blocks)]).cpu()
 
 
 def e_concat(a: Probe, b: Probe) -> float:

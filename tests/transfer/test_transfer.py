@@ -160,7 +160,7 @@ FIRES = {
     "Phi3ForCausalLM": ("mlp.gate_up_proj", lambda out: halves(out)[0]),
     "PhiForCausalLM": ("mlp.fc1", lambda out: out),
     "LlamaForCausalLM": ("mlp.gate_proj", lambda out: out),
-    "T5GemmaForConditionalGeneration": ("encoder.layers.*.mlp.gate_proj", lambda out: out),
+    "T5GemmaForConditionalGeneration": ("decoder.layers.*.mlp.gate_proj", lambda out: out),
 }
 
 
