@@ -127,7 +127,7 @@ MUTANTS = (
     Mutant(
         "a mean of means over documents apart",
         MODULE,
-        "if self._mean_targets is not None:",
+        "if self._mean_counts is not None:",
         "if False:",
     ),
     *(Mutant(*fault) for fault in svco.MUTANTS + prompt.MUTANTS + claims.MUTANTS + runtime.MUTANTS),

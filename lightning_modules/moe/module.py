@@ -20,7 +20,7 @@ from lightning_modules.moe.losses import Frequency, load_balancing_loss, router_
 from lightning_modules.moe.model_card import card
 from lightning_modules.moe.models import check_words, count_parameters, export
 from lightning_modules.moe.routing import ExpertFrequency, RouterStats, RouterTap
-from lightning_modules.moe.targets import MASKS, mean_targets, valid
+from lightning_modules.moe.targets import MASKS, mean_counts, valid
 
 
 class MoELM(pl.LightningModule):
@@ -42,8 +42,8 @@ class MoELM(pl.LightningModule):
     # Of transformers' pipelines, the one that runs an export.
     pipeline = "text-generation"
     _read_step = 0
-    # `targets.mean_targets` of this optimizer step; None where all its forwards have as many.
-    _mean_targets: Tensor | None = None
+    # `targets.mean_counts` of this optimizer step; None where all its forwards have as many.
+    _mean_counts: Tensor | None = None
 
     def __init__(
         self,
@@ -126,24 +126,25 @@ class MoELM(pl.LightningModule):
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         steps, ranks = self.trainer.accumulate_grad_batches, self.trainer.world_size
         if steps * ranks > 1 and MASKS & set(batch) and batch_idx % steps == 0:
-            read = self.trainer.datamodule.train_batch
-            others = [read(index) for index in range(batch_idx + 1, batch_idx + steps)]
-            self._mean_targets = mean_targets([batch, *others], ranks=ranks, device=self.device)
+            others = [self.trainer.datamodule.train_batch(batch_idx + later) for later in range(1, steps)]
+            self._mean_counts = mean_counts([batch, *others], ranks=ranks, device=self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
         hidden_TH = self.hidden(batch).flatten(0, 1)
         valid_BS = valid(batch)
         ce = self.head.loss(hidden_TH, batch["targets"].flatten(), valid_BS.flatten())
-        if self._mean_targets is not None:
-            ce = ce * (valid_BS.sum() / self._mean_targets.clamp(min=1e-9))
         stats = self.routing(batch)
+        z_loss = router_z_loss(logits_LTE=stats.logits_LTE, valid_T=stats.valid_T, layer_reduction=self.layer_reduction)
+        if self._mean_counts is not None:
+            own_2 = torch.stack([valid_BS.sum(), stats.valid_T.sum()])
+            ce_share, z_share = own_2 / self._mean_counts.clamp(min=1e-9)
+            ce, z_loss = ce * ce_share, z_loss * z_share
         # With the frequencies that `expert_frequency`, or a callback's hook on it, hands back.
         lbl = self.lbl(stats, self.expert_frequency(stats))
         loss = ce + self.weight * lbl
         if self.micro_weight:
             micro = stats.regrouped(batch["input_ids"].shape[0] // self.micro_batch)
             loss = loss + self.weight * self.micro_weight * self.lbl(micro, micro.frequency)
-        z_loss = router_z_loss(logits_LTE=stats.logits_LTE, valid_T=stats.valid_T, layer_reduction=self.layer_reduction)
         loss = loss + self.z_weight * z_loss
         self.log_dict({names.TRAIN_LOSS: loss.detach(), names.MOE_LBL: lbl.detach()}, prog_bar=True)
         self.log_dict({names.TRAIN_CE: ce.detach(), names.MOE_Z_LOSS: z_loss.detach()})

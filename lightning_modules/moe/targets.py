@@ -1,4 +1,4 @@
-"""Which targets of a batch count, and how many an optimizer step has.
+"""Which targets of a batch count, and how many of them and of tokens an optimizer step has.
 
 Shape legend: B sequences of S tokens in one forward.
 """
@@ -25,14 +25,20 @@ def valid(batch: dict[str, Tensor]) -> Tensor:
     return torch.ones_like(batch["targets"], dtype=torch.bool)
 
 
-def mean_targets(batches: Iterable[dict[str, Tensor]], *, ranks: int, device: torch.device) -> Tensor:
-    """Targets of one forward, in the mean over a step's: `batches` of this rank, as many of each other.
+def tokens(batch: dict[str, Tensor]) -> Tensor:
+    """Which are no padding, bool [B, S]."""
+    return batch.get("attention_mask", torch.ones_like(batch["targets"])).bool()
 
-    What each forward's sum of losses is divided by, where the step's loss is the mean over all its targets: a mean of the
-    forwards' own means would weigh a target by how few stand beside it.
+
+def mean_counts(batches: Iterable[dict[str, Tensor]], *, ranks: int, device: torch.device) -> Tensor:
+    """Targets that count and tokens of one forward [2], in the mean over a step's: `batches` of this rank, as many of each
+    other.
+
+    What each forward's sums over targets (cross-entropy) and over tokens (z-loss) are divided by, where the step's loss is
+    the mean over all of them: a mean of the forwards' own means would weigh each by how few stand beside it.
     """
-    counts_A = torch.stack([valid(batch).sum().to(device) for batch in batches])
-    total = counts_A.sum()
+    counts_A2 = torch.stack([torch.stack([valid(b).sum(), tokens(b).sum()]).to(device) for b in batches])
+    total_2 = counts_A2.sum(0)
     if ranks > 1:
-        dist.all_reduce(total)
-    return total / (len(counts_A) * ranks)
+        dist.all_reduce(total_2)
+    return total_2 / (len(counts_A2) * ranks)

@@ -9,7 +9,7 @@ from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequenc
 from lightning_modules.moe.families import FAMILIES
 from lightning_modules.training.finite_loss import FiniteLoss, NonFiniteLossError
 from lightning_modules.training.whole_windows import WholeWindows
-from tests.moe.toy import Documents, ToyData, fit, fit_rank, tiny_model
+from tests.moe.toy import Documents, Padded, ToyData, fit, fit_rank, tiny_model
 from tests.ranks import run_ranks
 
 
@@ -26,11 +26,14 @@ def test_two_ranks_equal_one_rank_with_twice_the_micro_batches(mode, accumulate)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "accumulate"), [(1, 4), (2, 1), (2, 2)])
-def test_a_step_of_documents_apart_is_one_mean_however_it_is_dealt(ranks, accumulate):
-    """Forwards that hold more ends of documents have fewer targets."""
-    whole = fit_rank(0, 1, "two_pass", 1, Documents)
-    asked = ("two_pass", accumulate, Documents)
+@pytest.mark.parametrize(
+    ("data", "ranks", "accumulate"),
+    [(Documents, 1, 4), (Documents, 2, 1), (Documents, 2, 2), (Padded, 1, 4), (Padded, 2, 2)],
+)
+def test_a_step_is_one_mean_however_it_is_dealt(data, ranks, accumulate):
+    """Forwards that hold more ends of documents have fewer targets, and those with more padding fewer tokens."""
+    whole = fit_rank(0, 1, "two_pass", 1, data, 0.1)
+    asked = ("two_pass", accumulate, data, 0.1)
     parts = run_ranks(fit_rank, ranks, *asked) if ranks > 1 else [fit_rank(0, 1, *asked)]
     dealt = torch.tensor([part["loss"] for part in parts]).view(ranks, -1, accumulate).mean((0, 2))
     torch.testing.assert_close(dealt, torch.tensor(whole["loss"]), rtol=0, atol=1e-5)

@@ -81,6 +81,18 @@ class Documents(ToyData):
         return {**batch, "input_ids": ids, "target_mask": ~ends, "document": ends.cumsum(1) - ends.long()}
 
 
+class Padded(ToyData):
+    """Padded on the right, the more the later they stand in a global batch, so that forwards differ in their tokens."""
+
+    def train_batch(self, index, epoch=0):
+        batch = super().train_batch(index, epoch)
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        lengths = torch.linspace(LENGTH, 2, self.sequences).long()
+        own_B = lengths.view(accumulate, ranks, -1)[index % accumulate, rank]
+        return {**batch, "attention_mask": (torch.arange(LENGTH) < own_B[:, None]).long()}
+
+
 class Curve(pl.Callback):
     """Loss and LBL of every micro-step, and the gradient just before the optimizer step."""
 
@@ -145,10 +157,11 @@ def fit(
     return curve, module, trainer
 
 
-def fit_rank(rank, ranks, mode, accumulate, data=None):
+def fit_rank(rank, ranks, mode, accumulate, data=None, z_weight=0.001):
     """One DDP rank of a 20-step fit, for `tests.ranks.run_ranks`."""
     from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequencySync
 
     callbacks = [ExpertFrequencySync(mode=mode)] if mode else []
-    curve, module, _ = fit(callbacks=callbacks, ranks=ranks, accumulate=accumulate, data=data and data())
+    settings = dict(ranks=ranks, accumulate=accumulate, z_weight=z_weight)
+    curve, module, _ = fit(callbacks=callbacks, data=data and data(), **settings)
     return {"loss": curve.loss, "lbl": curve.lbl, "state": {k: v.clone() for k, v in module.state_dict().items()}}
