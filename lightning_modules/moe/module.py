@@ -15,12 +15,14 @@ from lightning_modules.common.bounds import Count, Weight
 from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.moe.attention import apart, mask_for
 from lightning_modules.moe.compiled import compiled
+from lightning_modules.moe.families import FAMILIES
 from lightning_modules.moe.head import Head
 from lightning_modules.moe.losses import Frequency, load_balancing_loss, router_z_loss
 from lightning_modules.moe.model_card import card
 from lightning_modules.moe.models import check_words, count_parameters, export
 from lightning_modules.moe.routing import ExpertFrequency, RouterStats, RouterTap
 from lightning_modules.moe.targets import MASKS, mean_counts, valid
+from lightning_modules.training.trained import look_for_unused
 
 
 class MoELM(pl.LightningModule):
@@ -122,12 +124,14 @@ class MoELM(pl.LightningModule):
     def setup(self, stage: str) -> None:
         if (tokenizer := getattr(self.trainer.datamodule, "tokenizer", None)) is not None:
             check_words(self.model, tokenizer)
+        if self.model.config.model_type not in FAMILIES:
+            look_for_unused(self.trainer)  # Indexers that only choose, or experts that no token of a batch goes to.
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         steps, ranks = self.trainer.accumulate_grad_batches, self.trainer.world_size
         if steps * ranks > 1 and MASKS & set(batch) and batch_idx % steps == 0:
-            others = [self.trainer.datamodule.train_batch(batch_idx + later) for later in range(1, steps)]
-            self._mean_counts = mean_counts([batch, *others], ranks=ranks, device=self.device)
+            window = [batch, *(self.trainer.datamodule.train_batch(batch_idx + later) for later in range(1, steps))]
+            self._mean_counts = mean_counts(window, ranks=ranks, device=self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
         hidden_TH = self.hidden(batch).flatten(0, 1)
@@ -187,8 +191,7 @@ class MoELM(pl.LightningModule):
         about = {"load-balancing weight": self.weight, "z-loss weight": self.z_weight, **self.optimizer_args}
         sheet = datamodule.datasheet() if hasattr(datamodule, "datasheet") else []
         steps = self._read_step or self.global_step
-        written = card(self.model, metrics=metrics, steps=steps, data=sheet, training=about)
-        (folder / "README.md").write_text(written)
+        (folder / "README.md").write_text(card(self.model, metrics=metrics, steps=steps, data=sheet, training=about))
         return folder
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lightning_modules.common import metric_names as names
@@ -16,7 +15,7 @@ from lightning_modules.prompt.backbone import Backbone, Batch
 from lightning_modules.prompt.prompt_file import NAME, PromptFile
 from lightning_modules.prompt.tuners import FullFineTuning, SoftPrompt, Tuner, count
 from lightning_modules.training.inner import logs_are_read
-from lightning_modules.training.trained import SavesWhatTrains, save_weights
+from lightning_modules.training.trained import SavesWhatTrains, look_for_unused, save_weights
 
 ADAPTER = "adapter.safetensors"
 
@@ -64,9 +63,9 @@ class PromptTuning(SavesWhatTrains):
         # Before a checkpoint is restored: whoever goes on, or loads what was trained, scores by the same phrases.
         # A datamodule of a user's own may have no `common`: phrases are embedded with the first batch then.
         self.backbone.embed_phrases(getattr(getattr(self.trainer, "datamodule", None), "common", {}))
-        if isinstance(strategy := self.trainer.strategy, DDPStrategy) and not isinstance(self.tuner, SoftPrompt):
+        if not isinstance(self.tuner, SoftPrompt):
             # Others train what no answer reads, too: a pooler, attention to an encoder that is not there.
-            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+            look_for_unused(self.trainer)
 
     def forward(self, batch: Batch) -> Tensor:
         """Class scores [B, C]."""

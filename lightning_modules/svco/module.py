@@ -15,7 +15,7 @@ from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.models import VLM, export
 from lightning_modules.svco.scores import pair_scores, response_tokens
 from lightning_modules.training.inner import InnerTrainer
-from lightning_modules.training.trained import SavesWhatTrains
+from lightning_modules.training.trained import SavesWhatTrains, look_for_unused
 
 CHOICE = ("ww", "wl", "lw", "ll")
 REFERENCE = "reference_scores"
@@ -45,6 +45,7 @@ class SVCO(SavesWhatTrains):
         self.cut = 0
 
     def setup(self, stage: str) -> None:
+        look_for_unused(self.trainer)  # A tower that trains may have a layer, norm or pooler behind its features.
         if stage == "fit":
             source = self.trainer.datamodule.source
             if getattr(source, "one_picture", False) and (two := [s for s in self.objective.needs if s[0] == "l"]):

@@ -5,12 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 
 def trained(module: nn.Module) -> dict[str, nn.Parameter]:
     """Every parameter that takes a gradient, by all of its names."""
     return {n: p for n, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
+
+
+def look_for_unused(trainer: pl.Trainer) -> None:
+    """For a module's `setup`, where weights that train may have no part in a step's loss: DDP dies of it unless it looks."""
+    if isinstance(strategy := trainer.strategy, DDPStrategy):
+        strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:

@@ -9,6 +9,7 @@ from lightning_modules.moe.callbacks.expert_frequency_sync import ExpertFrequenc
 from lightning_modules.moe.families import FAMILIES
 from lightning_modules.training.finite_loss import FiniteLoss, NonFiniteLossError
 from lightning_modules.training.whole_windows import WholeWindows
+from tests.families.moe import built, families
 from tests.moe.toy import Documents, Padded, ToyData, fit, fit_rank, tiny_model
 from tests.ranks import run_ranks
 
@@ -39,6 +40,21 @@ def test_a_step_is_one_mean_however_it_is_dealt(data, ranks, accumulate):
     torch.testing.assert_close(dealt, torch.tensor(whole["loss"]), rtol=0, atol=1e-5)
     for name, value in whole["state"].items():
         torch.testing.assert_close(parts[0]["state"][name], value, rtol=0, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def fit_family(rank, ranks, family):
+    net = built(*families()[family])
+    curve, module, _ = fit(model=net.train(), steps=3, ranks=ranks)
+    return {"loss": curve.loss, "state": module.state_dict()}
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_family_whose_indexer_only_chooses():
+    one, two = fit_family(0, 1, "glm_moe_dsa"), run_ranks(fit_family, 2, "glm_moe_dsa")
+    found = torch.tensor([rank["loss"] for rank in two]).mean(0)
+    torch.testing.assert_close(found, torch.tensor(one["loss"]), rtol=0, atol=1e-5)
+    for name, value in one["state"].items():
+        torch.testing.assert_close(two[0]["state"][name], value, rtol=0, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_text_of_more_words_than_the_model_has_is_refused():

@@ -14,6 +14,7 @@ from lightning_modules.svco.module import SVCO
 from lightning_modules.svco.scores import pair_scores
 from lightning_modules.training.inner import inner_trainer
 from tests import forks
+from tests.ranks import run_ranks
 from tests.runtime.cli import PROJECT
 from tests.svco.toy import encode, tiny_vlm
 
@@ -125,6 +126,21 @@ def test_a_plan_counts_the_tokens_of_the_models_own_reader():
     prompts = [len(vlm.reader.prompt(pair.instruction, image)[0]) for image in (*pair.images(data.pixels), None)]
     responses = [len(vlm.reader.response(text)[0]) for text in (pair.chosen, pair.rejected)]
     assert data.tokens_per_step_of(SimpleNamespace(vlm=vlm)) == 4 * sum(p + r for p in prompts for r in responses)
+
+
+def fit_on_a_rank(rank, ranks):
+    """With a vision tower that trains, whose last norm no feature comes through."""
+    machine = dict(devices=ranks, strategy="ddp") if ranks > 1 else {}
+    curve, module, _ = fit(model=tiny_vlm(freeze_vision=False), **machine)
+    return curve.loss, module.state_dict()
+
+
+def test_two_processes_train_a_tower_not_all_of_which_is_read():
+    (loss, state), (first, second) = fit_on_a_rank(0, 1), run_ranks(fit_on_a_rank, 2)
+    found = torch.tensor([first[0], second[0]]).mean(0)
+    torch.testing.assert_close(found, torch.tensor(loss), rtol=0, atol=1e-4)
+    for name, weight in state.items():
+        torch.testing.assert_close(first[1][name], weight, rtol=0, atol=5e-3, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_other_pairs_are_refused():
