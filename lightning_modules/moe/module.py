@@ -21,7 +21,8 @@ from lightning_modules.moe.losses import Frequency, load_balancing_loss, router_
 from lightning_modules.moe.model_card import card
 from lightning_modules.moe.models import check_words, count_parameters, export
 from lightning_modules.moe.routing import ExpertFrequency, RouterStats, RouterTap
-from lightning_modules.moe.targets import MASKS, mean_counts, valid
+from lightning_modules.moe.targets import MASKS, counted, valid
+from lightning_modules.training.one_mean import mean_counts
 from lightning_modules.training.trained import look_for_unused
 
 
@@ -44,7 +45,7 @@ class MoELM(pl.LightningModule):
     # Of transformers' pipelines, the one that runs an export.
     pipeline = "text-generation"
     _read_step = 0
-    # `targets.mean_counts` of this optimizer step; None where all its forwards have as many.
+    # Of targets and tokens in this optimizer step; None where all its forwards have as many.
     _mean_counts: Tensor | None = None
 
     def __init__(
@@ -130,8 +131,7 @@ class MoELM(pl.LightningModule):
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         steps, ranks = self.trainer.accumulate_grad_batches, self.trainer.world_size
         if steps * ranks > 1 and MASKS & set(batch) and batch_idx % steps == 0:
-            window = [batch, *(self.trainer.datamodule.train_batch(batch_idx + later) for later in range(1, steps))]
-            self._mean_counts = mean_counts(window, ranks=ranks, device=self.device)
+            self._mean_counts = mean_counts(self, batch, batch_idx, counted=counted)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
         hidden_TH = self.hidden(batch).flatten(0, 1)

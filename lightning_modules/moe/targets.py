@@ -1,12 +1,9 @@
-"""Which targets of a batch count, and how many of them and of tokens an optimizer step has.
+"""Which targets of a batch count, and how many of them and of tokens it has.
 
 Shape legend: B sequences of S tokens in one forward.
 """
 
-from collections.abc import Iterable
-
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 MASKS = {"target_mask", "attention_mask"}
@@ -25,20 +22,7 @@ def valid(batch: dict[str, Tensor]) -> Tensor:
     return torch.ones_like(batch["targets"], dtype=torch.bool)
 
 
-def tokens(batch: dict[str, Tensor]) -> Tensor:
-    """Which are no padding, bool [B, S]."""
-    return batch.get("attention_mask", torch.ones_like(batch["targets"])).bool()
-
-
-def mean_counts(batches: Iterable[dict[str, Tensor]], *, ranks: int, device: torch.device) -> Tensor:
-    """Targets that count and tokens of one forward [2], in the mean over a step's: `batches` of this rank, as many of each
-    other.
-
-    What each forward's sums over targets (cross-entropy) and over tokens (z-loss) are divided by, where the step's loss is
-    the mean over all of them: a mean of the forwards' own means would weigh each by how few stand beside it.
-    """
-    counts_A2 = torch.stack([torch.stack([valid(b).sum(), tokens(b).sum()]).to(device) for b in batches])
-    total_2 = counts_A2.sum(0)
-    if ranks > 1:
-        dist.all_reduce(total_2)
-    return total_2 / (len(counts_A2) * ranks)
+def counted(batch: dict[str, Tensor]) -> Tensor:
+    """Targets that count, and tokens that are no padding: int64 [2]."""
+    tokens_BS = batch.get("attention_mask", torch.ones_like(batch["targets"])).bool()
+    return torch.stack([valid(batch).sum(), tokens_BS.sum()])

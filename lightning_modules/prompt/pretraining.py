@@ -11,6 +11,7 @@ from lightning_modules.common import metric_names as names
 from lightning_modules.common.optimizer import adamw_with_schedule
 from lightning_modules.common.say import say
 from lightning_modules.training.inner import inner_trainer
+from lightning_modules.training.one_mean import mean_counts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,6 +33,15 @@ MATTERS = (
     "limit_train_batches",
     "overfit_batches",
 )
+
+
+# Of masked words: those of sentences, and labels.
+KINDS = ("untagged", "tagged")
+
+
+def counted(batch: dict[str, Tensor]) -> Tensor:
+    """Masked words of each of `KINDS`, int64 [2]."""
+    return torch.tensor([len(batch[kind]) for kind in KINDS])
 
 
 class Pretrained(Protocol):
@@ -66,10 +76,15 @@ class MaskedLM(pl.LightningModule):
         ).last_hidden_state
         return self.model.lm_head(hidden.flatten(0, 1)[batch["asked"]])
 
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self._mean_counts = mean_counts(self, batch, batch_idx, counted=counted)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         losses = nn.functional.cross_entropy(self(batch), batch["words"], reduction="none")
         # A sentence has many words and one label: in one mean, naming latents would be learnt last.
-        loss = losses[batch["untagged"]].mean() + losses[batch["tagged"]].mean()
+        sums_2 = torch.stack([losses[batch[kind]].sum() for kind in KINDS])
+        loss = (sums_2 / self._mean_counts.clamp(min=1e-9)).sum()
         self.log(names.TRAIN_LOSS, loss.detach(), prog_bar=True)
         return loss
 
@@ -82,8 +97,12 @@ class MaskedLM(pl.LightningModule):
     def _measure(self, split: str, batch: dict[str, Tensor]) -> None:
         logits, words, tagged = self(batch), batch["words"], batch["tagged"]
         right = (logits.argmax(-1) == words).float()
-        self.log(f"{split}/loss", nn.functional.cross_entropy(logits, words), batch_size=len(words), sync_dist=True)
-        self.log(f"{split}/label_accuracy", right[tagged].mean(), batch_size=len(tagged), sync_dist=True)
+        of_labels = right[tagged].sum() / max(1, len(tagged))
+        # Lightning rounds the mean count of the ranks down.
+        ranks = self.trainer.world_size
+        loss = nn.functional.cross_entropy(logits, words)
+        self.log(f"{split}/loss", loss, batch_size=len(words) * ranks, sync_dist=True)
+        self.log(f"{split}/label_accuracy", of_labels, batch_size=len(tagged) * ranks, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
         steps = int(self.trainer.estimated_stepping_batches)

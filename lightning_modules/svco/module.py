@@ -166,8 +166,8 @@ class SVCO(SavesWhatTrains):
         size = len(batch.pairs)
         self.log(names.VAL_SVCO_LOSS, loss, batch_size=size, sync_dist=True)
         self.log(names.VAL_PAIRED, right_B.mean(), prog_bar=True, batch_size=size, sync_dist=True)
-        # A mean over tokens, however the pairs are dealt out to batches and ranks.
-        self.log(names.VAL_PAIR_NLL, nll, batch_size=int(counted), sync_dist=True)
+        # A mean over tokens, however the pairs are dealt out to batches and ranks, whose mean count Lightning rounds down.
+        self.log(names.VAL_PAIR_NLL, nll, batch_size=int(counted) * self.trainer.world_size, sync_dist=True)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         right_B = paired_right(pair_scores(self.vlm, batch.pairs, choice_of(batch.pairs))).float()

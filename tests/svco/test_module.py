@@ -168,6 +168,34 @@ def test_the_nats_of_a_token_depend_on_no_batch():
     assert [validated(1), validated(4)] == pytest.approx([expected] * 2, rel=1e-5)
 
 
+def validated_on_a_rank(rank, ranks):
+    """Nats a token, of pairs some of whose chosen answers are a token shorter than they were."""
+    vlm = tiny_vlm()
+    whole = vlm.reader.encode
+
+    def cut(pair, images):
+        found = whole(pair, images)
+        return found._replace(response_w=found.response_w[: -1 - int(found.response_w.sum()) % 2])
+
+    vlm.reader.encode = cut
+    data = PairsDataModule(source=SceneSource(train=4, val=6, test=4, seed=1), eval_batch=4)
+    machine = dict(devices=ranks, strategy="ddp") if ranks > 1 else {}
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False, **machine
+    )
+    module = SVCO(model=vlm, objective=Objective(nll={"ww": 1.0}))
+    trainer.validate(module, datamodule=data, verbose=False)
+    tokens = sum(len(pair.response_w) + len(pair.response_l) for batch in data.val_dataloader() for pair in batch.pairs)
+    return tokens, float(trainer.callback_metrics["val/pair_nll"])
+
+
+def test_the_nats_of_a_token_depend_on_no_number_of_processes():
+    tokens, expected = validated_on_a_rank(0, 1)
+    found = run_ranks(validated_on_a_rank, 2)
+    assert sum(own for own, _ in found) == tokens and tokens % 2, "their mean over the ranks is no whole number"
+    assert [nats for _, nats in found] == pytest.approx([expected] * 2, rel=1e-5)
+
+
 def test_reference_scores_are_asked_for_in_batches_of_validation(monkeypatch):
     asked = []
     monkeypatch.setattr(
