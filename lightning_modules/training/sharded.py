@@ -1,6 +1,7 @@
 """Weights, gradients and optimizer state spread over the processes: torch's fully_shard (FSDP2), layer by layer."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,16 @@ def shard(module: nn.Module, mesh: DeviceMesh) -> None:
     """Spread `module` over `mesh`: each layer that transformers would not split by itself, the rest together.
 
     A layer's weights are whole only while it computes, those of the rest during a whole step: what a step reads of them
-    outside their own forward (an output layer, a tied embedding) is there. `also_forwards` of the module names the methods
+    outside their own forward (an output layer, a tied embedding) is there, and so is a weight that stands in several places,
+    also where transformers would keep together what holds it (BERT's embeddings). `also_forwards` of the module names the methods
     that make a forward beside Lightning's steps.
     """
     whole = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
-    for layer in [part for part in module.modules() if type(part).__name__ in whole]:
-        fully_shard(layer, mesh=mesh)
+    places = Counter(id(weight) for _, weight in module.named_parameters(remove_duplicate=False))
+    # What lies in another is split first.
+    for layer in [part for part in module.modules() if type(part).__name__ in whole][::-1]:
+        if all(places[id(weight)] == 1 for weight in layer.parameters()):
+            fully_shard(layer, mesh=mesh)
     fully_shard(module, mesh=mesh)
     for name in (*STEPS, *getattr(module, "also_forwards", ())):
         register_fsdp_forward_method(module, name)
@@ -108,7 +113,8 @@ def all_take_part(module: nn.Module) -> bool:
 def gather(module: nn.Module) -> None:
     """Put the whole weights back, on the CPU, for what is done after a training; every process has to call this.
 
-    Weights that were tied are tied again. The module can be written, not run. Only the first process keeps the weights.
+    Weights that were tied are tied again, and modules are of their own class, so that they can be moved and copied. Only the
+    first process keeps the weights.
     """
     if not isinstance(module, FSDPModule):
         return
@@ -125,3 +131,17 @@ def gather(module: nn.Module) -> None:
                 full = weight.full_tensor()
                 found[id(weight)] = nn.Parameter(full.cpu() if first else full.new_empty(0), weight.requires_grad)
             part._parameters[name] = found[id(weight)]
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.__class__ = type(part).__mro__[2]  # of (sharded, FSDPModule, own)
+            for state in [name for name in vars(part) if name.startswith("__composable_api_state_key")]:
+                delattr(part, state)
+        for hooks in (value for name, value in vars(part).items() if name.endswith("_hooks") and value):
+            for key in [key for key, hook in hooks.items() if _of_fsdp(hook)]:
+                del hooks[key]
+
+
+def _of_fsdp(hook: Any) -> bool:
+    while hasattr(hook, "hook") or hasattr(hook, "func"):
+        hook = getattr(hook, "hook", None) or hook.func
+    return str(getattr(hook, "__module__", "")).startswith("torch.distributed.fsdp")
