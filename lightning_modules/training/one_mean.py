@@ -9,9 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def mean_counts(
-    module: pl.LightningModule, batch: Any, batch_idx: int, *, counted: Callable[[Any], Tensor]
-) -> Tensor:
+def mean_counts(module: pl.LightningModule, batch: Any, batch_idx: int, *, counted: Callable[[Any], Tensor]) -> Tensor:
     """Items of one forward in the mean over a step's, [X], for `on_train_batch_start` of a step's first forward.
 
     What each forward's sum of losses is divided by, where the step's loss is the mean over all its items: a mean of the

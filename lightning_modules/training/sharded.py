@@ -90,8 +90,8 @@ def shard(module: nn.Module, mesh: DeviceMesh) -> None:
 
     A layer's weights are whole only while it computes, those of the rest during a whole step: what a step reads of them
     outside their own forward (an output layer, a tied embedding) is there, and so is a weight that stands in several places,
-    also where transformers would keep together what holds it (BERT's embeddings). `also_forwards` of the module names the methods
-    that make a forward beside Lightning's steps.
+    also where transformers would keep together what holds it (BERT's embeddings). `also_forwards` of the module names the
+    methods that make a forward beside Lightning's steps.
     """
     whole = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
     places = Counter(id(weight) for _, weight in module.named_parameters(remove_duplicate=False))
@@ -136,9 +136,10 @@ def gather(module: nn.Module) -> None:
             part.__class__ = type(part).__mro__[2]  # of (sharded, FSDPModule, own)
             for state in [name for name in vars(part) if name.startswith("__composable_api_state_key")]:
                 delattr(part, state)
-        for hooks in (value for name, value in vars(part).items() if name.endswith("_hooks") and value):
-            for key in [key for key, hook in hooks.items() if _of_fsdp(hook)]:
-                del hooks[key]
+        for name, hooks in vars(part).items():
+            if name.endswith("_hooks") and isinstance(hooks, dict):
+                for key in [key for key, hook in hooks.items() if _of_fsdp(hook)]:
+                    del hooks[key]
 
 
 def _of_fsdp(hook: Any) -> bool:

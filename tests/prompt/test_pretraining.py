@@ -57,5 +57,7 @@ def test_validation_of_two_processes_is_a_mean_over_words(tmp_path):
     words = sum(len(own["words"]) for own in batches)
     assert words % 2, "their mean over the ranks is no whole number"
     with torch.no_grad():
-        expected = sum(float(cross_entropy(module.eval()(own), own["words"], reduction="sum")) for own in batches) / words
+        expected = (
+            sum(float(cross_entropy(module.eval()(own), own["words"], reduction="sum")) for own in batches) / words
+        )
     assert measured["val/loss"] == pytest.approx(expected, rel=1e-5)
