@@ -125,7 +125,7 @@ class MoELM(pl.LightningModule):
     def setup(self, stage: str) -> None:
         if (tokenizer := getattr(self.trainer.datamodule, "tokenizer", None)) is not None:
             check_words(self.model, tokenizer)
-        if self.model.config.model_type not in FAMILIES:
+        if self.head.model.config.model_type not in FAMILIES:
             look_for_unused(self.trainer)  # Indexers that only choose, or experts that no token of a batch goes to.
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
