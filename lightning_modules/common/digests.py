@@ -20,12 +20,11 @@ def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
     """16 hex digits of the SHA-256 of every weight's name and bytes, by name."""
     # A name of a folder is digested before anybody has the seconds that torch takes.
     import torch
-    from torch.distributed.tensor import DTensor
 
     found = hashlib.sha256()
     for name, weight in sorted(weights.items()):
         found.update(name.encode())
-        if isinstance(weight, DTensor):
+        if hasattr(weight, "full_tensor"):
             # Of weights that processes share all of them have to ask.
             weight = weight.full_tensor()
         # numpy has no bfloat16, and a scalar no view of its bytes.

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def down_projections(model: "PreTrainedModel", body: nn.Module | None = None) -> dict[str, nn.Module]:
     """Name -> down-projection of each feed-forward block of `body`, in layer order; None: of `reader_of(model)`.
 
-    Of an encoder-decoder that is the encoder, because prompt tokens stand there. Found by what they compute, whatever their names (`feed_forward`).
+    Of an encoder-decoder that is the encoder, because prompt tokens stand there. Found by what they compute, whatever their
+    names (`feed_forward`).
     ValueError for a mixture of experts, for layers that share a block, and for a model in which none is found.
     """
     if any("Experts" in type(m).__name__ for m in model.modules()):
