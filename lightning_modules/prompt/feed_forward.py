@@ -105,7 +105,7 @@ def gates_read(model: nn.Module, body: nn.Module) -> Iterator[dict[str, Tensor]]
 
 
 @torch.no_grad()
-def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
+def _follow(model: Any, body: nn.Module) -> dict[str, tuple[str, ...]]:
     inside = {id(m) for m in body.modules()}
     linear = {n: m for n, m in model.named_modules() if id(m) in inside and _is_linear(n, m)}
     read: list[tuple[str, tuple[str, ...]]] = []
@@ -135,7 +135,7 @@ def _follow(model: nn.Module, body: nn.Module) -> dict[str, tuple[str, ...]]:
                 f"{type(model).__name__}: its body is not asked with input_ids, so its blocks are not followed."
             )
         with _Follow():
-            if getattr(model.config, "is_encoder_decoder", False) and body is model.get_decoder():
+            if getattr(model, "config", None) and model.config.is_encoder_decoder and body is model.get_decoder():
                 model(input_ids=words, decoder_input_ids=words)
             else:
                 body(input_ids=words)
