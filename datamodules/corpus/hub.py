@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from datamodules.corpus.sources import Documents, read_kept
 from lightning_modules.common.digests import digest
 from lightning_modules.common.files import stamp, write_atomically
@@ -17,6 +19,11 @@ from lightning_modules.common.say import say
 EVERY = 256
 BUDGETS = ("documents", "tokens")
 DOCUMENTS, MARK = "documents.jsonl", "mark.json"
+
+
+def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
+    found: Any = OmegaConf.to_container(OmegaConf.create(dict(entry)), resolve=True)
+    return found
 
 
 def _own_files(entry: Mapping[str, Any]) -> dict[str, list[int]]:
@@ -47,7 +54,8 @@ class HubSource:
         if not domains:
             raise ValueError("data.hub is empty; expected one entry per domain, e.g. 'data.hub={wiki: {path: NAME}}'.")
         # A year is a whole number in YAML, and no longer one when the manifest is read.
-        self.domains = {str(name): dict(entry) for name, entry in domains.items()}
+        # Plain all the way down, as a manifest and `datasets` take them: data_files may be a list, or a mapping of splits.
+        self.domains = {str(name): _plain(entry) for name, entry in domains.items()}
         if wrong := [name for name in self.domains if not name or "/" in name]:
             raise ValueError(
                 f"data.hub has a domain called {wrong[0]!r}; expected a name that a file can have, without a slash."

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,10 @@ from lightning_modules.runtime import identity, launched, records
 FEW = 3
 # Of a file so many bytes at its begin, middle and end; of a folder so many files by name and size, and into so many of them.
 SAMPLE, LISTED, LOOKED_AT = 1 << 16, 20_000, 200
+# Keys whose values may be files and folders that are named by a word alone, as `data.path=text`; other words are words.
+BARE = re.compile(
+    r"(^|\.)(path|file|images|archive|pretrained|dataset|tokenizer|(source_)?backbone\.name|data_files|data_dir)(\.|$)"
+)
 
 
 def keep(cfg: DictConfig, folder: Path) -> None:
@@ -123,7 +128,9 @@ def _contents(config: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str]]
     run: the run's folder. A folder in which it lies changes with every run.
     """
     for key, value in config.items():
-        if not isinstance(value, str) or "${" in value or not ("/" in value or "." in value):
+        if not isinstance(value, str) or not value or "${" in value:
+            continue
+        if not ("/" in value or "." in value or BARE.search(key)):
             continue
         path = Path(value).expanduser()
         if path.is_dir():
@@ -137,11 +144,19 @@ def _contents(config: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str]]
 
 
 def _below(folder: Path) -> list[Path]:
-    """The first `LISTED` files of a folder, those of hidden folders left out, in the order of their names."""
+    """The first `LISTED` files of a folder, those of hidden folders left out, in the order of their names.
+
+    Links to folders are followed, as a domain of text may be one; into no folder twice, as they may lead in a circle.
+    """
 
     def each() -> Iterator[Path]:
-        for place, folders, files in os.walk(folder):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+        been = set()
+        for place, folders, files in os.walk(folder, followlinks=True):
+            real = os.path.realpath(place)
+            folders[:] = [] if real in been else sorted(name for name in folders if not name.startswith("."))
+            if real in been:
+                continue
+            been.add(real)
             yield from (file for file in (Path(place, name) for name in sorted(files)) if file.is_file())
 
     return list(itertools.islice(each(), LISTED))

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from lightning_modules.common import credentials
-from lightning_modules.runtime import logged_model, quiet
+from lightning_modules.runtime import logged_model, naming, quiet
 from lightning_modules.runtime.journal import Entry, Journal
 
 # The journal is the retry: one of the client itself takes minutes, and creates a run twice whose first answer was lost.
@@ -29,6 +29,7 @@ BATCH = 1000
 # Codes of MLflow: a name or value that it does not take, a run that somebody deleted.
 REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
 RUN_TAG = "facet.run"
+TAG_LIMIT = 5000
 
 
 class GoneError(FileNotFoundError):
@@ -116,8 +117,9 @@ class Delivery:
             if found:
                 self.run_id = found[0].info.run_id
             else:
-                tags = {**entry["tags"], RUN_TAG: entry["uid"]}
-                self.run_id = self.client.create_run(experiment, run_name=entry["name"], tags=tags).info.run_id
+                tags = {**_cut(entry["tags"]), RUN_TAG: entry["uid"]}
+                name = naming.short(entry["name"])
+                self.run_id = self.client.create_run(experiment, run_name=name, tags=tags).info.run_id
         else:
             self.client.update_run(self.run_id, status="RUNNING")
 
@@ -158,7 +160,7 @@ class Delivery:
     def send_tags(self, entry: Entry) -> None:
         from mlflow.entities import RunTag
 
-        tags = [RunTag(key, value) for key, value in entry["tags"].items()]
+        tags = [RunTag(key, value) for key, value in _cut(entry["tags"]).items()]
         for i in range(0, len(tags), 100):
             self.client.log_batch(self.run_id, tags=tags[i : i + 100])
 
@@ -191,6 +193,11 @@ class Delivery:
 
     def send_end(self, entry: Entry) -> None:
         self.client.set_terminated(self.run_id, status=entry["status"])
+
+
+def _cut(tags: dict[str, str]) -> dict[str, str]:
+    """A database other than SQLite would refuse a longer one, and all that comes behind it would wait for ever."""
+    return {key: value[:TAG_LIMIT] for key, value in tags.items()}
 
 
 def merged(entries: Iterator[tuple[int, Entry]]) -> Iterator[tuple[int, Entry]]:

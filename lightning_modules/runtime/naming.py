@@ -23,7 +23,8 @@ COLUMNS = 84
 # Metrics of a sweep's own run: means over seeds, by metric and setting. MLflow draws a section of charts for each word
 # before the last slash, in the order of the alphabet.
 MEAN = "sweep/"
-LONGEST = 250  # characters that MLflow takes in a metric's name
+# Characters that MLflow takes in the name of a metric, of a parameter and, where PostgreSQL keeps its runs, of a run.
+LONGEST = 250
 
 
 def version() -> str:
@@ -49,6 +50,12 @@ def run_name(overrides: Iterable[str], seed: int, apart: Sequence[str] = ()) -> 
     if apart:
         return " ".join(filter(None, [f"s{seed}", setting(kept, apart)]))
     return " ".join([*kept, f"s{seed}"])
+
+
+def short(name: str) -> str:
+    """A run's name as every database takes it: of a longer one the middle is left out, since the seed stands at either end."""
+    end = LONGEST // 5
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - end - 1]}…{name[-end:]}"
 
 
 def setting(overrides: Iterable[str], apart: Sequence[str]) -> str:
@@ -107,7 +114,7 @@ def apart() -> list[str]:
 
 @cache
 def lawful(metric: str) -> str:
-    """A metric's name as MLflow takes it: another character is its number (`ppl_C++`: `ppl_C-2b-2b`), a long name is cut.
+    """A metric's or a parameter's name as MLflow takes it: another character is its number (`ppl_C++`: `ppl_C-2b-2b`), a long name is cut.
 
     So names that differ in such characters, or at their ends, stay apart.
     """

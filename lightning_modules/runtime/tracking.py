@@ -205,4 +205,5 @@ def short_params(resolved: dict[str, Any]) -> dict[str, str]:
     for group in PARAM_GROUPS:
         leaves = identity.leaves(resolved.get(group) or {}, group)
         params |= {key: credentials.masked(str(value))[:PARAM_LIMIT] for key, value in leaves}
-    return {key: value for key, value in params.items() if "_target_" not in key}
+    # One name that MLflow does not take, as of a domain `C++`, and it would refuse all of them.
+    return {naming.lawful(key): value for key, value in params.items() if "_target_" not in key}

@@ -5,6 +5,8 @@ import os
 
 import pytest
 
+from omegaconf import OmegaConf
+
 from datamodules.corpus import cache, hub, words
 from datamodules.corpus.datamodule import hub_corpus
 from tests.datamodules.test_corpus import SMALL
@@ -191,3 +193,15 @@ def test_a_domain_may_be_a_year(shards, tmp_path):
     data = hub_corpus(hub={2023: entry}, cache_dir=str(tmp_path / "cache"), **SMALL)
     data.prepare_data()
     assert [(row["domain"], row["documents"]) for row in data.datasheet()] == [("2023", DOCUMENTS)]
+
+
+@pytest.mark.parametrize("given", [lambda all_: all_, lambda all_: {"train": all_}, lambda all_: {"train": all_[0]}])
+def test_data_files_may_be_a_list_or_a_mapping_of_splits_as_a_config_holds_them(shards, tmp_path, given):
+    files = given(sorted(map(str, shards.glob("*.jsonl"))))
+    entry = {"path": "json", "data_files": files}
+    data = hub_corpus(hub=OmegaConf.create({"law": entry}), cache_dir=str(tmp_path / "cache"), **SMALL)
+    data.prepare_data()
+    plain = hub_corpus(hub={"law": entry}, cache_dir=str(tmp_path / "plain"), **SMALL)
+    plain.prepare_data()
+    assert tokens_in(data) == tokens_in(plain)
+    assert data.fingerprint() == plain.fingerprint()

@@ -69,6 +69,42 @@ def test_a_file_edited_since_is_named_and_one_only_touched_is_not(tmp_path, name
         begun.check(cfg, run)
 
 
+def test_a_folder_named_by_a_word_alone_counts_and_any_other_word_does_not(tmp_path, monkeypatch):
+    """As README has it: `data.path=text`, beside which `data.field` is `text` too."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("text", "mixed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "law.txt").write_text("one")
+    cfg = config(data={"path": "text", "layout": "mixed", "field": "mixed", "hub": {"a": {"data_files": ["law"]}}})
+    (tmp_path / "law").write_text("one")
+    run = tmp_path / "runs" / "a-s1"
+    run.mkdir(parents=True)
+    begun.keep(cfg, run)
+    (tmp_path / "mixed" / "law.txt").write_text("two")
+    begun.check(cfg, run)
+    for file in ("law", "text/law.txt"):
+        (tmp_path / file).write_text("two")
+        with pytest.raises(ValueError, match=r"data\..*: the content of .* is another"):
+            begun.check(cfg, run)
+        (tmp_path / file).write_text("one")
+    begun.check(cfg, run)
+
+
+def test_a_folder_that_is_a_link_counts_and_a_circle_of_links_ends(tmp_path):
+    texts, elsewhere, run = tmp_path / "texts", tmp_path / "elsewhere", tmp_path / "run"
+    for place in (texts, elsewhere, run):
+        place.mkdir()
+    (elsewhere / "1.txt").write_text("one")
+    (texts / "law").symlink_to(elsewhere)
+    (texts / "round").symlink_to(texts)
+    cfg = config(data={"path": str(texts)})
+    begun.keep(cfg, run)
+    begun.check(cfg, run)
+    (elsewhere / "1.txt").write_text("two")
+    with pytest.raises(ValueError, match=r"data\.path: the content of .* is another"):
+        begun.check(cfg, run)
+
+
 def test_a_files_name_may_look_like_a_pattern(tmp_path):
     text = tmp_path / "law [1].txt"
     text.write_text("one")

@@ -126,6 +126,29 @@ def test_a_name_that_mlflow_does_not_take_is_spelled_so_that_it_does(tmp_path, u
     assert found.data.metrics["val/ppl_C-2b-2b"] == 1.0
 
 
+def test_one_parameter_of_a_name_that_mlflow_does_not_take_keeps_no_other_back(tmp_path, uri, capsys):
+    given = {"seed": 1, "data": {"hub": {"C++": {"path": "json"}}, "seq_len": 8}, "model": {"_target_": "it"}}
+    made = tracker(tmp_path / "run", uri)
+    made.params(tracking.short_params(given))
+    made.end("FINISHED")
+    found = MlflowClient(uri).get_run(made.run_id).data.params
+    assert found == {"seed": "1", "data.hub.C-2b-2b.path": "json", "data.seq_len": "8"}
+    assert "refuses" not in capsys.readouterr().out
+
+
+def test_names_and_tags_are_as_long_as_postgresql_takes_them(tmp_path, uri):
+    """It has 250 characters for a run's name and 8,000 for a tag's value, and refuses the run that has more."""
+    (tmp_path / "run").mkdir()
+    calm = CALM | {"name": f"data.hub={300 * 'x'} s17", "tags": {"setting": 9000 * "y"}}
+    for _ in range(2):  # the second goes on with it
+        made = tracking.Tracker(folder=tmp_path / "run", uri=uri, **calm)
+        made.end("FINISHED")
+    run = MlflowClient(uri).get_run(made.run_id)
+    assert len(run.info.run_name) == 250
+    assert run.info.run_name.startswith("data.hub=xxx") and run.info.run_name.endswith("xxx s17")
+    assert max(map(len, run.data.tags.values())) <= 8000
+
+
 def test_what_mlflow_refuses_for_good_keeps_nothing_else_back(tmp_path, uri, capsys):
     made = tracker(tmp_path / "run", uri)
     made.journal.append("metrics", points=[["not+lawful", 1.0, 0, 1]])
