@@ -53,7 +53,7 @@ def run_name(overrides: Iterable[str], seed: int, apart: Sequence[str] = ()) -> 
 
 
 def short(name: str) -> str:
-    """A run's name as every database takes it: of a longer one the middle is left out, since the seed stands at either end."""
+    """A run's name as every database takes it: a longer one lacks its middle, as the seed stands at either end."""
     end = LONGEST // 5
     return name if len(name) <= LONGEST else f"{name[: LONGEST - end - 1]}…{name[-end:]}"
 
@@ -114,7 +114,8 @@ def apart() -> list[str]:
 
 @cache
 def lawful(metric: str) -> str:
-    """A metric's or a parameter's name as MLflow takes it: another character is its number (`ppl_C++`: `ppl_C-2b-2b`), a long name is cut.
+    """A metric's or a parameter's name as MLflow takes it: another character is its number (`ppl_C++`: `ppl_C-2b-2b`), a long one is
+    cut.
 
     So names that differ in such characters, or at their ends, stay apart.
     """

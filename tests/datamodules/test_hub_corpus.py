@@ -4,7 +4,6 @@ import json
 import os
 
 import pytest
-
 from omegaconf import OmegaConf
 
 from datamodules.corpus import cache, hub, words
