@@ -114,8 +114,8 @@ def apart() -> list[str]:
 
 @cache
 def lawful(metric: str) -> str:
-    """A metric's or a parameter's name as MLflow takes it: another character is its number (`ppl_C++`: `ppl_C-2b-2b`), a long one is
-    cut.
+    """A metric's or a parameter's name as MLflow takes it: another character is its number (`ppl_C++`: `ppl_C-2b-2b`),
+    a long one is cut.
 
     So names that differ in such characters, or at their ends, stay apart.
     """
