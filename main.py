@@ -45,7 +45,8 @@ def main(cfg: DictConfig) -> float | None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from lightning_modules.runtime import sweep
 
-        return sweep.job(cfg)
+        job = sweep.job(cfg)
+        return job if isinstance(job, sweep.Job) else sweep.as_returned(job)
     from lightning_modules.runtime import errors, identity
     from lightning_modules.runtime.run import run
 

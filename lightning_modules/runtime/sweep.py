@@ -12,6 +12,7 @@ where the signal meets it, so no outcome is lost, and the wish is seen before th
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -112,8 +113,14 @@ def run(cfg: DictConfig, main: Callable[[], None], overrides: Sequence[str] = ()
         except BaseException:
             # Side by side, a worker that was told before it could listen takes the others with it.
             if not wish.told:
+                finish(cfg, whole=False)
                 raise
         return finish(cfg)
+
+
+def as_returned(objective: float) -> float | None:
+    """To Optuna a search that is told nan is at its end; nothing is a failed trial, and the search goes on."""
+    return None if math.isnan(objective) else objective
 
 
 def start(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
@@ -145,7 +152,7 @@ def start(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
 
 
 def job(cfg: DictConfig) -> Job | float:
-    """Run one job in a process of its own; its objective, or nan when it failed (a search takes that as a failure).
+    """Run one job in a process of its own; its objective, or nan when it failed.
 
     On a cluster the job is only submitted, and returned itself.
     """
@@ -233,9 +240,9 @@ def page(cfg: DictConfig, folder: Path) -> Path | None:
     return write(folder / LOOK, kind=sweep_look.KIND, title=sweep_look.TITLE, data=data, cache=cache)
 
 
-def finish(cfg: DictConfig) -> int:
+def finish(cfg: DictConfig, *, whole: bool = True) -> int:
     """Tell what is not done and end the parent run; the exit code: 0, 1 when a job is not done, 130 when the sweep was
-    asked to stop."""
+    asked to stop. whole: whether it came to its end."""
     folder = Path(os.environ[SWEEP])
     mine = outcome.of_this_command(folder)
     undone = sweep_report.not_done(folder)
@@ -254,7 +261,7 @@ def finish(cfg: DictConfig) -> int:
         outcome.catch_up(cfg, folder)
     look = None if wish.told else page(cfg, folder)
     if PARENT_RUN in os.environ:
-        status = "KILLED" if wish.told else "FAILED" if left else "FINISHED"
+        status = "KILLED" if wish.told else "FAILED" if left or not whole else "FINISHED"
         try:
             client = credentials.client(cfg.logger.tracking_uri)
             if look:

@@ -16,8 +16,8 @@ from tests.robustness.runs import start
 BASE = ["-m", "trainer.max_steps=10", "trainer.val_check_interval=5", "experiment_name=test/sweep"]
 
 
-def sweep(folder, *overrides, code=0, really=False):
-    process = start(folder, *BASE, *overrides, really=really)
+def sweep(folder, *overrides, code=0, really=False, base=BASE):
+    process = start(folder, *base, *overrides, really=really)
     assert process.wait(timeout=300) == code, (folder / "output.log").read_text()[-3000:]
     return folder / "runs" / "test" / "sweep"
 
@@ -60,6 +60,21 @@ def test_one_bad_job_fails_alone_with_its_reason(failing):
     assert {c.data.tags["mlflow.parentRunId"] for c in children} == {parent.info.run_id}
     assert parent.info.status == "FAILED"
     assert (parent.data.tags["jobs.done"], parent.data.tags["jobs.failed"]) == ("3", "1")
+
+
+def test_a_failed_job_of_a_search_is_a_failed_trial_and_the_search_goes_on(tmp_path):
+    """To its end, where none came to a number too."""
+    small = ["trainer.max_steps=3", "data.vocab_size=300", "data.seq_len=8", "data.micro_batch=1", "data.global_batch=2"]
+    small += ["data.eval_windows=1", "trainer.val_check_interval=null", "experiment_name=test/sweep", "look.page=false"]
+    lrs = "optimizer.lr=tag(log,interval(1e8,1e9))"
+    folder = sweep(tmp_path, "hydra/sweeper=search", "hydra.sweeper.n_trials=2", lrs, code=1, base=["-m", *small])
+    lines = [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
+    assert [line["status"] for line in lines] == ["failed", "failed"]
+    said = (tmp_path / "output.log").read_text()
+    assert "2 of the sweep's jobs not done" in said
+    assert "Values cannot be specified" not in said
+    _, (parent,), children = mlflow_runs(tmp_path)
+    assert {run.info.status for run in (parent, *children)} == {"FAILED"}
 
 
 def test_the_report_has_every_setting_and_the_failure(failing):
