@@ -40,7 +40,7 @@ config.register_resolvers(project=Path(__file__).parent)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> float | None:
+def main(cfg: DictConfig) -> object:
     # torch and Lightning take seconds to import: `--help`, `--cfg` and shell completion do without them.
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from lightning_modules.runtime import sweep
