@@ -100,8 +100,11 @@ class Counter(pl.Callback):
     With accumulation the second micro-step is the one to count: gradients of the first lie there from its beginning.
     """
 
-    def __init__(self, module: nn.Module, *, at: int = 0) -> None:
+    def __init__(self, module: nn.Module, *, at: int = 0, cfg: DictConfig | None = None) -> None:
+        """cfg: of the run whose callbacks compute something beside a micro-step, as a pass that counts ahead of it."""
         self.module, self.at = module, at
+        given = (cfg.get("callbacks") or {}).values() if cfg is not None else ()
+        self._beside = [instantiate(one).beside for one in given if one and hasattr(get_object(one._target_), "beside")]
         self.flops = FlopCounterMode(display=False, custom_mapping=ATTENTION)
         self._entered = contextlib.ExitStack()
 
@@ -120,6 +123,11 @@ class Counter(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == self.at:
             self.__enter__()
+            self.beside(batch)
+
+    def beside(self, batch: Any) -> None:
+        for compute in self._beside:
+            compute(self.module, batch)
 
     def on_after_backward(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.__exit__()
@@ -150,8 +158,9 @@ def count(cfg: DictConfig, datamodule: Any) -> tuple[Counted, pl.LightningModule
         if cfg.trainer.accumulate_grad_batches > 1:
             for parameter in module.parameters():
                 parameter.grad = torch.zeros_like(parameter)
-        with Counter(module) as counter:
+        with Counter(module, cfg=cfg) as counter:
             with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                counter.beside(fake)
                 loss = module.training_step(fake, 0)["loss"]
             loss.backward()
     return counter.counted, module
@@ -175,7 +184,7 @@ def made_from_sizes(cfg: DictConfig) -> bool:
 
 
 def _counted_in_training(cfg: DictConfig, datamodule: Any, module: pl.LightningModule, *, forwards: int) -> Counted:
-    counter = Counter(module, at=int(cfg.trainer.accumulate_grad_batches > 1))
+    counter = Counter(module, at=int(cfg.trainer.accumulate_grad_batches > 1), cfg=cfg)
     mixed = str(cfg.trainer.precision).endswith("-mixed")
     settings = {**instantiate(cfg.trainer), "accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
     settings |= {"precision": "bf16-mixed" if mixed else cfg.trainer.precision, "max_steps": 1, "logger": False}

@@ -64,7 +64,13 @@ def test_one_bad_job_fails_alone_with_its_reason(failing):
 
 def test_a_failed_job_of_a_search_is_a_failed_trial_and_the_search_goes_on(tmp_path):
     """To its end, where none came to a number too."""
-    small = ["trainer.max_steps=3", "data.vocab_size=300", "data.seq_len=8", "data.micro_batch=1", "data.global_batch=2"]
+    small = [
+        "trainer.max_steps=3",
+        "data.vocab_size=300",
+        "data.seq_len=8",
+        "data.micro_batch=1",
+        "data.global_batch=2",
+    ]
     small += ["data.eval_windows=1", "trainer.val_check_interval=null", "experiment_name=test/sweep", "look.page=false"]
     lrs = "optimizer.lr=tag(log,interval(1e8,1e9))"
     folder = sweep(tmp_path, "hydra/sweeper=search", "hydra.sweeper.n_trials=2", lrs, code=1, base=["-m", *small])

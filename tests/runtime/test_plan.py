@@ -100,6 +100,24 @@ def counted_in_training(cfg, datamodule):
         return memory.count(cfg, datamodule)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_pass_that_counts_ahead_of_a_step_is_in_its_plan(tmp_path, accumulate):
+    def counted(balance):
+        cfg = composed(tmp_path, f"balance={balance}", f"trainer.accumulate_grad_batches={accumulate}")
+        datamodule = instantiate(cfg.data)
+        datamodule.prepare_data()
+        return *memory.count(cfg, datamodule), datamodule
+
+    plain, _, datamodule = counted("global")
+    two, _, _ = counted("global_two_pass")
+    real = instantiate(composed(tmp_path, "balance=global").module)
+    batch = {k: v[: len(v) // accumulate] for k, v in datamodule.train_batch(0).items()}
+    with FlopCounterMode(display=False, custom_mapping=memory.ATTENTION) as ahead, torch.no_grad():
+        real.counts(batch)
+    assert two.flops - plain.flops == ahead.get_total_flops() > 0
+    assert two.activations == plain.activations
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", ["", "model.gradient_checkpointing=true", "trainer.accumulate_grad_batches=2"])
 def test_what_is_counted_is_what_is_allocated(tmp_path, changes):

@@ -68,6 +68,12 @@ class ExpertFrequencySync(pl.Callback):
         if self.mode == "two_pass" and first and self.active(trainer):
             self._whole_window = self._count_window(trainer, pl_module, batch_idx)
 
+    def beside(self, module: nn.Module, batch: Any) -> None:
+        """What a micro-step costs beside its own forward and backward, for a plan to count."""
+        if self.mode == "two_pass":
+            with torch.no_grad():
+                module.counts(batch)
+
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
         # Not on_before_zero_grad: Lightning calls that after the first micro-step of a window has been counted.
         self.reset()
