@@ -21,6 +21,8 @@ from lightning_modules.common.files import private, write_atomically
 from lightning_modules.runtime import identity, launched, records
 
 FEW = 3
+# In a value: what the machine decides, as the precision of its GPU.
+OF_THE_MACHINE = "${gpu_precision:"
 # Of a file so many bytes at its begin, middle and end; of a folder so many files by name and size, and into so many of them.
 SAMPLE, LISTED, LOOKED_AT = 1 << 16, 20_000, 200
 # Keys whose values may be files and folders that are named by a word alone, as `data.path=text`; other words are words.
@@ -34,6 +36,7 @@ def keep(cfg: DictConfig, folder: Path) -> None:
     if records.begun(folder) is None:
         config = dict(_leaves(cfg))
         found = {"config": config, "files": dict(_contents(config, folder)), "job": launched.job()}
+        found |= {"machine": _of_the_machine(cfg, config)}
         write_atomically(folder / records.BEGUN, json.dumps(found, indent=1), opener=private)
 
 
@@ -53,6 +56,12 @@ def check(cfg: DictConfig, folder: Path) -> None:
         for key, content in before["files"].items()
         if key in contents and contents[key] != content
     ]
+    here = _of_the_machine(cfg, now)
+    changed += [
+        f"{key} was {value} on the machine that began it, is {here[key]} on this one"
+        for key, value in before.get("machine", {}).items()
+        if key in here and here[key] != value
+    ]
     if changed:
         more = f" and {len(changed) - FEW} more" if len(changed) > FEW else ""
         raise ValueError(
@@ -69,12 +78,20 @@ def mixed(settings: Mapping[str, Sequence[Path]]) -> list[str]:
     found = []
     for name, folders in settings.items():
         kept = {folder.name: record for folder in folders if (record := records.begun(folder))}
-        told = [
-            {**record["config"], **{f"the content of {key}": digest for key, digest in record["files"].items()}}
+        # What not every record holds, as those of before do not, sets no runs apart where it is lacking.
+        more = [
+            {f"the content of {key}": digest for key, digest in record["files"].items()}
+            | {f"the machine's {key}": value for key, value in record.get("machine", {}).items()}
             for record in kept.values()
         ]
+        told = [record["config"] | also for record, also in zip(kept.values(), more, strict=True)]
+        beside = {key for also in more for key in also}
         keys = [key for key in dict.fromkeys(key for one in told for key in one) if key != "seed"]
-        unlike = [key for key in keys if len({json.dumps(one.get(key)) for one in told}) > 1]
+        unlike = [
+            key
+            for key in keys
+            if len({json.dumps(one.get(key)) for one in told if key in one or key not in beside}) > 1
+        ]
         if unlike:
             shown = by_value(unlike, dict(zip(kept, told, strict=True)))
             found.append(f"runs of {name} are not of one config: {shown}. fresh=true makes them anew.")
@@ -120,6 +137,12 @@ def _leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
             yield key, value
 
     return walk(OmegaConf.to_container(cfg, resolve=False), "")
+
+
+def _of_the_machine(cfg: DictConfig, config: Mapping[str, Any]) -> dict[str, str]:
+    """What became of each value of the `config` of `cfg` that another machine makes something else of."""
+    told = [key for key, value in config.items() if isinstance(value, str) and OF_THE_MACHINE in value]
+    return {key: str(OmegaConf.select(cfg, key)) for key in told}
 
 
 def _contents(config: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str]]:

@@ -3,11 +3,13 @@
 import json
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from lightning_modules.runtime import begun, records
+from lightning_modules.runtime.config import register_resolvers
 from lightning_modules.runtime.run import clear
-from tests.runtime.cli import PLAIN, main
+from tests.runtime.cli import PLAIN, PROJECT, main
 
 
 def config(**values):
@@ -103,6 +105,31 @@ def test_a_folder_that_is_a_link_counts_and_a_circle_of_links_ends(tmp_path):
     (elsewhere / "1.txt").write_text("two")
     with pytest.raises(ValueError, match=r"data\.path: the content of .* is another"):
         begun.check(cfg, run)
+
+
+def test_a_gpu_of_another_precision_is_named(tmp_path, monkeypatch):
+    """conf/trainer/gpu.yaml leaves it to the machine: bf16 and fp16 are no one run, and no seeds of one setting."""
+    register_resolvers(project=PROJECT)
+    cfg = config(trainer={"precision": "${gpu_precision:}"})
+    places = [tmp_path / f"a-s{seed}" for seed in (1, 2)]
+    for place, of_the_gpu in zip(places, (True, False), strict=True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, there=of_the_gpu: there)
+        place.mkdir()
+        begun.keep(cfg, place)
+        begun.check(cfg, place)
+    with pytest.raises(
+        ValueError, match=r"trainer\.precision was bf16-mixed on the machine .*, is 16-mixed on this one"
+    ):
+        begun.check(cfg, places[0])
+    (said,) = begun.mixed({"a": places})
+    assert "the machine's trainer.precision (bf16-mixed in a-s1, 16-mixed in a-s2)" in said
+    # Of before it was kept.
+    told = json.loads((places[0] / records.BEGUN).read_text())
+    del told["machine"]
+    (places[0] / records.BEGUN).write_text(json.dumps(told))
+    begun.check(cfg, places[0])
+    assert begun.mixed({"a": places}) == []
 
 
 def test_a_files_name_may_look_like_a_pattern(tmp_path):

@@ -68,7 +68,7 @@ class ExpertFrequencySync(pl.Callback):
         if self.mode == "two_pass" and first and self.active(trainer):
             self._whole_window = self._count_window(trainer, pl_module, batch_idx)
 
-    def beside(self, module: nn.Module, batch: Any) -> None:
+    def beside(self, module: Any, batch: Any) -> None:
         """What a micro-step costs beside its own forward and backward, for a plan to count."""
         if self.mode == "two_pass":
             with torch.no_grad():
