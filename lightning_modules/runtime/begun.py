@@ -40,8 +40,10 @@ def keep(cfg: DictConfig, folder: Path) -> None:
         write_atomically(folder / records.BEGUN, json.dumps(found, indent=1), opener=private)
 
 
-def check(cfg: DictConfig, folder: Path) -> None:
+def check(cfg: DictConfig, folder: Path, *, here: bool = True) -> None:
     """ValueError that names what differs from what the run in `folder` was begun with.
+
+    here: whether it is run on this machine, and not submitted to another one.
 
     A folder without the record, of a run of before there was one, is taken as it is.
     """
@@ -56,11 +58,11 @@ def check(cfg: DictConfig, folder: Path) -> None:
         for key, content in before["files"].items()
         if key in contents and contents[key] != content
     ]
-    here = _of_the_machine(cfg, now)
+    decided = _of_the_machine(cfg, now) if here else {}
     changed += [
-        f"{key} was {value} on the machine that began it, is {here[key]} on this one"
+        f"{key} was {value} on the machine that began it, is {decided[key]} on this one"
         for key, value in before.get("machine", {}).items()
-        if key in here and here[key] != value
+        if key in decided and decided[key] != value
     ]
     if changed:
         more = f" and {len(changed) - FEW} more" if len(changed) > FEW else ""
@@ -140,8 +142,15 @@ def _leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
 
 
 def _of_the_machine(cfg: DictConfig, config: Mapping[str, Any]) -> dict[str, str]:
-    """What became of each value of the `config` of `cfg` that another machine makes something else of."""
+    """What a GPU that is here made of each value of the `config` of `cfg` that another one makes something else of."""
     told = [key for key, value in config.items() if isinstance(value, str) and OF_THE_MACHINE in value]
+    if not told:
+        return {}
+    # It takes seconds to import.
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
     return {key: str(OmegaConf.select(cfg, key)) for key in told}
 
 

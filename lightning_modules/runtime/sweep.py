@@ -166,7 +166,7 @@ def job(cfg: DictConfig) -> Job | float:
         return leave(together)
     if not cfg.fresh:
         try:
-            begun.check(cfg, folder)
+            begun.check(cfg, folder, here="setup" not in hydra_config.launcher)
             _, done = records.run(folder), records.result(folder)
         except ValueError as error:  # it is another's, or a record is damaged: the job would stop at it
             return outcome.note(cfg, folder, overrides, status="failed", reason=str(error))

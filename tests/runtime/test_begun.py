@@ -122,6 +122,10 @@ def test_a_gpu_of_another_precision_is_named(tmp_path, monkeypatch):
         ValueError, match=r"trainer\.precision was bf16-mixed on the machine .*, is 16-mixed on this one"
     ):
         begun.check(cfg, places[0])
+    # A sweep's jobs are submitted from a machine of another GPU, or of none.
+    begun.check(cfg, places[0], here=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    begun.check(cfg, places[0])
     (said,) = begun.mixed({"a": places})
     assert "the machine's trainer.precision (bf16-mixed in a-s1, 16-mixed in a-s2)" in said
     # Of before it was kept.
