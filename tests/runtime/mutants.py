@@ -21,7 +21,13 @@ MUTANTS = (
         "file.read(SAMPLE)",
         TESTS,
     ),
-    ("a sweep takes another config's job for done", SWEEP, "            begun.check(cfg, folder)\n", "", TESTS),
+    (
+        "a sweep takes another config's job for done",
+        SWEEP,
+        '            begun.check(cfg, folder, here="setup" not in hydra_config.launcher)\n',
+        "",
+        TESTS,
+    ),
     (
         "a run goes on with whatever config",
         "main.py",
