@@ -17,6 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_modules.common.digests import digest
 from lightning_modules.common.files import private, write_atomically
 from lightning_modules.runtime import identity, launched, records
 
@@ -25,6 +26,8 @@ FEW = 3
 OF_THE_MACHINE = "${gpu_precision:"
 # Of a file so many bytes at its begin, middle and end; of a folder so many files by name and size, and into so many of them.
 SAMPLE, LISTED, LOOKED_AT = 1 << 16, 20_000, 200
+# Behind a key: where in a folder its files lie, which are domains of text. Records of before have no such entry.
+PLACES = ", by folders"
 # Keys whose values may be files and folders that are named by a word alone, as `data.path=text`; other words are words.
 BARE = re.compile(
     r"(^|\.)(path|file|images|archive|pretrained|dataset|tokenizer|(source_)?backbone\.name|data_files|data_dir)(\.|$)"
@@ -54,7 +57,7 @@ def check(cfg: DictConfig, folder: Path, *, here: bool = True) -> None:
     changed = list(_changes(before["config"], now))
     contents = dict(_contents(now, folder))
     changed += [
-        f"{key}: the content of {now[key]} is another"
+        f"{key}: the content of {now[key.removesuffix(PLACES)]} is another"
         for key, content in before["files"].items()
         if key in contents and contents[key] != content
     ]
@@ -173,6 +176,8 @@ def _contents(config: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str]]
             below = sorted(file for file in map(Path, glob.iglob(str(path), recursive=True)) if file.is_file())
         if below:
             yield key, _sampled(below)
+        if below and path.is_dir():
+            yield key + PLACES, digest([str(file.relative_to(path)) for file in below])
 
 
 def _below(folder: Path) -> list[Path]:

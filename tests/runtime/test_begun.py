@@ -136,6 +136,26 @@ def test_a_gpu_of_another_precision_is_named(tmp_path, monkeypatch):
     assert begun.mixed({"a": places}) == []
 
 
+def test_a_text_that_moved_to_another_domain_is_named(tmp_path):
+    """The last of one folder, then the first of the next: names and contents stand in the same order as before."""
+    texts, run = tmp_path / "texts", tmp_path / "run"
+    for place in (texts / "law", texts / "med", run):
+        place.mkdir(parents=True)
+    for name in ("law/1.txt", "law/2.txt", "med/3.txt"):
+        (texts / name).write_text(name)
+    cfg = config(data={"path": str(texts)})
+    begun.keep(cfg, run)
+    (texts / "law" / "2.txt").rename(texts / "med" / "2.txt")
+    with pytest.raises(ValueError, match=r"data\.path, by folders: the content of .* is another"):
+        begun.check(cfg, run)
+    # A record of before says nothing of folders.
+    path = run / "begun.json"
+    record = json.loads(path.read_text())
+    del record["files"][f"data.path{begun.PLACES}"]
+    path.write_text(json.dumps(record))
+    begun.check(cfg, run)
+
+
 def test_a_files_name_may_look_like_a_pattern(tmp_path):
     text = tmp_path / "law [1].txt"
     text.write_text("one")
