@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from lightning_modules.claims import costs, kept, learned, look, talk
 from lightning_modules.claims import figures as draw
 from lightning_modules.claims import statistics as st
 from lightning_modules.claims.claim import SERIES, SYSTEMS
-from lightning_modules.claims.evidence import Row, finished, rows, settled_later
+from lightning_modules.claims.evidence import AT_ONCE, Row, finished, rows, settled_later
 from lightning_modules.claims.fixed import with_fixed
 from lightning_modules.claims.pictures import PICTURES, Gallery
 from lightning_modules.claims.table import load_all
@@ -119,7 +120,7 @@ def write(found: Sequence[Row], *, client: MlflowClient, out: Path, discussion: 
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
     machines = "; ".join(sorted({row.origin.machine for row in found if row.finding}))
-    told = {"verdicts": VERDICTS, "machine": machines, "steady": steady(found)}
+    told = {"verdicts": VERDICTS, "machine": machines, "steady": steady(found), "hours": hours(found)}
     text = environment.get_template("report.md.jinja").render(sections=sections, **told)
     write_atomically(out / "claims.md", text.rstrip() + "\n")
     write_atomically(out / "claims.json", json.dumps([as_json(row) for row in found], indent=1) + "\n")
@@ -167,6 +168,21 @@ def _effort(own: Sequence[Row]) -> str:
     """How many runs are behind the rows, and how long they took one after the other."""
     minutes = {run: length for row in own for run, length in row.origin.minutes.items()}
     return f"{len(minutes)} runs, {sum(minutes.values()) / 60:.1f} hours one after the other" if minutes else ""
+
+
+def hours(found: Sequence[Row]) -> list[dict[str, Any]]:
+    """What each series of the small scale took on two cores, in hours, and the costliest experiment of it."""
+    told = []
+    for series in SERIES:
+        own = [row for row in found if (row.trial.scale, row.trial.series) == ("small", series)]
+        runs = {run: (row.trial.experiment, length) for row in own for run, length in row.origin.minutes.items()}
+        of: dict[str, float] = defaultdict(float)
+        for experiment, length in runs.values():
+            of[experiment] += length / AT_ONCE["small"] / 60
+        if of:
+            most = max(of, key=of.__getitem__)
+            told.append({"series": series, "all": sum(of.values()), "most": most, "its": of[most]})
+    return told
 
 
 def _pictured(own: Sequence[Row]) -> list[Row]:
