@@ -120,8 +120,8 @@ def write(found: Sequence[Row], *, client: MlflowClient, out: Path, discussion: 
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
     machines = "; ".join(sorted({row.origin.machine for row in found if row.finding}))
-    told = {"verdicts": VERDICTS, "machine": machines, "steady": steady(found), "hours": hours(found)}
-    text = environment.get_template("report.md.jinja").render(sections=sections, **told)
+    whole: dict[str, Any] = {"verdicts": VERDICTS, "machine": machines, "steady": steady(found), "hours": hours(found)}
+    text = environment.get_template("report.md.jinja").render(sections=sections, **whole)
     write_atomically(out / "claims.md", text.rstrip() + "\n")
     write_atomically(out / "claims.json", json.dumps([as_json(row) for row in found], indent=1) + "\n")
     files = [*pictures.values(), out / "claims.md", out / "claims.json"]
