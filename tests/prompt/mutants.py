@@ -225,4 +225,18 @@ MUTANTS = (
         "    if False:",
         "tests/prompt/test_bad_inputs.py",
     ),
+    (
+        "an adapter's weights left out",
+        "lightning_modules/common/load.py",
+        "    return found, [*told.missing_keys, *([] if names else told.unexpected_keys)]",
+        "    return found, []",
+        "tests/prompt/test_peft.py",
+    ),
+    (
+        "activated neurons of an encoder",
+        "lightning_modules/prompt/families.py",
+        '    return model.get_decoder() if getattr(model.config, "is_encoder_decoder", False) else body_of(model)',
+        '    return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else body_of(model)',
+        "tests/transfer/test_transfer.py",
+    ),
 )

@@ -113,4 +113,11 @@ MUTANTS = (
         '"savefig.dpi": 150',
         "tests/common/test_style.py",
     ),
+    (
+        "files moved between folders",
+        "lightning_modules/runtime/begun.py",
+        "        if below and path.is_dir():",
+        "        if False:",
+        "tests/runtime/test_begun.py",
+    ),
 )
