@@ -45,8 +45,7 @@ def main(cfg: DictConfig) -> object:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from lightning_modules.runtime import sweep
 
-        job = sweep.job(cfg)
-        return job if isinstance(job, sweep.Job) else sweep.as_returned(job)
+        return sweep.job(cfg)
     from lightning_modules.runtime import errors, identity
     from lightning_modules.runtime.run import run
 

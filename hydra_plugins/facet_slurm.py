@@ -24,5 +24,5 @@ class SlurmLauncher(BasicLauncher):
             sweep.cluster.wait()
         for ended in returns:
             if ended.status == JobStatus.COMPLETED and isinstance(ended.return_value, sweep.Job):
-                ended.return_value = sweep.as_returned(ended.return_value.objective)
+                ended.return_value = ended.return_value.objective
         return returns

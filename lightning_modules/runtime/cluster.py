@@ -27,7 +27,7 @@ class SilentError(ValueError):
 
 @dataclass(eq=False)
 class Job:
-    """`given` are the launcher's keys. The objective is nan until the job is done."""
+    """`given` are the launcher's keys. The objective is None until the job is done."""
 
     cfg: DictConfig
     given: dict[str, Any]
@@ -35,7 +35,7 @@ class Job:
     overrides: list[str]
     command: list[str]
     numbers: list[str] = field(default_factory=list)
-    objective: float = field(default=float("nan"))
+    objective: float | None = None
 
     @property
     def number(self) -> str:

@@ -1,6 +1,7 @@
 """How a job of a sweep ended: noted in `sweep.jsonl`, shown by the parent run, and the job's own MLflow run ended."""
 
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -27,8 +28,8 @@ DRAWN_WITHIN = 30.0
 console = Console(stderr=True)
 
 
-def settle(cfg: DictConfig, folder: Path, overrides: list[str], *, code: int, how: str = "") -> float:
-    """Note what an exit code says; the objective, nan when there is none. how: what the code does not say."""
+def settle(cfg: DictConfig, folder: Path, overrides: list[str], *, code: int, how: str = "") -> float | None:
+    """Note what an exit code says; the objective, None when there is none. how: what the code does not say."""
     if code == 0:
         return note(cfg, folder, overrides, status="done")
     if code in STOPPED:
@@ -62,8 +63,10 @@ def why(code: int, folder: Path) -> str:
 
 def note(
     cfg: DictConfig, folder: Path, overrides: list[str], *, status: str, reason: str = "", mine: bool = True
-) -> float:
-    """Write the outcome down, bring the parent run up to date; the objective, nan when there is none.
+) -> float | None:
+    """Write the outcome down, bring the parent run up to date; the objective, None when there is none.
+
+    To Optuna a search that is told nan is at its end; nothing is a failed trial, and the search goes on.
 
     mine: whether the job was this sweep's, so that its MLflow run is to be ended here. Of a job that was known to be done
     the parent run learns at the sweep's end: of a hundred it would be told a hundred times the same.
@@ -81,10 +84,11 @@ def note(
             append(sweep / records.JOBS, json.dumps(line))
             tell(cfg, sweep)
     if status != "done":
-        return float("nan")
+        return None
     result = records.result(folder)
     assert result is not None, f"{folder} is done and has no {records.RESULT}"
-    return result["metrics"].get(cfg.objective_metric, float("nan"))
+    found = result["metrics"].get(cfg.objective_metric)
+    return None if found is None or math.isnan(found) else found
 
 
 def append(path: Path, line: str) -> None:

@@ -12,7 +12,6 @@ where the signal meets it, so no outcome is lost, and the wish is seen before th
 
 import contextlib
 import json
-import math
 import os
 import signal
 import subprocess
@@ -118,11 +117,6 @@ def run(cfg: DictConfig, main: Callable[[], None], overrides: Sequence[str] = ()
         return finish(cfg)
 
 
-def as_returned(objective: float) -> float | None:
-    """To Optuna a search that is told nan is at its end; nothing is a failed trial, and the search goes on."""
-    return None if math.isnan(objective) else objective
-
-
 def start(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     """Open the parent run of `cfg.hydra.sweep.dir`, or the one that an earlier command opened there."""
     folder = Path(cfg.hydra.sweep.dir)
@@ -151,8 +145,8 @@ def start(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     os.environ[PARENT_RUN] = delivery.run_id
 
 
-def job(cfg: DictConfig) -> Job | float:
-    """Run one job in a process of its own; its objective, or nan when it failed.
+def job(cfg: DictConfig) -> Job | float | None:
+    """Run one job in a process of its own; its objective, None when it failed (a search takes that as a failure).
 
     On a cluster the job is only submitted, and returned itself.
     """
@@ -163,7 +157,8 @@ def job(cfg: DictConfig) -> Job | float:
     together = hydra_config.launcher.get("n_jobs", 1) or 1
     wish.listen()
     if wish.told:
-        return leave(together)
+        leave(together)
+        return None
     if not cfg.fresh:
         try:
             begun.check(cfg, folder, here="setup" not in hydra_config.launcher)
@@ -197,10 +192,13 @@ def job(cfg: DictConfig) -> Job | float:
         # How it ended is not known, but it did what it was to do.
         code = 0
     objective = outcome.settle(cfg, folder, overrides, code=code)
-    return leave(together) if wish.told else objective
+    if wish.told:
+        leave(together)
+        return None
+    return objective
 
 
-def submit(job: Job) -> Job | float:
+def submit(job: Job) -> Job | float | None:
     """A job that SLURM takes: its launcher puts the objective in its place."""
     wish.job = cluster
     try:
@@ -212,11 +210,10 @@ def submit(job: Job) -> Job | float:
     return job
 
 
-def leave(together: int) -> float:
+def leave(together: int) -> None:
     """Jobs side by side are let come to their end: raising would have joblib kill the ones that still save."""
     if together == 1:
         raise Stopped
-    return float("nan")
 
 
 def environment(together: int) -> dict[str, str]:

@@ -100,7 +100,7 @@ def sweep(tmp_path, monkeypatch):
 
     def note(cfg, folder, overrides, *, status, reason="", mine=True):
         noted.append((status, reason))
-        return 0.5 if status == "done" else float("nan")
+        return 0.5 if status == "done" else None
 
     def run(scheduler, *overrides, told=lambda: False, result=False, command=("python", "main.py", "a=[b c]")):
         monkeypatch.setattr(slurm.subprocess, "run", scheduler)
