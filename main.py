@@ -46,8 +46,9 @@ def main(cfg: DictConfig) -> object:
         from lightning_modules.runtime import sweep
 
         return sweep.job(cfg)
-    from lightning_modules.runtime import errors, identity
-    from lightning_modules.runtime.run import run
+    with lean.uncollected():
+        from lightning_modules.runtime import errors, identity
+        from lightning_modules.runtime.run import run
 
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
@@ -89,12 +90,9 @@ def _start() -> int:
     from lightning_modules.runtime import errors, preflight
 
     runs = None
-    # Nothing that an import makes is ever let go: looking through it for what could be is a sixth of its time.
-    gc.disable()
     try:
-        arguments, cfg = preflight.take(config.spelled_out(sys.argv[1:]))
-        gc.freeze()
-        gc.enable()
+        with lean.uncollected():
+            arguments, cfg = preflight.take(config.spelled_out(sys.argv[1:]))
         runs = Path(cfg.paths.runs) if cfg is not None else None
         # Hydra reads its command line there.
         sys.argv[1:] = arguments
