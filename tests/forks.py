@@ -43,6 +43,8 @@ LIBRARIES += " matplotlib.backends.backend_agg matplotlib.pyplot tabulate rich.m
 READ_LATE = ("FACET_", "PYTEST_", "PYTHONPATH", "HYDRA_FULL_ERROR", "PL_", "MLFLOW_HTTP_", "MLFLOW_ENABLE_", "HF_TOKEN")
 # What main.py sets before its imports, which in a fork are there already: what it starts may be forked all the same.
 READ_LATE += ("OMP_WAIT_POLICY", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_")
+# scikit-learn sets these for Intel's OpenMP when a search imports it, and torch's is GNU's.
+READ_LATE += ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 # What Lightning's launcher tells a rank, and the imports that read it, whose mark is set again in the fork (`become`).
 RANK = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 READ_RANK = ("lightning_utilities.core.rank_zero", "torchmetrics.utilities.prints")

@@ -1,10 +1,13 @@
-"""Hydra composes a command's config four times: the same one is kept and copied, and the files are read by libyaml.
+"""Hydra composes a command's config four times: what it has made is kept and copied, and the files are read by libyaml.
+
+Kept are the last few configs, and, for others that choose the same options, what these give before any value is set.
 
 It replaces functions inside Hydra 1.3 and OmegaConf 2.3 by others with the same answers; where an update has moved one of
 them, composing is as slow as before.
 """
 
 import copy
+import dataclasses
 import functools
 import os
 import sys
@@ -32,6 +35,8 @@ def hasten() -> None:
     config_repository.CachingConfigRepository.__init__ = _beside  # type: ignore[method-assign]
     loader = config_loader_impl.ConfigLoaderImpl
     loader.load_configuration = _once(loader.load_configuration)  # type: ignore[method-assign]
+    config_loader_impl.create_defaults_list = _chosen_once(config_loader_impl.create_defaults_list)
+    loader._compose_config_from_defaults_list = _merged_once(loader._compose_config_from_defaults_list)  # type: ignore[method-assign]
 
 
 def _by_libyaml(slow: Any) -> Any:
@@ -64,16 +69,53 @@ def _once(load: Callable[..., Any]) -> Callable[..., Any]:
     def loaded(
         self: Any, config_name: str, overrides: list[str], run_mode: RunMode, from_shell: bool = True, **checks: bool
     ) -> Any:
-        sources = tuple((s.provider, s.full_path()) for s in self.get_sources())
-        key = (config_name, *overrides, sources, os.getcwd(), JobRuntime().get("name"))
+        key = (config_name, *overrides, _sources(self), os.getcwd(), JobRuntime().get("name"))
         if key in kept:
             return copy.deepcopy(kept[key])
         found = load(self, config_name, overrides, run_mode, from_shell, **checks)
         # Without a default left open or an override that sweeps, which a single run refuses, all ways compose the same.
         if run_mode is RunMode.RUN and checks.get("validate_sweep_overrides", True):
-            while len(kept) >= FEW:
-                kept.pop(next(iter(kept)))
-            kept[key] = copy.deepcopy(found)
+            _keep(kept, key, copy.deepcopy(found))
         return found
 
     return loaded
+
+
+def _chosen_once(create: Callable[..., Any]) -> Callable[..., Any]:
+    """`create`, which chooses the files of a config: the values of an override have no part in it, its options do."""
+    kept: dict[tuple[Any, ...], Any] = {}
+
+    @functools.wraps(create)
+    def created(repo: Any, config_name: str, overrides_list: list[Any], **settings: bool) -> Any:
+        single = [o for o in overrides_list if not o.is_sweep_override()]
+        options = [o for o in single if not isinstance(o.value(), dict) and repo.group_exists(o.key_or_group)]
+        lines = [o.input_line for o in options]
+        key = (config_name, *lines, _sources(repo), *settings.items())
+        if key not in kept:
+            _keep(kept, key, create(repo=repo, config_name=config_name, overrides_list=overrides_list, **settings))
+        return dataclasses.replace(kept[key], config_overrides=[o for o in single if o.input_line not in lines])
+
+    return created
+
+
+def _merged_once(merge: Callable[..., Any]) -> Callable[..., Any]:
+    """`merge`, which makes one config of the files of a list. A kept list is the same object, and so known by its place."""
+    kept: dict[int, tuple[Any, Any]] = {}
+
+    @functools.wraps(merge)
+    def merged(self: Any, defaults: list[Any], repo: Any) -> Any:
+        if id(defaults) not in kept:
+            _keep(kept, id(defaults), (defaults, merge(self, defaults=defaults, repo=repo)))
+        return copy.deepcopy(kept[id(defaults)][1])
+
+    return merged
+
+
+def _sources(of: Any) -> tuple[Any, ...]:
+    return tuple((source.provider, source.full_path()) for source in of.get_sources())
+
+
+def _keep(kept: dict[Any, Any], key: Any, found: Any) -> None:
+    while len(kept) >= FEW:
+        kept.pop(next(iter(kept)))
+    kept[key] = found

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict, read_write
 
 from lightning_modules.runtime import composition, config
 from tests.runtime.cli import PROJECT
@@ -23,7 +23,13 @@ from lightning_modules.runtime import composition, config
 if not {hasten}:
     composition.hasten = lambda: None
 config.register_resolvers(project=Path.cwd())
-for overrides in (["debug=smoke", "seed=3"], ["experiment=prompt/transfer"], ["experiment=svco/compare"]):
+# Those that choose the same options share what these give.
+commands = [["debug=smoke", "seed=3"], ["debug=smoke", "seed=4", "~callbacks.figures", "+trainer.benchmark=true"]]
+commands += [["debug=smoke"], ["debug=smoke", "balance=micro"], ["debug=smoke", "balance=micro", "balance.weight=0.5"]]
+commands += [["debug=smoke", "balance={{weight:0.25}}"], ["debug=smoke", "~export"], ["debug=smoke", "seed=5", "~export"]]
+commands += [["experiment=prompt/transfer"], ["experiment=prompt/transfer", "+backbone@source_backbone=hub"]]
+commands += [["experiment=svco/compare"], ["seed=3"]]
+for overrides in commands:
     with initialize_config_dir(str(Path("conf").resolve()), version_base="1.3"):
         cfg = compose("config", overrides=overrides, return_hydra_config=True)
     print(OmegaConf.to_yaml(cfg), cfg.paths.cache, cfg.hydra.runtime.config_sources)
@@ -99,6 +105,37 @@ def test_another_command_or_folder_is_composed_anew(hydra, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     there = compose("config", overrides=["seed=90002"], return_hydra_config=True)
     assert (first.hydra.runtime.cwd, there.hydra.runtime.cwd) == (str(PROJECT), str(tmp_path))
+
+
+def test_options_are_read_once_and_what_is_written_into_a_config_stays_there(hydra, monkeypatch):
+    first = compose("config", overrides=["debug=smoke", "seed=90006"], return_hydra_config=True)
+    first.trainer.max_steps = 1
+    with read_write(first.hydra), open_dict(first):
+        first.hydra.job.name = first.new = "other"
+    repository, read = type(hydra.config_loader.repository), []
+    load = repository.load_config
+    monkeypatch.setattr(
+        repository, "load_config", lambda *a, config_path: read.append(config_path) or load(*a, config_path)
+    )
+    second = compose("config", overrides=["debug=smoke", "seed=90007"], return_hydra_config=True)
+    assert (second.seed, second.hydra.job.name, "new" in second) == (90007, "main", False)
+    assert second.trainer.max_steps > 1
+    assert read == ["config"], "Hydra looks there for hydra.searchpath"
+    compose("config", overrides=["debug=smoke", "balance=micro"])
+    assert "balance/micro" in read
+
+
+def test_options_of_another_folder_are_read_there(hydra, tmp_path):
+    compose("config", overrides=["balance=global"])
+    (tmp_path / "balance").mkdir()
+    (tmp_path / "balance" / "global.yaml").write_text("other: 1\n")
+    found = compose("config", overrides=["balance=global", f"hydra.searchpath=[{tmp_path}]"])
+    assert "weight" in found.balance
+    (tmp_path / "balance" / "mine.yaml").write_text("other: 1\n")
+    found = compose("config", overrides=["balance=mine", f"hydra.searchpath=[{tmp_path}]"])
+    assert found.balance.other == 1
+    with pytest.raises(HydraException, match="Could not find 'balance/mine'"):
+        compose("config", overrides=["balance=mine"])
 
 
 def test_what_a_run_refuses_is_refused_though_a_sweep_has_composed_it(hydra):
