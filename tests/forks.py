@@ -1,9 +1,9 @@
 """Starts main.py for tests without its imports: a process that has imported what takes seconds forks one a command.
 
-`Popen` is subprocess's. A command `python main.py ...` or `python -c TEXT ...` is forked, with the arguments, folder,
-environment, streams and session that it asks for, and becomes a child of the process that asked: signals, exit codes and
-`children()` mean what they always do. What it starts itself, a sweep its jobs, is forked likewise. Only libraries have
-been imported, nothing of Facet, and nothing was begun with them: the process has one thread.
+`Popen` is subprocess's. A command `python main.py ...`, `python -c TEXT ...` or `python -m MODULE ...` is forked, with the
+arguments, folder, environment, streams and session that it asks for, and becomes a child of the process that asked:
+signals, exit codes and `children()` mean what they always do. What it starts itself, a sweep its jobs, is forked likewise.
+Only libraries have been imported, nothing of Facet, and nothing was begun with them: the process has one thread.
 
 Really started is whatever else one starts. A command whose environment differs in what an import may have read, but for
 what Lightning tells a rank, is refused to a test that does not ask for a start. A forked process ends as Python does,
@@ -43,6 +43,8 @@ LIBRARIES += " matplotlib.backends.backend_agg matplotlib.pyplot tabulate rich.m
 READ_LATE = ("FACET_", "PYTEST_", "PYTHONPATH", "HYDRA_FULL_ERROR", "PL_", "MLFLOW_HTTP_", "MLFLOW_ENABLE_", "HF_TOKEN")
 # What main.py sets before its imports, which in a fork are there already: what it starts may be forked all the same.
 READ_LATE += ("OMP_WAIT_POLICY", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_")
+# Of a tracking server, which reads them when it begins.
+READ_LATE += ("MLFLOW_SERVER_", "_MLFLOW_", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 # scikit-learn sets these for Intel's OpenMP when a search imports it, and torch's is GNU's.
 READ_LATE += ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 # What Lightning's launcher tells a rank, and the imports that read it, whose mark is set again in the fork (`become`).
@@ -109,7 +111,7 @@ def may_fork(asked: dict[str, Any], streams: list[int], environment: dict[str, s
     if asked["shell"] or asked["preexec_fn"] or asked["process_group"] != -1 or sys.platform != "linux":
         return False
     words = list(map(str, asked["args"])) if isinstance(asked["args"], list) else []
-    if words[:2] != [sys.executable, MAIN] and (words[:2] != [sys.executable, "-c"] or len(words) < 3):
+    if words[:1] != [sys.executable] or not (words[1:2] == [MAIN] or (words[1:2] in (["-c"], ["-m"]) and words[2:])):
         return False
     if any(map(os.isatty, streams[1:])):
         return False
@@ -209,7 +211,7 @@ def become(request: dict[str, Any], added: dict[str, str], usual: list[str]) -> 
     os.environ.setdefault("FACET_FORKS", "0")  # a sweep begins its jobs by Popen, which forks them here
     own = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     _, script, *rest = request["words"]
-    first = "" if script == "-c" else str(Path(MAIN).parent)
+    first = {"-c": "", "-m": request["cwd"]}.get(script, str(Path(MAIN).parent))
     sys.argv, sys.path[:] = [script, *rest], [first, *own, *usual]
     sys.modules["numpy"].random.seed()
     for module in filter(None, map(sys.modules.get, READ_RANK)):
@@ -259,6 +261,8 @@ def begin() -> None:
             text = sys.argv.pop(1)
             sys.modules["__main__"] = main = types.ModuleType("__main__")
             exec(compile(text, "<string>", "exec"), vars(main))
+        elif sys.argv[0] == "-m":
+            runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
         else:
             runpy.run_path(MAIN, run_name="__main__")
     except SystemExit as asked:

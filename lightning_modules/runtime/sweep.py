@@ -109,10 +109,15 @@ def run(cfg: DictConfig, main: Callable[[], None], overrides: Sequence[str] = ()
             errors.leave(error)
         try:
             main()
-        except BaseException:
+        except BaseException as error:
             # Side by side, a worker that was told before it could listen takes the others with it.
             if not wish.told:
-                finish(cfg, whole=False)
+                code, done = finish(cfg, whole=False), sweep_report.counts(Path(os.environ[SWEEP]))["done"]
+                searches = OmegaConf.select(cfg, "hydra.sweeper.direction")
+                if searches and code and not done and isinstance(error, ValueError):
+                    # Optuna's "Record does not exist.", of the best of none.
+                    console.print("No trial of the search came to a number: there is no best one.")
+                    return code
                 raise
         return finish(cfg)
 

@@ -79,6 +79,7 @@ def test_a_failed_job_of_a_search_is_a_failed_trial_and_the_search_goes_on(tmp_p
     said = (tmp_path / "output.log").read_text()
     assert "2 of the sweep's jobs not done" in said
     assert "Values cannot be specified" not in said
+    assert said.endswith("No trial of the search came to a number: there is no best one.\n")
     _, (parent,), children = mlflow_runs(tmp_path)
     assert {run.info.status for run in (parent, *children)} == {"FAILED"}
 

@@ -107,8 +107,10 @@ def test_another_command_or_folder_is_composed_anew(hydra, tmp_path, monkeypatch
     assert (first.hydra.runtime.cwd, there.hydra.runtime.cwd) == (str(PROJECT), str(tmp_path))
 
 
-def test_options_are_read_once_and_what_is_written_into_a_config_stays_there(hydra, monkeypatch):
-    first = compose("config", overrides=["debug=smoke", "seed=90006"], return_hydra_config=True)
+def test_options_are_read_once_and_what_is_written_into_a_config_stays_there(hydra, tmp_path, monkeypatch):
+    # A folder that nobody else has looked in.
+    options = ["debug=smoke", f"hydra.searchpath=[{tmp_path}]"]
+    first = compose("config", overrides=[*options, "seed=90006"], return_hydra_config=True)
     first.trainer.max_steps = 1
     with read_write(first.hydra), open_dict(first):
         first.hydra.job.name = first.new = "other"
@@ -117,11 +119,11 @@ def test_options_are_read_once_and_what_is_written_into_a_config_stays_there(hyd
     monkeypatch.setattr(
         repository, "load_config", lambda *a, config_path: read.append(config_path) or load(*a, config_path)
     )
-    second = compose("config", overrides=["debug=smoke", "seed=90007"], return_hydra_config=True)
+    second = compose("config", overrides=[*options, "seed=90007"], return_hydra_config=True)
     assert (second.seed, second.hydra.job.name, "new" in second) == (90007, "main", False)
     assert second.trainer.max_steps > 1
     assert read == ["config"], "Hydra looks there for hydra.searchpath"
-    compose("config", overrides=["debug=smoke", "balance=micro"])
+    compose("config", overrides=[*options, "balance=micro"])
     assert "balance/micro" in read
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -262,7 +261,7 @@ class Server:
         # Jobs are none of tracking, and seven processes for them begin with every server.
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with log.open("w") as out:
-            self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
+            self.process = forks.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
         end = time.monotonic() + 90
         while time.monotonic() < end and self.process.poll() is None:
             with socket.socket() as s:
