@@ -8,7 +8,6 @@ import torch
 from lightning_modules.prompt.module import PromptTuning
 from lightning_modules.prompt.pretraining import TRAINER, MaskedLM
 from lightning_modules.prompt.tuners import Adapter, BitFit, LoRA, SoftPrompt
-from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons import predictivity as sn
 from lightning_modules.skill_neurons.perturb import Perturb
 from lightning_modules.skill_neurons.prune import Prune
@@ -18,6 +17,7 @@ from lightning_modules.transfer.across import Project, Tpt
 from lightning_modules.transfer.projector import train_projector
 from lightning_modules.transfer.studies import Indicators
 from tests import golden, pretended
+from tests.desks import Undrawn
 from tests.prompt import tiny, toy
 from tests.results import took_its_steps
 
@@ -198,7 +198,7 @@ def test_a_study(name, tmp_path):
         if kind in (Project, Tpt):
             other = toy.prompts(tmp_path / where, backbone=backbone(hidden_size=24, seed=1))
             more = dict(source_prompts=other, train_tasks=["sentiment_film"], steps=3)
-        metrics = kind(prompts=prompts, **SHARED, **own, **more).run(Desk(folder=tmp_path / where))
+        metrics = kind(prompts=prompts, **SHARED, **own, **more).run(Undrawn(folder=tmp_path / where))
         assert prompts.backbone.device.type == ("pretend" if where == "device" else "cpu")
         # The device unties the bias of the head too.
         return {n: v for n, v in metrics.items() if not n.startswith(("prompt/speed_up", "prompt/parameters_left"))}

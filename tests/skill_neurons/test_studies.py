@@ -20,6 +20,7 @@ from lightning_modules.skill_neurons.prune import Prune
 from lightning_modules.skill_neurons.studies import SkillNeurons
 from lightning_modules.transfer.across import Project, Tpt
 from lightning_modules.transfer.studies import Indicators, Suggest, Transfer
+from tests.desks import Undrawn
 from tests.prompt import tiny, toy
 
 TASKS = ["sentiment_film", "sentiment_shop", "number_film", "number_shop", "topic_four"]
@@ -89,7 +90,7 @@ def test_a_study_writes_what_it_promises(name, cache, tmp_path):
         assert all(re.fullmatch(r"L\d+\.N\d+", neuron) for neuron in named)
     # Untrained models answer every prompt alike: their transfer has no ranks to correlate.
     assert (metrics or name == "indicators") and all(value == value for value in metrics.values())
-    again = kind(prompts=toy.prompts(cache), **SHARED, **own).run(Desk(folder=tmp_path / "again"))
+    again = kind(prompts=toy.prompts(cache), **SHARED, **own).run(Undrawn(folder=tmp_path / "again"))
     # All but measured speed is the same again.
     assert {n: v for n, v in again.items() if "speed_up" not in n} == {
         n: v for n, v in metrics.items() if "speed_up" not in n
@@ -131,7 +132,7 @@ def test_what_is_kept_gives_the_numbers_of_the_first_time(family, name, tmp_path
         prompts = Prompts(backbone=spec, source=Two(), tuning=toy.TUNING | {"lr": 0.1}, cache=str(tmp_path), length=3)
         study = kind(prompts=prompts, tasks=["first", "second"], trials=1, permutations=2, share=0.1, **own)
         study.prepare()
-        found = study.run(Desk(folder=tmp_path / str(number)))
+        found = study.run(Undrawn(folder=tmp_path / str(number)))
         # Correlations of two tasks are none.
         return {n: v for n, v in found.items() if "speed_up" not in n and v == v}
 
@@ -151,7 +152,7 @@ def passes(study, folder, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(Backbone, "answer", counted)
-        metrics = study.run(Desk(folder=folder, page=False))
+        metrics = study.run(Undrawn(folder=folder))
     return dict(asked), {name: value for name, value in metrics.items() if value == value}
 
 
@@ -186,7 +187,7 @@ def test_a_split_is_read_once_a_prompt_and_neurons_are_kept_for_later_studies(tm
 def test_without_the_other_model_tuning_from_a_similar_task_is_as_with_it(cache, tmp_path):
     own = across(cache) | {"targets": ["sentiment_shop"], "cadence": 2}
     both, one = (
-        Tpt(prompts=toy.prompts(cache), **SHARED, **own, other_model=other).run(Desk(folder=tmp_path))
+        Tpt(prompts=toy.prompts(cache), **SHARED, **own, other_model=other).run(Undrawn(folder=tmp_path))
         for other in (True, False)
     )
     assert one == {name: value for name, value in both.items() if "tpt_model" not in name}
@@ -251,7 +252,7 @@ def test_parameters_left_are_the_mean_over_tasks_that_keep_different_numbers_in_
     neurons_LF = torch.arange(24).expand(2, 24)
     monkeypatch.setattr(study, "skill_neurons", lambda task, share: neurons_LF < kept[task])
     monkeypatch.setattr(study, "retuned", lambda smaller, task, prompt, *_, **__: prompt)
-    found = study.run(Desk(folder=tmp_path, page=False))
+    found = study.run(Undrawn(folder=tmp_path))
     whole = sum(p.numel() for p in study.backbone.model.parameters())
     # A neuron has a row of 16 and a bias above it, and a column of 16 below it.
     left = [1 - 33 * (24 - count) / whole for count in kept.values()]
@@ -269,7 +270,7 @@ def test_a_pruned_encoder_scores_by_the_whole_ones_phrases(tmp_path, monkeypatch
     )
     seen = []
     monkeypatch.setattr(study, "retuned", lambda smaller, task, prompt, *_, **__: seen.append(smaller) or prompt)
-    study.run(Desk(folder=tmp_path, page=False))
+    study.run(Undrawn(folder=tmp_path))
     (batch,) = tiny.batches(prompts.data("first"), "test", 64)
     whole = prompts.backbone._prototype(batch)
     assert len(seen) == 2 and all(torch.equal(smaller._prototype(batch), whole) for smaller in seen)

@@ -16,6 +16,7 @@ from lightning_modules.svco.mvc.build import BuildMVC
 from lightning_modules.svco.mvc.candidates import Candidate, SceneCandidates
 from lightning_modules.svco.mvc.filters import EmbeddedSimilarity, ModelSimilarity, StructuralSimilarity, verdict
 from lightning_modules.svco.mvc.rewriting import LanguageModel, Templates, Worded, keeps_contrast
+from tests.desks import Undrawn
 from tests.svco.toy import tiny_vlm
 
 
@@ -63,13 +64,13 @@ def test_a_file_with_its_datasheet_and_every_count(tmp_path):
 @pytest.mark.processes
 def test_a_killed_pipeline_goes_on_and_parallel_parts_are_the_same(tmp_path, monkeypatch):
     first = study(tmp_path / "a")
-    first.run(Desk(folder=tmp_path / "one"))
+    first.run(Undrawn(folder=tmp_path / "one"))
     asked = []
     monkeypatch.setattr(StructuralSimilarity, "__call__", lambda *_: asked.append(1))
-    study(tmp_path / "a").run(Desk(folder=tmp_path / "again"))
+    study(tmp_path / "a").run(Undrawn(folder=tmp_path / "again"))
     assert asked == []
     monkeypatch.undo()
-    study(tmp_path / "b", workers=2).run(Desk(folder=tmp_path / "two"))
+    study(tmp_path / "b", workers=2).run(Undrawn(folder=tmp_path / "two"))
     texts = {n: (tmp_path / n / "mvc" / "mvc.json").read_text() for n in ("one", "again", "two")}
     assert len(set(texts.values())) == 1
 

@@ -16,6 +16,7 @@ from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.studies import Compare
 from lightning_modules.svco.tradeoff import Tradeoff
 from lightning_modules.training.finite_loss import FiniteLoss
+from tests.desks import Undrawn
 from tests.svco import toy
 
 SFT = Objective(nll={"ww": 1.0})
@@ -92,7 +93,7 @@ def test_of_the_base_validation_measures_what_an_arm_that_learns_nothing_has(tmp
     contrast = Objective(betas={"attend": 0.1, "reject": 0.1, "attend_mirror": 0.1, "reject_mirror": 0.1})
     asked = dict(study=Compare, rates=(1e-12,), objective=contrast, judged_on="pairs", test_pairs=8)
     study = arms(tmp_path, chosen_by="kept", **asked)
-    study.run(Desk(folder=tmp_path / "run", page=False))
+    study.run(Undrawn(folder=tmp_path / "run"))
     base, arm = csv.DictReader((tmp_path / "run" / "tables" / "learning_rates.csv").open())
     assert (base["objective"], arm["objective"]) == ("base", "sft")
     assert float(arm["val nll"]) == pytest.approx(float(base["val nll"]), rel=1e-5)

@@ -5,7 +5,6 @@ import torch
 
 from datamodules.scenes.datamodule import SceneSource
 from lightning_modules.look import page
-from lightning_modules.runtime.study import Desk
 from lightning_modules.svco.callbacks.scene_evaluation import SceneEvaluation
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.mvc.candidates import SceneCandidates
@@ -14,6 +13,7 @@ from lightning_modules.svco.pretraining import pretrain
 from lightning_modules.svco.studies import Compare
 from lightning_modules.training.inner import on_machine_of
 from tests import pretended
+from tests.desks import Undrawn
 from tests.results import took_its_steps
 from tests.svco.test_module import FOUR, fit
 from tests.svco.toy import tiny_vlm
@@ -75,7 +75,7 @@ def test_a_study_and_the_filter_find_what_they_find_on_the_cpu(tmp_path):
             scenes_each=2,
             test_pairs=6,
         )
-        found = study.run(Desk(folder=tmp_path / name))
+        found = study.run(Undrawn(folder=tmp_path / name, page=True))
         (shown,) = page.read(tmp_path / name / "look.html")["runs"]
         for model, right in shown["right"].items():
             assert sum(right) / len(right) == pytest.approx(found[f"svco/paired_all_{model}"])

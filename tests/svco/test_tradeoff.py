@@ -13,6 +13,7 @@ from lightning_modules.svco.arms import Trained
 from lightning_modules.svco.evaluation import Found, evaluate_pairs
 from lightning_modules.svco.losses import Objective
 from lightning_modules.svco.tradeoff import KEPT, Point, Tradeoff, kept, on_front
+from tests.desks import Undrawn
 from tests.svco import toy
 
 
@@ -60,7 +61,7 @@ def test_an_arm_that_diverged_has_no_place_on_the_curve(tmp_path):
     study.each_rate = lambda name, _: (
         Trained(lr, study.vlm, {names.VAL_PAIRED: 0.9, names.VAL_PAIR_NLL: found[name, lr]}) for lr in (1e-3, 1e-2)
     )
-    metrics = study.run(Desk(folder=tmp_path / "run"))
+    metrics = study.run(Undrawn(folder=tmp_path / "run"))
     assert metrics["svco/paired_best_sft"] == metrics["svco/paired_kept_sft"] == metrics["svco/paired_base"]
     assert math.isnan(metrics["svco/paired_best_dpo"]) and metrics["svco/rates_on_front_dpo"] == 0
     assert metrics["svco/paired_kept_dpo"] == metrics["svco/paired_base"]

@@ -15,7 +15,6 @@ from lightning_modules.look import page
 from lightning_modules.prompt.backbone import Backbone
 from lightning_modules.prompt.backbones import HubBackbone
 from lightning_modules.prompt.module import PromptTuning
-from lightning_modules.runtime.study import Desk
 from lightning_modules.skill_neurons.hooks import hooked
 from lightning_modules.skill_neurons.prompt_study import accuracy
 from lightning_modules.transfer import checks
@@ -25,6 +24,7 @@ from lightning_modules.transfer.projector import VARIANTS, Projector, ProjectorT
 from lightning_modules.transfer.stacked import stack, stacked_accuracy, stacked_scores
 from lightning_modules.transfer.studies import Indicators, Transfer, relative_to
 from tests import forks
+from tests.desks import Undrawn
 from tests.families import text
 from tests.prompt import tiny, toy
 
@@ -230,7 +230,7 @@ def test_controls_are_not_exchanged_for_a_p_value(prompts, tmp_path, monkeypatch
     tasks = ["sentiment_film", "sentiment_flipped", "number_film", "topic_four"]
     names = ["e_concat", "c_avg"]
     shared = dict(trials=1, permutations=0, names=names, controls=["sentiment_flipped"])
-    Indicators(prompts=prompts, tasks=tasks, **shared).run(Desk(folder=tmp_path, page=False))
+    Indicators(prompts=prompts, tasks=tasks, **shared).run(Undrawn(folder=tmp_path))
     assert len(seen) == 6
     assert {array.shape for given in seen for array in given} == {(3, 3)}
 
@@ -355,16 +355,19 @@ def test_an_accuracy_that_is_the_tolerance_below_is_within_it():
 
 HASHED = """
 import hashlib, pathlib, sys
+from lightning_modules.runtime import lean
+lean.prepare()
+from tests.desks import Undrawn
 from lightning_modules.skill_neurons.studies import SkillNeurons
 from lightning_modules.transfer.studies import Indicators
-from lightning_modules.runtime.study import Desk
 from tests.families import text
 from tests.prompt import tiny, toy
 prompts, folder = toy.prompts(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[1])
 print(prompts.prompt("domain_three", seed=1).weight.sum().item(), prompts.data("domain_three").fingerprint())
 tasks = ["sentiment_film", "sentiment_shop", "sentiment_flipped", "number_film"]
 for kind, own in ((SkillNeurons, {}), (Indicators, dict(draws=5, controls=["sentiment_flipped"]))):
-    print(kind(prompts=prompts, tasks=tasks, trials=2, permutations=2, share=0.1, **own).run(Desk(folder=folder)))
+    study = kind(prompts=prompts, tasks=tasks, trials=2, permutations=2, share=0.1, **own)
+    print(study.run(Undrawn(folder=folder, page=True)))
 for path in [*sorted(folder.glob("tables/*.csv")), folder / "look.html"]:
     print(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
 """
