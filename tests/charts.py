@@ -4,7 +4,6 @@ A run keeps it in its own cache, and tests give nearly every run a cache of its 
 """
 
 import hashlib
-import os
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,10 +20,11 @@ def put_together_once() -> None:
         name = hashlib.sha256(f"{version('vl-convert-python')}\n{asked}".encode()).hexdigest()
         path = KEPT / f"charts-{name[:16]}.js"
         if not path.exists():
+            # Here: the process that forks imports nothing of Facet.
+            from lightning_modules.common.files import write_atomically
+
             KEPT.mkdir(parents=True, exist_ok=True)
-            beside = path.with_suffix(f".{os.getpid()}")
-            beside.write_text(made(asked))
-            beside.replace(path)
+            write_atomically(path, made(asked))
         return path.read_text()
 
     vl_convert.javascript_bundle = bundle

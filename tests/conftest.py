@@ -1,4 +1,3 @@
-import gc
 import os
 
 # One thread: golden losses are defined on one, and tiny models are slower on two.
@@ -9,11 +8,11 @@ import pytest
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from lightning_modules.runtime import lean
 from tests import charts, forks
 from tests.reach import starts_processes
 
 torch.set_num_threads(1)
-gc.disable()  # until all test files are imported (`pytest_collection_finish`)
 charts.put_together_once()
 
 
@@ -44,10 +43,11 @@ def eight_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: False)
 
 
-def pytest_collection_finish(session):
-    """What test files have imported stays to the end: each full collection would look through it for a quarter second."""
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Test files are imported in it."""
+    with lean.uncollected():
+        return (yield)
 
 
 def pytest_collection_modifyitems(items):

@@ -43,10 +43,10 @@ LIBRARIES += " matplotlib.backends.backend_agg matplotlib.pyplot tabulate rich.m
 READ_LATE = ("FACET_", "PYTEST_", "PYTHONPATH", "HYDRA_FULL_ERROR", "PL_", "MLFLOW_HTTP_", "MLFLOW_ENABLE_", "HF_TOKEN")
 # What main.py sets before its imports, which in a fork are there already: what it starts may be forked all the same.
 READ_LATE += ("OMP_WAIT_POLICY", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_")
-# Of a tracking server, which reads them when it begins.
-READ_LATE += ("MLFLOW_SERVER_", "_MLFLOW_", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
-# scikit-learn sets these for Intel's OpenMP when a search imports it, and torch's is GNU's.
-READ_LATE += ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+# So are these, but a test that sets one leaves it as it was (conftest.py). A tracking server reads its own when it begins;
+# scikit-learn sets the others for Intel's OpenMP when a search imports it, and torch's is GNU's.
+OF_SERVERS = ("MLFLOW_SERVER_", "_MLFLOW_", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+OF_SEARCHES = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 # What Lightning's launcher tells a rank, and the imports that read it, whose mark is set again in the fork (`become`).
 RANK = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 READ_RANK = ("lightning_utilities.core.rank_zero", "torchmetrics.utilities.prints")
@@ -118,7 +118,8 @@ def may_fork(asked: dict[str, Any], streams: list[int], environment: dict[str, s
     seen = server()
     here = {**seen.added, **environment}
     differing = {n for n in here.keys() | seen.environment.keys() if here.get(n) != seen.environment.get(n)}
-    read = {n for n in differing if not n.startswith(READ_LATE) and n not in seen.added and n not in RANK}
+    differing -= {n for n in differing if n.startswith((*READ_LATE, *OF_SERVERS, *OF_SEARCHES))}
+    read = {n for n in differing if n not in seen.added and n not in RANK}
     # A test that means it says so; what a run starts is its own affair.
     assert _is_fork or not read, f"{sorted(read)} may be read by an import: really=True has it read"
     return not read
@@ -249,7 +250,8 @@ def begin() -> None:
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     for name in libraries.split():
         importlib.import_module(name)
-    charts.put_together_once()
+    if "vl_convert" in sys.modules:
+        charts.put_together_once()
     added = {name: value for name, value in os.environ.items() if before.get(name) != value}
     data = json.dumps(added).encode()
     requests.sendall(len(data).to_bytes(8, "big") + data)

@@ -103,6 +103,16 @@ def test_text_is_run_as_python_runs_it(script, tmp_path):
     assert said == [f"here __main__ ['-c', 'a'] {there}\n" for there in (True, False)]
 
 
+def test_a_module_is_run_as_python_runs_it(script, tmp_path):
+    (tmp_path / "beside.py").write_text("import sys; print(__name__, sys.argv, 'torch' in sys.modules); sys.exit(5)")
+    said = []
+    for really in (False, True):
+        done = forks.run([sys.executable, "-m", "beside", "a"], timeout=60, cwd=tmp_path, really=really)
+        assert done.returncode == 5
+        said.append(done.stdout)
+    assert said == [f"__main__ [{str(tmp_path / 'beside.py')!r}, 'a'] {there}\n" for there in (True, False)]
+
+
 def test_what_it_starts_is_its_child_and_outlives_it(script):
     process = begin(script, "start")
     process.stdout.readline()

@@ -99,14 +99,15 @@ def _chosen_once(create: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _merged_once(merge: Callable[..., Any]) -> Callable[..., Any]:
-    """`merge`, which makes one config of the files of a list. A kept list is the same object, and so known by its place."""
-    kept: dict[int, tuple[Any, Any]] = {}
+    """`merge`, which makes one config of the files of a list."""
+    kept: dict[tuple[Any, ...], Any] = {}
 
     @functools.wraps(merge)
     def merged(self: Any, defaults: list[Any], repo: Any) -> Any:
-        if id(defaults) not in kept:
-            _keep(kept, id(defaults), (defaults, merge(self, defaults=defaults, repo=repo)))
-        return copy.deepcopy(kept[id(defaults)][1])
+        key = (*map(dataclasses.astuple, defaults), _sources(repo))
+        if key not in kept:
+            _keep(kept, key, merge(self, defaults=defaults, repo=repo))
+        return copy.deepcopy(kept[key])
 
     return merged
 

@@ -234,7 +234,6 @@ def main() -> None:
         found = sorted(s["seconds"] / f["seconds"] for f, s in pairs)
         return row(name, statistics.median(found), "x", why=f"rounds {found[0]:.3f} to {found[-1]:.3f}", **told)
 
-    common = "most of a step is products, attention and arithmetic that both have (rows of the embedded step)"
     rows = [
         ratio("tokens/s of our step / bare loop", "ours", "bare", goal=">= 0.97", peer="bare PyTorch loop"),
         ratio(
@@ -243,7 +242,7 @@ def main() -> None:
             "hugging_face",
             goal=">= 1.2",
             peer="transformers Trainer",
-            missed=common,
+            missed="most of a step is products, attention and arithmetic that both have (rows of the embedded step)",
         ),
         ratio("tokens/s with MLflow / without", "ours_tracked", "ours", goal=">= 0.97", peer="our step, logger=none"),
     ]

@@ -136,6 +136,10 @@ def test_options_of_another_folder_are_read_there(hydra, tmp_path):
     (tmp_path / "balance" / "mine.yaml").write_text("other: 1\n")
     found = compose("config", overrides=["balance=mine", f"hydra.searchpath=[{tmp_path}]"])
     assert found.balance.other == 1
+    (tmp_path / "elsewhere" / "balance").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "balance" / "mine.yaml").write_text("other: 2\n")
+    found = compose("config", overrides=["balance=mine", f"hydra.searchpath=[{tmp_path}/elsewhere]"])
+    assert found.balance.other == 2
     with pytest.raises(HydraException, match="Could not find 'balance/mine'"):
         compose("config", overrides=["balance=mine"])
 

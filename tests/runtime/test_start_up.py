@@ -143,6 +143,23 @@ def test_a_users_package_has_all_that_libraries_load(monkeypatch, packages, expe
     assert len(sys.meta_path) == before + expected
 
 
+def test_imports_are_looked_through_neither_meanwhile_nor_later():
+    code = """
+import gc
+from lightning_modules.runtime import lean
+made = []
+try:
+    with lean.uncollected():
+        made.append(gc.isenabled())
+        alive = [[] for _ in range(1000)]
+        raise ImportError
+except ImportError:
+    print(made, gc.isenabled(), gc.get_freeze_count() > 1000, len(gc.get_objects()) < 1000)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[False] True True True\n"
+
+
 def test_what_was_imported_is_not_looked_through_when_the_process_ends():
     """It took the interpreter three seconds of the processor after a run's last line."""
     code = "import atexit, gc, main; atexit._run_exitfuncs(); print(len(gc.get_objects()))"
